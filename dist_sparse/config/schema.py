@@ -1,0 +1,254 @@
+"""Every key of a run's configuration, with its meaning, unit, bounds and default.
+
+The classes are plain frozen dataclasses; pydantic validates them (:mod:`dist_sparse.config.parse`) and the docstring under
+each field is what ``--help`` prints. A key's dotted path is its place in this tree: ``sparsity.update.interval``.
+Method defaults that differ from paper to paper are ``None`` here and filled in by the method (see ``sparsity/methods``).
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from dist_sparse.config.duration import Duration, Length
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Density = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    __pydantic_config__ = STRICT
+
+    name: str = "cifar_resnet20"
+    """Any timm model, or one of the reference papers' families (`python -m dist_sparse.models` lists those)."""
+    pretrained: bool = False
+    """Start from timm's pretrained weights."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the model's constructor, such as `{width: 2}` or `{drop_path_rate: 0.1}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    __pydantic_config__ = STRICT
+
+    name: str = "digits"
+    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet or image_folder."""
+    root: str = "data"
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into `data.root`, where the network allows."""
+    augment: bool = True
+    """Augment training images (random crop and, where it makes sense, flip)."""
+    crop_padding: Natural | None = None
+    """Pixels of padding before the random crop of a small data set. Default: the data set's own."""
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    """How the padding of the random crop is filled."""
+    flip: bool | None = None
+    """Random horizontal flips. Default: the data set's own (no flips for digits)."""
+    image_size: Count | None = None
+    """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
+    resize: Count = 256
+    """Shorter side in pixels before the centre crop of validation images (image_folder)."""
+    min_scale: Density = 0.08
+    """Smallest area, as a fraction of the image, that a random resized crop may take (image_folder)."""
+    workers: Natural = 4
+    """Loader processes per rank (image_folder); 0 loads in the training process."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """What a corrupt image does: end the run, or be replaced by its neighbour (training) or left out (validation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    __pydantic_config__ = STRICT
+
+    epochs: Count = 10
+    """Passes over the training set."""
+    batch_size: Count = 128
+    """Samples per optimizer step over all ranks and accumulation steps together."""
+    eval_batch_size: Count = 256
+    """Validation samples per rank and batch."""
+    accumulation: Count = 1
+    """Micro-batches per optimizer step."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Arithmetic: fp32, automatic mixed precision in bf16 or fp16 (fp16 with a loss scaler), or fp64 for checks."""
+    channels_last: bool = False
+    """Keep images and weights in the NHWC memory format."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability mass spread over all classes."""
+    mixup: NonNegative = 0.0
+    """Alpha of timm's mixup; 0 is off."""
+    cutmix: NonNegative = 0.0
+    """Alpha of timm's cutmix; 0 is off."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the weights, validated beside them. Off by default."""
+    clip_norm: Positive | None = None
+    """Largest norm of the (masked) gradient. Off by default."""
+    validate_every: Count = 1
+    """Epochs between validations; the last epoch is always validated."""
+    nan_limit: Count = 10
+    """Steps in a row with a loss that is not finite after which the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    __pydantic_config__ = STRICT
+
+    name: str = "sgd"
+    """Any timm optimizer: sgd (Nesterov), momentum (plain), adamw, lamb, lion ..."""
+    lr: Positive = 0.1
+    """Peak learning rate, at `optim.lr_batch_size` samples a step if that is given."""
+    lr_batch_size: Count | None = None
+    """Batch size that `optim.lr` is meant for: the rate used is lr * train.batch_size / lr_batch_size. Default: lr as it is."""
+    momentum: Fraction = 0.9
+    """Momentum (or the optimizer's closest equivalent)."""
+    weight_decay: NonNegative = 5e-4
+    """Weight decay of weights with two or more dimensions."""
+    decay_norm_and_bias: bool = False
+    """Decay norms and biases as well."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimizer, such as `{betas: [0.9, 0.95]}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    __pydantic_config__ = STRICT
+
+    name: str = "cosine"
+    """Any timm schedule: cosine, multistep, step, poly, tanh ... or `constant`."""
+    warmup: Duration = Length(0, "steps")
+    """Linear warm-up at the start of the run."""
+    warmup_lr: NonNegative = 0.0
+    """Learning rate at the first step of the warm-up."""
+    min_lr: NonNegative = 0.0
+    """Learning rate at the end of schedules that have one."""
+    milestones: list[Duration] = field(default_factory=list)
+    """When `multistep` multiplies the rate by `scheduler.decay_rate`."""
+    decay_every: Duration | None = None
+    """How often `step` multiplies the rate by `scheduler.decay_rate`."""
+    decay_rate: Density = 0.1
+    """Factor of `step` and `multistep`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateConfig:
+    __pydantic_config__ = STRICT
+
+    form: Literal["original", "itop"] = "original"
+    """`original`: the update replaces the optimizer step (RigL). `itop`: it follows the step, to the end of the run."""
+    interval: Duration | None = None
+    """Length between two mask updates. Default: the method's."""
+    drop_fraction: Fraction | None = None
+    """Fraction of a layer's active units that the first update drops and grows again. Default: the method's."""
+    drop_schedule: Literal["cosine", "linear", "constant"] | None = None
+    """How the drop fraction moves from `drop_fraction` to `drop_floor`. Default: the method's."""
+    drop_floor: Fraction | None = None
+    """Drop fraction at the end of the schedule. Default: the method's."""
+    end: Duration | None = None
+    """When the masks stop moving. Default: the method's."""
+    gradient_steps: Count = 1
+    """Steps, up to and with the update, over which the gradient that scores growth is averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityConfig:
+    __pydantic_config__ = STRICT
+
+    method: str = "rigl"
+    """dense, static, set or rigl."""
+    density: Density | None = None
+    """Fraction of the sparse layers' weights that are active (layers in `keep_dense` do not count)."""
+    distribution: Literal["erk", "er", "uniform", "table"] = "erk"
+    """How the active weights are shared out between layers."""
+    er_power: Positive = 1.0
+    """Exponent of the Erdos-Renyi (kernel) ratio."""
+    table: dict[str, Density] = field(default_factory=dict)
+    """Density by layer for `distribution: table`: name pattern -> density, the first match counts."""
+    keep_dense: list[str] = field(default_factory=list)
+    """Layers without a mask: name patterns such as `*.downsample.*`, or the words `first` and `last`."""
+    structure: str = "unstructured"
+    """What is kept or dropped together: unstructured."""
+    update: UpdateConfig = UpdateConfig()
+    """When and how far the masks move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    __pydantic_config__ = STRICT
+
+    name: Literal["ddp"] = "ddp"
+    """What runs the step on all ranks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is a device for each rank."""
+    timeout: Positive = 10.0
+    """Minutes a rank waits for the others before the run ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    __pydantic_config__ = STRICT
+
+    every: Duration = Length(1, "epochs")
+    """Length between two checkpoints; one is always written at the end."""
+    keep: Count = 2
+    """How many of the last checkpoints stay on disk (the best stays as well)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    __pydantic_config__ = STRICT
+
+    log_every: Count = 50
+    """Steps between two rows of training metrics."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; auto is online where there is a key, otherwise offline."""
+    project: str = "dist_sparse"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team."""
+    group: str | None = None
+    """W&B group; by default method, model and data set."""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags beside method, data set and density."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    __pydantic_config__ = STRICT
+
+    name: str = "run"
+    """Name of the run; part of the default output folder."""
+    output: str | None = None
+    """The run's folder. Default: runs/<name>-<time>."""
+    resume: str = "never"
+    """never; auto: go on from the newest good checkpoint of the run's folder if there is one; or a checkpoint's path."""
+    seed: int = 0
+    """Seed of everything random."""
+    data: DataConfig = DataConfig()
+    """Data set and loading."""
+    model: ModelConfig = ModelConfig()
+    """Network."""
+    train: TrainConfig = TrainConfig()
+    """Length, batch, arithmetic and regularisation."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """Learning rate over time."""
+    sparsity: SparsityConfig = SparsityConfig()
+    """Masks."""
+    engine: EngineConfig = EngineConfig()
+    """Processes and devices."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Logging."""

@@ -1,0 +1,9 @@
+"""The one exception that is shown to the user as a single line, without a traceback."""
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. The message names the key or file and says what would be accepted."""
+
+
+EXIT_USER_ERROR = 2
+"""Exit code after a :class:`UserError`. A crash ends with Python's 1, an interrupt with 130."""

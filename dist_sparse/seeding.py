@@ -1,0 +1,21 @@
+"""Random draws as pure functions of their purpose.
+
+Every random decision of a run (data order, augmentation, initial masks, growth, dropout) draws from a generator seeded by what
+the draw is for, for example ``("growth", seed, step, layer)``. So a draw does not depend on how many ranks there are or on what was
+drawn before, and a resumed run needs no generator state to repeat an uninterrupted one.
+"""
+
+import hashlib
+
+import torch
+
+
+def derive_seed(*purpose: str | int) -> int:
+    """A 63-bit seed from the parts of a purpose; the same parts give the same seed on every machine."""
+    digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by :func:`derive_seed`."""
+    return torch.Generator(device).manual_seed(derive_seed(*purpose))

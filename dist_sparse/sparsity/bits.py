@@ -1,0 +1,46 @@
+"""Masks as bits: one bit a weight, for checkpoints, for the wire, and for digests."""
+
+import hashlib
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Eight 0/1 bytes seen as one little-endian integer, times this number, have their eight bits in the top byte:
+# byte i is shifted to bit 56 + i by the factor's term 2**(56 - 7 * i), and no two terms meet.
+_GATHER = sum(1 << (56 - 7 * i) for i in range(8))
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Bits of a bool tensor of any shape as uint8 [ceil(numel / 8)]; element i is bit i % 8 of byte i // 8."""
+    flat = mask.reshape(-1)
+    missing = -flat.numel() % 8
+    if missing:
+        flat = torch.cat([flat, flat.new_zeros(missing)])
+    words = flat.contiguous().view(torch.uint8).view(torch.int64)
+    return ((words * _GATHER) >> 56).to(torch.uint8)
+
+
+def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The bool tensor of ``shape`` whose bits :func:`pack` gave."""
+    table = _byte_table().to(packed.device)
+    numel = torch.Size(shape).numel()
+    return table[packed.long()].view(-1)[:numel].view(shape)
+
+
+def popcount(packed: Tensor) -> int:
+    """Number of set bits."""
+    counts = torch.bincount(packed.long().cpu(), minlength=256)
+    return int((counts * _byte_table().sum(1)).sum())
+
+
+def digest(packed: Tensor) -> int:
+    """A 63-bit digest (BLAKE2b) of the bytes."""
+    data = packed.cpu().numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+@cache
+def _byte_table() -> Tensor:
+    """Bool [256, 8]: the bits of each byte, lowest first."""
+    return (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 1

@@ -1,0 +1,14 @@
+"""Which unit is worth more: non-negative scores of a weight's shape, higher is better."""
+
+import torch
+from torch import Tensor
+
+
+def magnitude(tensor: Tensor) -> Tensor:
+    """|w| of a weight, or |g| of a gradient that was averaged over the ranks *before* (mean first, absolute value after)."""
+    return tensor.detach().abs()
+
+
+def random(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Independent uniform scores: the best k are a uniformly random choice of k."""
+    return torch.rand(shape, generator=generator, device=generator.device)
