@@ -45,10 +45,10 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSchedule:
-    """A mask update every ``interval`` steps, while the step is at most ``last``."""
+    """A mask update every ``interval`` steps, at steps before ``end``."""
 
     interval: int
-    last: int
+    end: int
     drop: DropSchedule
 
     def due(self, previous: int, step: int) -> float | None:
@@ -58,12 +58,12 @@ class UpdateSchedule:
         so that an update which fell on one of them is made up for and not lost.
         """
         latest = step // self.interval * self.interval
-        return self.drop(latest) if previous < latest <= self.last else None
+        return self.drop(latest) if previous < latest < self.end else None
 
     def until_next(self, step: int) -> int | None:
         """Steps from ``step`` to the next regular update (0 on an update), or None if there is none any more."""
         distance = -step % self.interval
-        return distance if step + distance <= self.last else None
+        return distance if step + distance < self.end else None
 
 
 def drop_count(fraction: float, active: int, *, up: bool) -> int:

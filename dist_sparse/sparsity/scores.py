@@ -5,8 +5,11 @@ from torch import Tensor
 
 
 def magnitude(tensor: Tensor) -> Tensor:
-    """|w| of a weight, or |g| of a gradient that was averaged over the ranks *before* (mean first, absolute value after)."""
-    return tensor.detach().abs()
+    """|w| of a weight, or |g| of a gradient that was averaged over the ranks *before* (mean first, absolute value after).
+
+    NaN scores 0, so that a diverging run keeps exact counts until it is stopped.
+    """
+    return tensor.detach().abs().nan_to_num_(nan=0.0, posinf=torch.inf)
 
 
 def random(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,192 @@
+"""Checkpoints on disk: the last few and the best, written so that a kill or a full disk costs none of those before.
+
+A state is a tree of dicts, lists and tuples with tensors, numbers and text as leaves, so that reading it runs no code of the file's.
+Only rank 0 writes; any process may read, while the run goes on too.
+"""
+
+import logging
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from dist_sparse.errors import UserError
+from dist_sparse.files import atomic_link, atomic_write, remove_leftovers
+
+log = logging.getLogger(__name__)
+
+MAY_CHANGE = (
+    "name", "output", "resume", "data.root", "data.download", "data.workers", "data.bad_images", "train.eval_batch_size",
+    "train.compile", "train.nan_limit", "engine.*", "checkpoint.*", "tracking.*",
+)  # fmt: skip
+"""Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
+
+CHANGES_ROUNDING = ("train.eval_batch_size", "train.compile", "engine.*")
+"""Those of them after which results agree with the uninterrupted run's up to rounding only."""
+
+_STEP_FILE = re.compile(r"step_(\d{8,})\.pt")
+_SCALARS = (bool, int, float, str, type(None))
+
+
+class CheckpointStore:
+    """The checkpoints of one run: ``step_00001234.pt``, the ``keep`` last of them, and ``best.pt``."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        assert keep >= 1
+        self._folder, self._keep = Path(folder), keep
+
+    @property
+    def best_path(self) -> Path:
+        return self._folder / "best.pt"
+
+    def paths(self) -> list[Path]:
+        """The checkpoints by step, the oldest first; the best one's second name is not among them."""
+        found = self._folder.glob("step_*.pt")
+        return sorted((path for path in found if _STEP_FILE.fullmatch(path.name)), key=_step_of)
+
+    def save(self, step: int, state: dict[str, Any], *, best: bool = False) -> bool:
+        """Write the state after ``step`` steps, and name it the best one too if asked; then drop the oldest beyond ``keep``.
+
+        Later steps on disk are those of a run that was resumed from further back: they go as well.
+
+        Returns:
+            False where the file system refused (a full disk, say), after a warning. The checkpoints before are still there.
+        """
+        _check_plain(state, "state")
+        path = self._folder / f"step_{step:08d}.pt"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._folder)
+            atomic_write(path, lambda file: _dump(state, file))
+            if best:
+                atomic_link(path, self.best_path)
+            self._rotate(step)
+        except OSError as error:
+            log.warning("no checkpoint at step %d: %s: %s; training goes on", step, path, error.strerror or error)
+            return False
+        return True
+
+    def _rotate(self, step: int) -> None:
+        earlier = [path for path in self.paths() if _step_of(path) <= step]
+        kept = earlier[-self._keep :]
+        for path in self.paths():
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def newest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
+        """The newest good checkpoint, or None where there is none at all. Each damaged one before it is reported.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged. Starting anew in their folder is the user's to decide.
+        """
+        candidates = self.paths()[::-1] + [path for path in [self.best_path] if path.exists()]
+        for path in candidates:
+            try:
+                return path, self.load(path, map_location)
+            except UserError as error:
+                log.warning("%s; going back to the one before it", error)
+        if candidates:
+            raise UserError(f"{self._folder}: all {len(candidates)} checkpoints are damaged; move them away to start anew")
+        return None
+
+    def best(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
+        """The best checkpoint, or None where there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return (self.best_path, self.load(self.best_path, map_location)) if self.best_path.exists() else None
+
+    @staticmethod
+    def load(path: Path | str, map_location: torch.device | str = "cpu") -> dict[str, Any]:
+        """The state in a file, each byte of it checked against the checksums that it was written with.
+
+        Raises:
+            UserError: no such file, or not a whole and sound checkpoint.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                # torch.load itself compares no checksums.
+                with zipfile.ZipFile(file) as archive:
+                    if (record := archive.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
+                file.seek(0)
+                state = torch.load(file, map_location=map_location, weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such checkpoint") from None
+        except Exception as error:  # whatever broken bytes make zipfile and torch trip over
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"{path}: not a sound checkpoint: {reason}") from None
+        if not isinstance(state, dict):
+            raise UserError(f"{path}: not a checkpoint of this program, but a {type(state).__name__}")
+        return state
+
+
+def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Compare a checkpoint's configuration with the present one, both by dotted key.
+
+    Returns:
+        Warnings, one line each: changes that move results by rounding, and keys that only one of the two versions knows.
+
+    Raises:
+        UserError: keys differ that decide what is computed.
+    """
+    differing = [key for key in saved if key in current and saved[key] != current[key]]
+    fixed = [key for key in differing if not _matches(key, MAY_CHANGE)]
+    if fixed:
+        changes = ", ".join(f"{key} (was {saved[key]!r}, now {current[key]!r})" for key in fixed)
+        raise UserError(f"cannot resume with another {changes}; only these keys may change: {', '.join(MAY_CHANGE)}")
+    warnings = []
+    if rounding := [key for key in differing if _matches(key, CHANGES_ROUNDING)]:
+        warnings.append(f"resuming with another {', '.join(rounding)}: results agree with the run so far up to rounding only")
+    if unknown := sorted((saved.keys() ^ current.keys()) - {key for key in saved | current if _matches(key, MAY_CHANGE)}):
+        warnings.append(f"resuming from another version of this program: {', '.join(unknown)} not known to both")
+    return warnings
+
+
+def check_world(saved: int, current: int) -> list[str]:
+    """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks together."""
+    if saved == current:
+        return []
+    return [f"resuming on {current} ranks a run of {saved}: the batch stays the same, results agree up to rounding only"]
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP_FILE.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _dump(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # While it closes an archive that could not be written, torch raises again, over the error that says why.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _check_plain(value: object, where: str) -> None:
+    """Fail at the first save, not at the first resume, over a leaf that cannot be read back (such as NumPy's float)."""
+    if isinstance(value, Tensor) or type(value) in _SCALARS:
+        return
+    if type(value) in (dict, OrderedDict):
+        assert isinstance(value, dict)
+        for key, each in value.items():
+            assert type(key) in (str, int), f"{where}: key {key!r} is neither text nor a whole number"
+            _check_plain(each, f"{where}[{key!r}]")
+        return
+    assert type(value) in (list, tuple) and isinstance(value, list | tuple), f"{where}: a {type(value).__name__} is not plain"
+    for position, each in enumerate(value):
+        _check_plain(each, f"{where}[{position}]")

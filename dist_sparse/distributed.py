@@ -1,0 +1,106 @@
+"""The process group: one process or many, on CPUs (gloo) or GPUs (NCCL), by the same code."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_sparse.config.schema import EngineConfig
+from dist_sparse.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among all."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def start(config: EngineConfig) -> Ranks:
+    """Join the group that torchrun's environment variables describe, or make a group of one without them.
+
+    A group that exists already is used as it is.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = _device(config.device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        timeout = timedelta(minutes=config.timeout)
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+
+
+def stop() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda" and available < local_world_size:
+        raise UserError(f"engine.device=cuda needs {local_world_size} CUDA devices on this machine and finds {available}; or engine.device=cpu")
+    if name == "cpu" or available < local_world_size:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all ranks, in place. Collective."""
+    dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise maximum over all ranks, in place. Collective."""
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def gather(values: Tensor) -> Tensor:
+    """Every rank's tensor of one shape, stacked in the order of ranks. Collective."""
+    everyone = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, values)
+    return torch.stack(everyone)
+
+
+def from_first_rank(value: Any) -> Any:
+    """Rank 0's value (any picklable object) on every rank. Collective."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+@contextlib.contextmanager
+def agreeing_on_errors() -> Iterator[None]:
+    """Raise a ValueError of any rank on all of them, so that none is left waiting. Collective at the end of the block.
+
+    The block itself must hold no collective. Equal messages are told once.
+    """
+    mine: ValueError | None = None
+    try:
+        yield
+    except ValueError as error:
+        mine = error
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, None if mine is None else str(mine))
+    told = list(dict.fromkeys(message for message in messages if message is not None))
+    if told:
+        raise UserError("\n".join(told)) from mine

@@ -1,0 +1,52 @@
+"""What the trainer asks of an engine; DDP and DeepSpeed share it."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from dist_sparse.engines.precision import Precision
+from dist_sparse.sparsity.method import WeightAccess
+
+
+class Engine(WeightAccess, Protocol):
+    """Runs forward, backward and optimizer step of one model on all ranks."""
+
+    model: nn.Module
+    """The bare model: its parameters' names are those of timm."""
+    precision: Precision
+
+    @property
+    def at_step_boundary(self) -> bool:
+        """The last :meth:`forward_backward` ended an optimizer step's micro-batches; gradients are averaged over ranks."""
+        ...
+
+    @property
+    def overflowed(self) -> bool:
+        """At a step boundary: the scaled gradients are not finite (fp16 only), on all ranks alike."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The present rate of the first parameter group."""
+        ...
+
+    def forward_backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Run one micro-batch; returns its loss, detached, as a scalar on the device."""
+        ...
+
+    def step(self, *, skip: bool) -> None:
+        """Clip and take the optimizer step (unless skipped), then drop the gradients."""
+        ...
+
+    def synchronise_buffers(self) -> None:
+        """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimizer and loss scaler. Its entry ``state_dict`` loads into a plain model."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        ...

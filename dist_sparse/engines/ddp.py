@@ -1,0 +1,112 @@
+"""Data parallel training with torch's DistributedDataParallel, on one process or many."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_sparse.engines.precision import Precision
+from dist_sparse.sparsity.masks import Masks
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class DDPEngine:
+    """Replicates the model; gradients are averaged over ranks while the last micro-batch of a step runs backward."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        *,
+        precision: Precision,
+        accumulation: int = 1,
+        clip_norm: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
+        self.model, self.precision = model, precision
+        self._optimizer, self._loss = optimizer, loss
+        self._accumulation, self._clip_norm = accumulation, clip_norm
+        self._micro_batches = 0
+        self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.scaled)
+        device_ids = [precision.device] if precision.device.type == "cuda" else None
+        self._ddp = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        self._forward = torch.compile(self._ddp) if compile else self._ddp
+        self._parameters = dict(model.named_parameters())
+
+    @property
+    def at_step_boundary(self) -> bool:
+        return self._micro_batches == self._accumulation
+
+    @property
+    def overflowed(self) -> bool:
+        if not self.precision.scaled:
+            return False
+        # The scaler tells of an overflow only after its step, when it is too late to leave the masks alone.
+        return any(bool(found) for found in self._scaler._found_inf_per_device(self._optimizer).values())
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def forward_backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        self._micro_batches = self._micro_batches % self._accumulation + 1
+        with contextlib.nullcontext() if self.at_step_boundary else self._ddp.no_sync():
+            with self.precision.autocast():
+                loss = self._loss(self._forward(self.precision.place_images(images)), targets)
+            self._scaler.scale(loss / self._accumulation).backward()
+        if self.at_step_boundary:
+            self._scaler.unscale_(self._optimizer)
+        return loss.detach()
+
+    def step(self, *, skip: bool) -> None:
+        if not skip:
+            if self._clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+            self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def synchronise_buffers(self) -> None:
+        for buffer in self.model.buffers():
+            dist.broadcast(buffer, src=0)
+
+    def weight(self, name: str) -> Tensor:
+        return self._parameters[name].detach()
+
+    def grad(self, name: str) -> Tensor:
+        grad = self._parameters[name].grad
+        assert grad is not None, f"{name} has no gradient: not between the last backward of a step and the step"
+        return grad
+
+    def mask_weights(self, masks: Masks) -> None:
+        masks.multiply_({name: self.weight(name) for name in masks.names})
+
+    def mask_gradients(self, masks: Masks) -> None:
+        masks.multiply_({name: self.grad(name) for name in masks.names})
+
+    def mask_optimizer_state(self, masks: Masks) -> None:
+        states = [(name, self._optimizer.state.get(self._parameters[name], {})) for name in masks.names]
+        for key in {key for _, state in states for key in state}:
+            masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
+
+    def _is_per_weight(self, name: str, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "state_dict": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["state_dict"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,71 @@
+"""Files that are either whole or not there: written beside their place, flushed to the disk, then renamed into it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+_SUFFIX = ".partial"
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Fill ``path`` through ``write(file)``. Until that is done, and if it fails, the path keeps what it had.
+
+    Raises:
+        OSError: as the file system says; nothing is left behind.
+    """
+    temporary = _beside(path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def atomic_link(source: Path, path: Path) -> None:
+    """Make ``path`` a second name of the file ``source``, or a copy of it where the file system has no hard links.
+
+    Raises:
+        OSError: as the file system says; ``path`` keeps what it had.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        atomic_write(path, lambda file: _copy(source, file))
+        return
+    temporary.replace(path)
+    # Renaming does nothing, and leaves both names, where they already are one file.
+    temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process had not finished writing. Only for a folder's one writer, between two writes."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    temporary = path.with_name(f".{path.name}{_SUFFIX}")
+    temporary.unlink(missing_ok=True)
+    return temporary
+
+
+def _copy(source: Path, file: BinaryIO) -> None:
+    with source.open("rb") as original:
+        while chunk := original.read(1 << 20):
+            file.write(chunk)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only when the folder itself is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

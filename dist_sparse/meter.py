@@ -1,0 +1,60 @@
+"""Running means of a training run, kept on the device so that no step waits for them."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.distributed import Ranks, gather, max_over_ranks, sum_over_ranks
+
+
+class Meter:
+    """Mean loss and throughput since the last reading, and how many losses in a row were not finite."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._loss = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # sum, count
+        self._bad = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._images = 0
+        self._since = time.perf_counter()
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Count one micro-batch of ``images`` samples on this rank."""
+        self._loss += torch.stack([loss.double(), self._loss.new_ones(())])
+        self._bad = torch.where(loss.isfinite(), 0.0, self._bad + 1)
+        self._images += images
+
+    def bad_losses(self) -> int:
+        """The longest present row, over the ranks, of micro-batches whose loss is not finite. Collective."""
+        return int(max_over_ranks(self._bad.clone()))
+
+    def read(self) -> dict[str, float]:
+        """``train/loss`` and ``time/images_per_second`` over all ranks since the last reading. Collective."""
+        total, count = sum_over_ranks(self._loss.clone()).tolist()
+        seconds = time.perf_counter() - self._since
+        speed = self._images * self._ranks.world_size / seconds
+        self._loss.zero_()
+        self._images, self._since = 0, time.perf_counter()
+        return {"train/loss": total / count, "time/images_per_second": speed}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose time does not count (validation, saving)."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums since the last reading, one row a rank. Collective."""
+        return {"loss": gather(self._loss).tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the sums; if the number of ranks has changed, rank 0 takes those of all."""
+        rows = torch.tensor(state["loss"], dtype=torch.float64)
+        if len(rows) == self._ranks.world_size:
+            self._loss.copy_(rows[self._ranks.rank])
+        elif self._ranks.is_first:
+            self._loss.copy_(rows.sum(0))

@@ -1,0 +1,86 @@
+"""How ranks come to hold the same masks: one owner a layer decides, and all of them check.
+
+Each layer belongs to one rank. Only the owner selects; the bit-packed masks are then gathered, so they are the same everywhere by
+construction, the work is shared between ranks, and nothing rests on two devices breaking a tie alike.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_sparse.sparsity import bits
+
+
+def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
+    """The owner rank of each layer: from the largest layer to the smallest, the rank with the least so far (the lower at a tie)."""
+    load = [0] * world_size
+    owners = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owner = load.index(min(load))
+        load[owner] += sizes[name]
+        owners[name] = owner
+    return owners
+
+
+class MaskDisagreement(RuntimeError):
+    """Two ranks hold different masks."""
+
+
+class Agreement:
+    """The layers' owners, and the two collectives that masks need."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], *, rank: int, world_size: int, device: torch.device) -> None:
+        self._shapes = dict(shapes)
+        self._rank, self._world_size, self._device = rank, world_size, device
+        self._owners = assign_owners({name: shape.numel() for name, shape in shapes.items()}, world_size)
+
+    def owned(self) -> list[str]:
+        """The layers that this rank decides, in the model's order."""
+        return [name for name in self._shapes if self._owners[name] == self._rank]
+
+    def decide(self, select: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Every layer's mask (bool, on the device), each selected by its owner alone. Collective."""
+        decided = {name: select(name) for name in self.owned()}
+        if self._world_size == 1:
+            return decided
+        sizes = {name: -(-shape.numel() // 8) for name, shape in self._shapes.items()}
+        loads = [0] * self._world_size
+        for name, owner in self._owners.items():
+            loads[owner] += sizes[name]
+        mine = torch.zeros(max(loads), dtype=torch.uint8, device=self._device)
+        if decided:
+            packed = torch.cat([bits.pack(mask) for mask in decided.values()])
+            mine[: len(packed)] = packed
+        everyone = [torch.empty_like(mine) for _ in range(self._world_size)]
+        dist.all_gather(everyone, mine)
+        return self._take_apart(everyone, sizes)
+
+    def _take_apart(self, gathered: list[Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        offsets = [0] * self._world_size
+        masks = {}
+        for name, shape in self._shapes.items():
+            owner = self._owners[name]
+            packed = gathered[owner][offsets[owner] : offsets[owner] + sizes[name]]
+            masks[name] = bits.unpack(packed, shape)
+            offsets[owner] += sizes[name]
+        return masks
+
+    def verify(self, digests: Mapping[str, int]) -> None:
+        """Compare the masks' digests on all ranks. Collective.
+
+        Raises:
+            MaskDisagreement: on every rank, naming the layers and the ranks that differ from rank 0.
+        """
+        if self._world_size == 1 or not digests:
+            return
+        mine = torch.tensor(list(digests.values()), dtype=torch.int64, device=self._device)
+        everyone = [torch.empty_like(mine) for _ in range(self._world_size)]
+        dist.all_gather(everyone, mine)
+        table = torch.stack(everyone).cpu()
+        differs = table != table[0]
+        if differs.any():
+            layers = [name for name, differing in zip(digests, differs.any(0).tolist(), strict=True) if differing]
+            ranks = differs.any(1).nonzero().view(-1).tolist()
+            raise MaskDisagreement(f"masks differ between ranks: ranks {ranks} do not hold rank 0's mask of {', '.join(layers)}")

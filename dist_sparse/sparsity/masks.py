@@ -1,0 +1,106 @@
+"""The object that owns the masks of a model's sparse layers."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.sparsity import bits
+
+
+class Masks:
+    """Masks (True = active) by layer name, and the record of every weight that was ever active.
+
+    Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except on the CPU,
+    where a multiplier in the weight's dtype is several times faster. In checkpoints and on the wire it is one bit a weight, and so is the
+    record of explored weights, which stays in host memory.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        """All-true masks for ``weights``, in their memory formats, for :meth:`replace` to fill."""
+        self._multipliers = {
+            name: torch.ones_like(weight, dtype=None if weight.device.type == "cpu" else torch.bool, requires_grad=False)
+            for name, weight in weights.items()
+        }
+        self._active: dict[str, int] = {}
+        self._explored: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The bool mask of a layer, of its weight's shape; not to be written to."""
+        return self._multipliers[name].bool()
+
+    def __len__(self) -> int:
+        return len(self._multipliers)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Layer names in the model's order."""
+        return tuple(self._multipliers)
+
+    def replace(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
+        """Take new masks for some layers or all; they count as explored. Returns how many entries of each mask changed."""
+        changed = {}
+        for name, mask in masks.items():
+            before, after = bits.pack(self[name]), bits.pack(mask)
+            changed[name] = bits.popcount(before ^ after)
+            self._multipliers[name].copy_(mask)
+            self._active[name] = bits.popcount(after)
+            explored = after.cpu()
+            self._explored[name] = self._explored.get(name, explored) | explored
+        return changed
+
+    def multiply_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Zero the inactive entries of weight-shaped tensors, in place and in one multi-tensor call."""
+        if tensors:
+            torch._foreach_mul_(list(tensors.values()), [self._multipliers[name] for name in tensors])
+
+    def active(self) -> dict[str, int]:
+        """Active weights of each layer."""
+        return dict(self._active)
+
+    def densities(self) -> dict[str, float]:
+        """Density of each layer."""
+        return self.shares(self._active)
+
+    def density(self) -> float:
+        """Active weights of all masked layers over all their weights; 1 if no layer has a mask."""
+        return self.share(self._active) if self._active else 1.0
+
+    def exploration(self) -> float:
+        """ITOP's exploration rate R_s: weights that were ever active over all weights of the masked layers."""
+        explored = {name: bits.popcount(packed) for name, packed in self._explored.items()}
+        return self.share(explored) if explored else 1.0
+
+    def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Counts of weights as fractions of their layers."""
+        return {name: count / self._multipliers[name].numel() for name, count in counts.items()}
+
+    def share(self, counts: Mapping[str, int]) -> float:
+        """Counts of weights as a fraction of all masked layers together."""
+        return sum(counts.values()) / sum(multiplier.numel() for multiplier in self._multipliers.values())
+
+    def digests(self) -> dict[str, int]:
+        """A 63-bit digest of each mask, from what is in memory now."""
+        return {name: bits.digest(bits.pack(self[name])) for name in self._multipliers}
+
+    def digest(self) -> str:
+        """64 bits over all masks and their names, as 16 hexadecimal digits."""
+        return hashlib.blake2b(repr(self.digests()).encode(), digest_size=8).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and exploration record, one bit a weight each."""
+        return {
+            "masks": {name: bits.pack(self[name]).cpu() for name in self._multipliers},
+            "explored": {name: packed.clone() for name, packed in self._explored.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave for the same layers."""
+        if set(state["masks"]) != set(self._multipliers):
+            raise ValueError("the checkpoint holds masks of other layers than this run's")
+        for name, packed in state["masks"].items():
+            multiplier = self._multipliers[name]
+            self.replace({name: bits.unpack(packed.to(multiplier.device), multiplier.shape)})
+        self._explored = {name: packed.clone() for name, packed in state["explored"].items()}

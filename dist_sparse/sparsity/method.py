@@ -1,0 +1,92 @@
+"""What the trainer asks of a sparse method, and what a method asks of the engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.masks import Masks
+
+
+class WeightAccess(Protocol):
+    """What differs between engines, by parameter name. Gradients are whole, averaged over ranks, and unscaled."""
+
+    def weight(self, name: str) -> Tensor:
+        """The weight."""
+        ...
+
+    def grad(self, name: str) -> Tensor:
+        """The gradient, between the last backward of a step and the step."""
+        ...
+
+    def mask_weights(self, masks: Masks) -> None:
+        """Zero inactive weights, in every copy that the engine keeps."""
+        ...
+
+    def mask_gradients(self, masks: Masks) -> None:
+        """Zero the gradients of inactive weights."""
+        ...
+
+    def mask_optimizer_state(self, masks: Masks) -> None:
+        """Zero the optimizer's state (momentum, second moments) of inactive weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What an update step means for the rest of the step."""
+
+    skip_optimizer: bool = False
+    updates_masks: bool = False
+
+
+class Method:
+    """A method that never moves its masks; the base of all others.
+
+    The trainer calls, on every optimizer step (1 is the first): :meth:`before_forward`, :meth:`after_backward` once the gradient is averaged,
+    the engine's step, :meth:`after_step`. On a step whose gradients overflowed the last two are left out.
+    """
+
+    name: ClassVar[str]
+    uses: ClassVar[frozenset[str]] = frozenset({"density", "distribution", "er_power", "table", "keep_dense", "structure"})
+    """Keys of the configuration's sparsity section that act on this method."""
+
+    def __init__(self, *, access: WeightAccess, masks: Masks, agreement: Agreement, remask: bool) -> None:
+        """``remask``: the optimizer does not keep zeros by itself, so weights and state are masked after each step."""
+        self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
+        self.changed: dict[str, int] = {}
+        """Entries of each mask that the last update changed."""
+
+    def start(self) -> None:
+        """Apply the masks to the model and check that all ranks hold the same. Collective."""
+        self.agreement.verify(self.masks.digests())
+        self.access.mask_weights(self.masks)
+        self.access.mask_optimizer_state(self.masks)
+
+    def before_forward(self, step: int) -> None:
+        """Prepare the weights of step ``step``."""
+
+    def after_backward(self, step: int) -> Decision:
+        """Move the masks if it is time, then mask the gradients."""
+        self.access.mask_gradients(self.masks)
+        return Decision()
+
+    def after_step(self, step: int) -> None:
+        """Finish the step: off-mask weights and state are exactly 0 afterwards."""
+        if self._remask:
+            self.access.mask_weights(self.masks)
+            self.access.mask_optimizer_state(self.masks)
+
+    def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
+        self.changed = self.masks.replace(masks)
+        self.start()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the method's future, the same on every rank."""
+        return self.masks.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.masks.load_state_dict(state)

@@ -1,0 +1,239 @@
+"""The training loop, validation and checkpoints of one run."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse import validation
+from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.config import Config, to_flat
+from dist_sparse.data import Batch, Data
+from dist_sparse.distributed import Ranks
+from dist_sparse.engines.base import Engine
+from dist_sparse.errors import UserError
+from dist_sparse.meter import Meter
+from dist_sparse.optim import Ema, Mixup, Scheduler
+from dist_sparse.seeding import derive_seed
+from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.tracking import Tracker
+
+COLUMNS = (
+    "train/loss",
+    "train/lr",
+    "val/top1",
+    "val/top5",
+    "val/loss",
+    "val/ema_top1",
+    "val/ema_top5",
+    "val/ema_loss",
+    "sparsity/density",
+    "sparsity/mask_digest",
+    "sparsity/changed",
+    "sparsity/exploration",
+    "time/images_per_second",
+    "memory/peak_bytes",
+)
+"""The logged names, and the columns of metrics.csv after step and epoch."""
+
+
+class Diverged(UserError):
+    """The loss has not been finite for too many steps in a row."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far the run is, and its best. ``best_top1`` is of the averaged weights if there are any."""
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_step: int = 0
+    last_top1: float = -1.0
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One run, put together by :mod:`dist_sparse.train`."""
+
+    config: Config
+    ranks: Ranks
+    data: Data
+    engine: Engine
+    method: Method
+    scheduler: Scheduler | None
+    mixup: Mixup | None
+    ema: Ema | None
+    tracker: Tracker
+    store: CheckpointStore
+    progress: Progress = dataclasses.field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        self.steps_per_epoch = self.data.train.steps_per_epoch
+        self.total_steps = train.epochs * self.steps_per_epoch
+        self._checkpoint_every = max(1, self.config.checkpoint.every.steps(self.steps_per_epoch, self.total_steps))
+        self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
+        self._meter = Meter(self.ranks)
+
+    def fit(self) -> Progress:
+        """Train from where the progress is to the end. Collective."""
+        self.method.start()
+        self._mask_average()
+        self._set_learning_rate()
+        started = time.perf_counter() - self.progress.seconds
+        for epoch in range(self.progress.step // self.steps_per_epoch, self.config.train.epochs):
+            start_step = self.progress.step - epoch * self.steps_per_epoch
+            for number, batch in enumerate(self.data.train.epoch(epoch, start_step)):
+                self._forward_backward(batch, number)
+                if self.engine.at_step_boundary:
+                    learning_rate = self.engine.learning_rate
+                    decision = self._optimizer_step(self.progress.step + 1)
+                    self.progress.seconds = time.perf_counter() - started
+                    self._after_step(decision, learning_rate)
+        return self.progress
+
+    def _forward_backward(self, batch: Batch, number: int) -> None:
+        """One micro-batch of the step that comes next."""
+        step = self.progress.step + 1
+        torch.manual_seed(derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank))
+        images, targets = batch.images, batch.labels
+        if self.mixup is not None:
+            images, targets = self.mixup(images, targets, derive_seed("mixup", self.config.seed, step))
+        self.method.before_forward(step)
+        loss = self.engine.forward_backward(images, targets)
+        self._meter.add(loss, len(images))
+
+    def _optimizer_step(self, step: int) -> Decision:
+        """From averaged gradients to new weights; a step that overflowed moves neither masks nor weights."""
+        decision = Decision()
+        if self.engine.overflowed:
+            self.engine.step(skip=True)
+        else:
+            decision = self.method.after_backward(step)
+            self.engine.step(skip=decision.skip_optimizer)
+            self.method.after_step(step)
+            self._average_weights(decision)
+        self.progress.step = step
+        self._set_learning_rate()
+        return decision
+
+    def _average_weights(self, decision: Decision) -> None:
+        if self.ema is not None:
+            if decision.updates_masks:
+                self._mask_average()
+            self.ema.update(self.engine.model)
+
+    def _mask_average(self) -> None:
+        """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
+        if self.ema is not None:
+            averaged = dict(self.ema.module.named_parameters())
+            self.method.masks.multiply_({name: averaged[name].detach() for name in self.method.masks.names})
+
+    def _set_learning_rate(self) -> None:
+        """The rate for the next step; a pure function of the steps that were made."""
+        if self.scheduler is not None:
+            self.scheduler.step_update(self.progress.step)
+
+    def _after_step(self, decision: Decision, learning_rate: float) -> None:
+        """Log, validate and save, whatever is due."""
+        step, tracking = self.progress.step, self.config.tracking
+        last = step == self.total_steps
+        if step % self._check_loss_every == 0 or last:
+            self._stop_if_diverged()
+        if decision.updates_masks:
+            masks, changed = self.method.masks, self.method.changed
+            self._log({**self._sparsity(), "sparsity/changed": masks.share(changed)})
+            self.tracker.log_layers(step, densities=masks.densities(), changed=masks.shares(changed))
+        if step % tracking.log_every == 0 or last:
+            self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
+        with self._meter.paused():
+            improved = self._validation_due(step) and self._validate()
+            if improved or last or step % self._checkpoint_every == 0:
+                self._save(best=improved)
+
+    def _validation_due(self, step: int) -> bool:
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return rest == 0 and (epochs % self.config.train.validate_every == 0 or step == self.total_steps)
+
+    def _validate(self) -> bool:
+        """Log the validation metrics; True if the accuracy is the best so far."""
+        self.engine.synchronise_buffers()
+        scores = validation.validate(self.engine.model, self.data.val, self.engine.precision)
+        values = {f"val/{name}": value for name, value in scores.items()}
+        top1 = scores["top1"]
+        if self.ema is not None:
+            averaged = validation.validate(self.ema.module, self.data.val, self.engine.precision)
+            values |= {f"val/ema_{name}": value for name, value in averaged.items()}
+            top1 = averaged["top1"]
+        self.method.agreement.verify(self.method.masks.digests())
+        self._log({**values, **self._sparsity()})
+        self.progress.last_top1 = top1
+        if improved := top1 > self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_step = top1, self.progress.step
+        return improved
+
+    def _sparsity(self) -> dict[str, float | str]:
+        masks = self.method.masks
+        return {
+            "sparsity/density": masks.density(),
+            "sparsity/mask_digest": masks.digest(),
+            "sparsity/exploration": masks.exploration(),
+        }
+
+    def _log(self, values: Mapping[str, float | str]) -> None:
+        self.tracker.log(self.progress.step, values)
+
+    def _stop_if_diverged(self) -> None:
+        train = self.config.train
+        if self._meter.bad_losses() >= train.nan_limit * train.accumulation:
+            good = self.store.paths()
+            advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+            raise Diverged(
+                f"the loss has not been finite for {train.nan_limit} steps in a row, up to step {self.progress.step}; {advice}; "
+                "a lower optim.lr, a longer scheduler.warmup or train.clip_norm may help"
+            )
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint, unless the weights are suspect. Collective; the first rank writes."""
+        if self._meter.bad_losses():
+            return
+        state = self.state_dict()
+        if self.ranks.is_first:
+            self.store.save(self.progress.step, state, best=best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the run's future. Collective."""
+        return {
+            "arch": self.config.model.name,
+            **self.engine.state_dict(),
+            "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
+            "method": self.method.state_dict(),
+            "meter": self._meter.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "config": to_flat(self.config),
+            "world_size": self.ranks.world_size,
+            "wandb_id": self.tracker.wandb_id,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken."""
+        self.engine.load_state_dict(state)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["state_dict_ema"])
+        self.method.load_state_dict(state["method"])
+        self._meter.load_state_dict(state["meter"])
+        self.progress = Progress(**state["progress"])
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: allocated on a CUDA device, resident of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
