@@ -2,12 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 
 from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
@@ -17,7 +18,7 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
-from dist_sparse.optim import Ema, Mixup, Scheduler
+from dist_sparse.optim import SeededMixup
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.tracking import Tracker
@@ -65,9 +66,9 @@ class Trainer:
     data: Data
     engine: Engine
     method: Method
-    scheduler: Scheduler | None
-    mixup: Mixup | None
-    ema: Ema | None
+    scheduler: Scheduler
+    mixup: SeededMixup | None
+    ema: ModelEmaV3 | None
     tracker: Tracker
     store: CheckpointStore
     progress: Progress = dataclasses.field(default_factory=Progress)
@@ -103,7 +104,7 @@ class Trainer:
         torch.manual_seed(derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank))
         images, targets = batch.images, batch.labels
         if self.mixup is not None:
-            images, targets = self.mixup(images, targets, derive_seed("mixup", self.config.seed, step))
+            images, targets = self.mixup(images, targets, step)
         self.method.before_forward(step)
         loss = self.engine.forward_backward(images, targets)
         self._meter.add(loss, len(images))
@@ -126,7 +127,7 @@ class Trainer:
         if self.ema is not None:
             if decision.updates_masks:
                 self._mask_average()
-            self.ema.update(self.engine.model)
+            self.ema.update(self.engine.model, step=self.progress.step + 1)
 
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
@@ -136,8 +137,7 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         """The rate for the next step; a pure function of the steps that were made."""
-        if self.scheduler is not None:
-            self.scheduler.step_update(self.progress.step)
+        self.scheduler.step_update(self.progress.step)
 
     def _after_step(self, decision: Decision, learning_rate: float) -> None:
         """Log, validate and save, whatever is due."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -26,9 +27,10 @@ class Length:
         return round(self.value * scale)
 
     def __str__(self) -> str:
-        if self.unit == "run":
-            return f"{self.value * 100:g}%"
-        return f"{self.value:.12g} {self.unit}"
+        # Decimal, so that the text reads back as the very same value.
+        value = Decimal(repr(self.value)) * (100 if self.unit == "run" else 1)
+        number = f"{value.normalize():f}"
+        return f"{number}%" if self.unit == "run" else f"{number} {self.unit}"
 
 
 def parse_length(value: Any) -> Length:
@@ -36,19 +38,19 @@ def parse_length(value: Any) -> Length:
     if isinstance(value, Length):
         return value
     text = str(value)
-    if text.strip().isdigit() and not isinstance(value, bool):
+    if text.strip().isdecimal() and not isinstance(value, bool):
         return Length(int(text), "steps")
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"should be {_ACCEPTED}")
-    number, unit = float(match[1]), _UNITS.get(match[2], "epochs" if match[2].startswith("epoch") else "steps")
+    number, unit = Decimal(match[1]), _UNITS.get(match[2], "epochs" if match[2].startswith("epoch") else "steps")
     if unit == "run":
         number /= 100
         if number > 1:
             raise ValueError("should be at most 100% of the run")
-    if unit == "steps" and not number.is_integer():
+    if unit == "steps" and number % 1:
         raise ValueError("should be a whole number of steps")
-    return Length(number, unit)
+    return Length(float(number), unit)
 
 
 Duration = Annotated[

@@ -1,0 +1,104 @@
+"""From a YAML file and the command line to a validated :class:`Config`, and back to YAML.
+
+Whatever the source, everything becomes a list of assignments to dotted keys, applied in order: the base files, the file, the
+command line. The last one wins; mappings merge by key, and an empty mapping empties a dict key such as ``model.kwargs``.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dist_sparse.config.assign import apply
+from dist_sparse.config.command_line import Words, read_words
+from dist_sparse.config.duration import Length
+from dist_sparse.config.files import Assignment, dump, read_yaml
+from dist_sparse.config.schema import Config
+from dist_sparse.config.tree import flat
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a command line asks for."""
+
+    config: Config
+    print_config: bool
+
+
+def parse_args(argv: Sequence[str]) -> Invocation:
+    """Read a command line (without the program's name); ``--help`` prints the keys and exits.
+
+    Raises:
+        UserError: everything that is wrong with it, one line each.
+    """
+    _help_if_asked(argv)
+    words = read_words([word for word in argv if word != "--print-config"])
+    return Invocation(_load(words.config, words), print_config="--print-config" in argv)
+
+
+def load_config(path: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+    """The configuration of a YAML file (or the defaults) with overrides: command line words, or values by dotted key.
+
+    Raises:
+        UserError: everything that is wrong with them, one line each.
+    """
+    return _load(path, _as_words(overrides))
+
+
+def with_values(config: Config, overrides: Sequence[str] | Mapping[str, Any]) -> Config:
+    """A copy of a configuration with some values replaced: ``with_values(config, {"sparsity.density": 0.2})``.
+
+    Raises:
+        UserError: everything that is wrong with them, one line each.
+    """
+    words = _as_words(overrides)
+    return apply(config, words.assignments, words.errors)
+
+
+def to_flat(config: Config) -> dict[str, Any]:
+    """Every key's value by dotted path, in the order of the schema, as plain numbers, text, lists and mappings."""
+    return {key: _plain(value) for key, value in flat(config)}
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML, in the order of the schema; it reads back as an equal :class:`Config`."""
+    tree: dict[str, Any] = {}
+    for key, value in to_flat(config).items():
+        *path, last = key.split(".")
+        section = tree
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return dump(tree)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Length):
+        return str(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
+
+
+def _load(path: str | None, words: Words) -> Config:
+    below = read_yaml(path) if path is not None else []
+    return apply(Config(), [*below, *words.assignments], words.errors)
+
+
+def _as_words(overrides: Sequence[str] | Mapping[str, Any]) -> Words:
+    if isinstance(overrides, Mapping):
+        return Words([Assignment(key, value, "the given values") for key, value in overrides.items()])
+    return read_words(list(overrides))
+
+
+def _help_if_asked(argv: Sequence[str]) -> None:
+    for position, word in enumerate(argv):
+        flag, _, wanted = word.partition("=")
+        if flag in ("-h", "--help"):
+            from dist_sparse.config.help import format_help
+
+            following = "".join(argv[position + 1 : position + 2])
+            sys.stdout.write(format_help(wanted or ("" if following.startswith("-") else following)))
+            raise SystemExit(0)

@@ -1,0 +1,199 @@
+"""Folders of images in ImageNet's layout, decoded and augmented by worker processes.
+
+The workers get keys (epoch, position) and send back uint8 images. A sample's augmentation is seeded by its key, so the
+number of workers and ranks and a resume change nothing. Another backend would take the same :class:`ImageFiles` and :class:`BatchPlan`.
+"""
+
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from dist_sparse.config.schema import DataConfig
+from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
+from dist_sparse.data.image_files import BadImage, ImageFiles, list_splits, open_image
+from dist_sparse.data.order import BatchPlan, validation_share
+from dist_sparse.errors import UserError
+from dist_sparse.seeding import derive_seed, generator
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEFAULT_IMAGE_SIZE = 224
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+"""Epoch and position."""
+
+
+class Sample(NamedTuple):
+    """What a worker makes of one key: ``image`` is uint8 [3, H, W], or None where no file could be decoded."""
+
+    image: Tensor | None
+    label: int
+    index: int
+    bad: list[BadImage]
+
+
+class Pixels(NamedTuple):
+    """Samples of a batch as they leave a worker: uint8 [B, 3, H, W], without those that could not be decoded."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    bad: list[BadImage]
+
+
+class ImageDataset(Dataset[Sample]):
+    """Decodes and transforms one file per key; with ``substitute`` a corrupt file is replaced by the next good one."""
+
+    def __init__(self, files: ImageFiles, transform: v2.Transform, seed: int, substitute: bool) -> None:
+        self._files, self._transform, self._seed, self._substitute = files, transform, seed, substitute
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, position = key
+        bad: list[BadImage] = []
+        for offset in range(len(self._files) if self._substitute else 1):
+            index = (position + offset) % len(self._files)
+            image = open_image(self._files.path(index))
+            if not isinstance(image, BadImage):
+                return Sample(self._augmented(image, epoch, position), int(self._files.labels[index]), index, bad)
+            bad.append(image)
+        return Sample(None, -1, -1, bad)
+
+    def _augmented(self, image, epoch: int, position: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the process's generator: lend it, give it back
+            torch.default_generator.manual_seed(derive_seed("augment", self._seed, epoch, position))
+            return self._transform(image)
+
+
+def collate(samples: list[Sample]) -> Pixels:
+    """One batch of the samples that have an image."""
+    good = [sample for sample in samples if sample.image is not None]
+    images = [sample.image for sample in good if sample.image is not None]
+    return Pixels(
+        images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        bad=[bad for sample in samples for bad in sample.bad],
+    )
+
+
+class BatchFinisher:
+    """Reports bad images, and brings pixels to the device as a normalised batch."""
+
+    def __init__(self, config: DataConfig, device: torch.device) -> None:
+        self._stop = config.bad_images == "stop"
+        self._device = device
+        self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD, device)
+        self._reported: set[Path] = set()
+
+    def __call__(self, pixels: Pixels) -> Batch:
+        for path, reason in pixels.bad:
+            if self._stop:
+                raise UserError(f"{path} cannot be decoded ({reason}); mend or remove it, or set data.bad_images=skip")
+            if path not in self._reported:
+                self._reported.add(path)
+                logger.warning("%s cannot be decoded (%s); going on without it", path, reason)
+        images, labels, indices = (part.to(self._device, non_blocking=True) for part in pixels[:3])
+        return Batch(self._normalise(images) if len(labels) else images, labels, indices)
+
+
+class EpochSampler:
+    """Keys of this rank's micro-batches. The DataLoader asks for them in the main process, so ``place`` may move."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
+        self.place: tuple[int, int] = (0, 0)
+        """Epoch and first step of the next pass."""
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, start_step = self.place
+        for _, positions in self._plan.steps(epoch, start_step):
+            for share in self._plan.shares:
+                yield [(epoch, position) for position in positions[share].tolist()]
+
+
+class FolderTrainLoader:
+    """Training batches. The worker processes live on from epoch to epoch, so only one epoch can be under way at a time."""
+
+    def __init__(self, dataset: ImageDataset, plan: BatchPlan, config: DataConfig) -> None:
+        self._plan = plan
+        self._sampler = EpochSampler(plan)
+        self._loader = _worker_loader(dataset, self._sampler, config, plan.loading)
+        self._finish = BatchFinisher(config, plan.loading.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._plan.steps_per_epoch
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        self._sampler.place = (epoch, start_step)
+        for pixels in self._loader:
+            batch = self._finish(pixels)
+            if not len(batch.labels):
+                raise UserError("no image of the training folder can be decoded")
+            yield batch
+
+
+class FolderValLoader:
+    """This rank's share of the held-out images; batches can be smaller where corrupt ones are left out."""
+
+    def __init__(self, dataset: ImageDataset, share: range, config: DataConfig, loading: Loading) -> None:
+        size = loading.eval_batch_size
+        keys = [[(0, position) for position in share[start : start + size]] for start in range(0, len(share), size)]
+        self._loader = _worker_loader(dataset, keys, config, loading)
+        self._finish = BatchFinisher(config, loading.device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in map(self._finish, self._loader):
+            if len(batch.labels):
+                yield batch
+
+
+def build_folder(config: DataConfig, loading: Loading) -> Data:
+    """List the folder and make its loaders; errors as in :func:`dist_sparse.data.build_data`."""
+    size = config.image_size or DEFAULT_IMAGE_SIZE
+    if config.crop_padding is not None:
+        raise UserError("data.crop_padding is for small data sets; image_folder crops by data.min_scale")
+    if config.resize < size:
+        raise UserError(f"data.resize={config.resize} should be at least data.image_size={size}")
+    train_files, val_files = list_splits(Path(config.root).expanduser())
+    resized = [v2.Resize(config.resize), v2.CenterCrop(size)]
+    augmented = [
+        v2.RandomResizedCrop(size, scale=(config.min_scale, 1)),
+        v2.RandomHorizontalFlip(0.0 if config.flip is False else 0.5),
+    ]
+    to_train = v2.Compose([*(augmented if config.augment else resized), v2.PILToTensor()])
+    to_val = v2.Compose([*resized, v2.PILToTensor()])
+    plan = BatchPlan(config.name, len(train_files), loading)
+    train_set = ImageDataset(train_files, to_train, loading.seed, substitute=config.bad_images == "skip")
+    val_set = ImageDataset(val_files, to_val, loading.seed, substitute=False)
+    share = validation_share(len(val_files), loading)
+    return Data(
+        train=FolderTrainLoader(train_set, plan, config),
+        val=FolderValLoader(val_set, share, config, loading),
+        info=DataInfo(config.name, len(train_files.classes), 3, size, len(train_files), len(val_files)),
+    )
+
+
+def _worker_loader(dataset: ImageDataset, batch_sampler, config: DataConfig, loading: Loading) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=collate,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=loading.device.type == "cuda",
+        worker_init_fn=_leave_interrupts_to_parent,
+        generator=generator("workers", loading.seed),  # its own: the process's generator must not depend on how often we resume
+    )
+
+
+def _leave_interrupts_to_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

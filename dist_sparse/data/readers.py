@@ -1,0 +1,196 @@
+"""The small data sets: where their files lie, how they are read, and how their images are augmented by default."""
+
+import gzip
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from dist_sparse.config.schema import DataConfig
+from dist_sparse.data.small_set import MissingFilesError, Split
+from dist_sparse.data.tiny_imagenet import fetch_tiny_imagenet, read_tiny_imagenet
+from dist_sparse.errors import UserError
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the gzipped files."""
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    """A data set that fits on the device. Defaults of the augmentation count where the config leaves them open."""
+
+    classes: int
+    mean: tuple[float, ...]
+    """Per channel over the training split, of pixels scaled to 0-1."""
+    std: tuple[float, ...]
+    crop_padding: int
+    flip: bool
+    read: Callable[[Path], tuple[Split, Split]]
+    """Training and held-out split from the folder ``data.root``; raises MissingFilesError."""
+    layout: str = ""
+    """Files that ``read`` looks for, relative to the folder."""
+    download: Callable[[Path], object] | None = None
+    """Fetches them; raises OSError or RuntimeError."""
+    hint: str = ""
+    """Another way to get them."""
+
+
+def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
+    """Training and held-out split, fetched first if they are missing and ``data.download`` is set.
+
+    Raises UserError where the files are missing, or cannot be fetched. Of several ranks that share the folder one fetches.
+    """
+    root = Path(config.root).expanduser()
+    try:
+        return small_set.read(root)
+    except MissingFilesError:
+        if not config.download:
+            where = f"expected {root}/{small_set.layout}"
+            raise UserError(
+                f"{config.name} is missing or damaged: {where}; --data.download=true fetches it{small_set.hint}"
+            ) from None
+    assert small_set.download is not None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{config.name}.lock"):
+            try:
+                return small_set.read(root)  # another rank has fetched it meanwhile
+            except MissingFilesError:
+                small_set.download(root)
+                return small_set.read(root)
+    except (OSError, RuntimeError, MissingFilesError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
+        ) from error
+
+
+def _read_digits(_root: Path) -> tuple[Split, Split]:
+    """1,797 real digits of 8x8 pixels inside scikit-learn. Sorted by class, every fifth is held out: 1,437 and 360."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    targets = torch.from_numpy(labels).long()
+    held_out = torch.zeros(len(targets), dtype=torch.bool)
+    held_out[targets.argsort(stable=True)[::5]] = True
+    return Split(images[~held_out], targets[~held_out]), Split(images[held_out], targets[held_out])
+
+
+def _read_fashion_mnist(root: Path) -> tuple[Split, Split]:
+    folders = (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST)
+
+    def split(prefix: str) -> Split:
+        images = read_idx(_find(f"{prefix}-images-idx3-ubyte", folders))
+        labels = read_idx(_find(f"{prefix}-labels-idx1-ubyte", folders))
+        return Split(images.unsqueeze(1), labels.long())
+
+    return split("train"), split("t10k")
+
+
+def _find(name: str, folders: tuple[Path, ...]) -> Path:
+    """The file, gzipped or not, in the first folder that has it."""
+    candidates = [folder / f"{name}{suffix}" for folder in folders for suffix in ("", ".gz")]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise MissingFilesError(name)
+
+
+def read_idx(path: Path) -> Tensor:
+    """A uint8 tensor from MNIST's idx format (big-endian sizes, then the bytes), gzipped or not.
+
+    Raises UserError where the file is not of that format or is cut short.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if data[:3] != b"\x00\x00\x08":
+            raise ValueError("not an idx file of bytes")
+        start = 4 + 4 * data[3]
+        shape = np.frombuffer(data[4:start], dtype=">i4").tolist()
+        if len(data) - start != math.prod(shape):
+            raise ValueError(f"{len(data) - start} bytes where shape {shape} needs {math.prod(shape)}")
+        return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).view(shape)
+    except (OSError, EOFError, ValueError) as error:  # zlib's own error is not among them: gzip's CRC comes first
+        raise UserError(f"{path} is damaged ({error}); delete it and fetch the data set again") from error
+
+
+def _fetch_fashion_mnist(root: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(root, download=True)
+
+
+def _read_cifar(root: Path, classes: int) -> tuple[Split, Split]:
+    def split(train: bool) -> Split:
+        try:
+            data = _cifar(classes)(root, train=train)
+        except RuntimeError as error:  # torchvision's word for a missing file or a wrong checksum
+            raise MissingFilesError(str(error)) from error
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return Split(images, torch.tensor(data.targets))
+
+    return split(True), split(False)
+
+
+def _fetch_cifar(root: Path, classes: int) -> None:
+    _cifar(classes)(root, download=True)
+
+
+def _cifar(classes: int):
+    from torchvision import datasets
+
+    return {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
+
+
+SMALL_SETS = {
+    "digits": SmallSet(classes=10, mean=(0.3058,), std=(0.3761,), crop_padding=1, flip=False, read=_read_digits),
+    "fashion_mnist": SmallSet(
+        classes=10,
+        mean=(0.2860,),
+        std=(0.3530,),
+        crop_padding=2,
+        flip=True,
+        read=_read_fashion_mnist,
+        layout="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",
+        download=_fetch_fashion_mnist,
+        hint=", and Debian's package dataset-fashion-mnist is found by itself",
+    ),
+    "cifar10": SmallSet(
+        classes=10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        crop_padding=4,
+        flip=True,
+        read=partial(_read_cifar, classes=10),
+        layout="cifar-10-batches-py/{data_batch_1,data_batch_2,data_batch_3,data_batch_4,data_batch_5,test_batch,batches.meta}",
+        download=partial(_fetch_cifar, classes=10),
+    ),
+    "cifar100": SmallSet(
+        classes=100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        crop_padding=4,
+        flip=True,
+        read=partial(_read_cifar, classes=100),
+        layout="cifar-100-python/{train,test,meta}",
+        download=partial(_fetch_cifar, classes=100),
+    ),
+    "tiny_imagenet": SmallSet(
+        classes=200,
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+        crop_padding=8,
+        flip=True,
+        read=read_tiny_imagenet,
+        layout="tiny-imagenet-200/{wnids.txt,train/<wnid>/images/*.JPEG,val/images/*.JPEG,val/val_annotations.txt}",
+        download=fetch_tiny_imagenet,
+    ),
+}
+"""Every small set by its ``data.name``."""

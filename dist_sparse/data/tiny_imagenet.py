@@ -1,0 +1,110 @@
+"""Tiny-ImageNet: 200 classes of 500 training and 50 held-out JPEGs of 64x64 pixels, decoded once and kept as a tensor.
+
+Stanford CS231N, http://cs231n.stanford.edu/tiny-imagenet-200.zip.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from dist_sparse.data.image_files import BadImage, open_image
+from dist_sparse.data.small_set import MissingFilesError, Split
+from dist_sparse.errors import UserError
+
+FOLDER = "tiny-imagenet-200"
+URL = f"http://cs231n.stanford.edu/{FOLDER}.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+logger = logging.getLogger(__name__)
+
+Labelled = tuple[Path, int]
+
+
+def read_tiny_imagenet(root: Path) -> tuple[Split, Split]:
+    """Training and held-out split; MissingFilesError where a file of the layout is missing, UserError for a corrupt one."""
+    folder = root / FOLDER
+    try:
+        wnids = sorted((folder / "wnids.txt").read_text().split())
+        numbers = {wnid: number for number, wnid in enumerate(wnids)}
+        train = [
+            (path, number)
+            for wnid, number in numbers.items()
+            for path in sorted((folder / "train" / wnid / "images").iterdir())
+        ]
+        lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    except OSError as error:
+        raise MissingFilesError(str(error)) from error
+    val = []
+    for line in lines:
+        name, wnid = line.split("\t")[:2]  # then the bounding box
+        val.append((folder / "val" / "images" / name, numbers[wnid]))
+    return _cached(folder / "train.pt", train), _cached(folder / "val.pt", val)
+
+
+def fetch_tiny_imagenet(root: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(URL, str(root), md5=MD5)
+
+
+def _cached(cache: Path, files: Sequence[Labelled]) -> Split:
+    """The decoded files, from ``cache`` if it was made from the same list; one of several processes makes it."""
+    listing = hashlib.blake2b("\n".join(f"{path.name} {label}" for path, label in files).encode()).hexdigest()
+    found = _load(cache, listing)
+    if found is not None:
+        return found
+    if not os.access(cache.parent, os.W_OK):
+        logger.warning("%s cannot be written; the images are decoded anew in every run", cache)
+        return _decode(files)
+    with FileLock(cache.with_suffix(".lock")):
+        found = _load(cache, listing)
+        if found is None:
+            found = _decode(files)
+            _save(cache, listing, found)
+        return found
+
+
+def _decode(files: Sequence[Labelled]) -> Split:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        pixels = list(pool.map(_pixels, [path for path, _ in files]))
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor([label for _, label in files]))
+
+
+def _pixels(path: Path) -> np.ndarray:
+    image = open_image(path)
+    if isinstance(image, BadImage):
+        raise UserError(f"{path} cannot be decoded ({image.reason}); unpack {URL} again")
+    return np.asarray(image)
+
+
+def _load(cache: Path, listing: str) -> Split | None:
+    if not cache.is_file():
+        return None
+    try:
+        stored = torch.load(cache, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        logger.warning("%s is damaged (%s); the images are decoded again", cache, str(error).splitlines()[0])
+        return None
+    return Split(stored["images"], stored["labels"]) if stored["listing"] == listing else None
+
+
+def _save(cache: Path, listing: str, split: Split) -> None:
+    """Write beside ``cache`` and rename, so that no reader ever sees half a file."""
+    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        torch.save({"listing": listing, "images": split.images, "labels": split.labels}, temporary)
+        temporary.replace(cache)
+    except (OSError, RuntimeError) as error:  # a full disk, in torch's words or in Python's
+        temporary.unlink(missing_ok=True)
+        logger.warning(
+            "%s could not be written (%s); the images are decoded anew in every run", cache, str(error).splitlines()[0]
+        )

@@ -1,0 +1,87 @@
+"""Networks by name: any of timm's, and the families of the reference papers, which importing this package registers with timm.
+
+``python -m dist_sparse.models`` prints a table of the families.
+"""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from dist_sparse.config.schema import ModelConfig
+from dist_sparse.errors import UserError
+from dist_sparse.models import cifar_alexnet, cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_wide_resnet
+from dist_sparse.models.meta import meta_copy
+from dist_sparse.seeding import derive_seed
+
+FAMILIES = (cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_alexnet, cifar_wide_resnet)
+"""The modules of the reference papers' families, in the order of the table."""
+
+
+def build_model(config: ModelConfig, *, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
+    """The network of a run, on the CPU, in training mode.
+
+    Args:
+        classes: outputs of the classifier.
+        channels, image_size: the images are [B, channels, image_size, image_size].
+        seed: the run's seed. The initial weights depend on it alone; torch's own generators are left as they were.
+
+    Raises:
+        UserError: an unknown name, bad ``model.kwargs``, no pretrained weights, or images that the network cannot take.
+    """
+    _check_names(config)
+    kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    if _takes_image_size(config.name):
+        kwargs["img_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed("init", seed))  # torch.manual_seed would seed CUDA as well
+        model = _create(config, {**kwargs, **config.kwargs})
+    _check_forward(config, model, classes, (channels, image_size, image_size))
+    return model.train()
+
+
+def _check_names(config: ModelConfig) -> None:
+    if not timm.is_model(config.name):
+        nearest = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`python -m dist_sparse.models` lists ours"
+        raise UserError(f"model.name: {config.name!r} is neither one of timm's models nor one of ours; {hint}")
+    if reserved := sorted({"num_classes", "in_chans"} & config.kwargs.keys()):
+        raise UserError(f"model.kwargs: {' and '.join(reserved)} cannot be given, the data set decides")
+
+
+def _takes_image_size(name: str) -> bool:
+    """Whether the constructor must be told the size of the images; timm marks such networks (ViT and its kin) itself."""
+    try:
+        pretrained_cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a name such as resnet18.no_such_weights
+        raise UserError(f"model.name: {name!r}: {_reason(error)}") from error
+    return pretrained_cfg is not None and pretrained_cfg.fixed_input_size
+
+
+def _create(config: ModelConfig, kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(config.name, pretrained=config.pretrained, **kwargs)
+    except Exception as error:  # constructors check their arguments in every way there is, assertions among them
+        if config.pretrained and isinstance(error, OSError | RuntimeError):
+            raise UserError(f"model.pretrained: no weights for {config.name}: {_reason(error)}") from error
+        if config.kwargs or "img_size" in kwargs:
+            raise UserError(f"model.kwargs: {config.name} cannot be built with {kwargs}: {_reason(error)}") from error
+        raise
+
+
+def _check_forward(config: ModelConfig, model: nn.Module, classes: int, image: tuple[int, int, int]) -> None:
+    """Send the shape of one image through the network, so that images it cannot take are known before the first step."""
+    try:
+        logits = meta_copy(model)(torch.empty(1, *image, device="meta"))
+    except Exception as error:
+        shape = "x".join(map(str, image))
+        raise UserError(f"model.name: {config.name} cannot take images of {shape} (data.image_size): {_reason(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
+        raise UserError(f"model.kwargs: with {config.kwargs}, {config.name} does not give one logit a class")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

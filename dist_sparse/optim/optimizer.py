@@ -1,0 +1,85 @@
+"""Any timm optimizer by name, with weight decay where it belongs and one rule for the learning rate."""
+
+import difflib
+import logging
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from torch import nn
+
+from dist_sparse.config.schema import OptimConfig
+from dist_sparse.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_KEYS_OF_THEIR_OWN = {
+    "opt": "optim.name",
+    "lr": "optim.lr",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
+    "filter_bias_and_bn": "optim.decay_norm_and_bias",
+}
+
+
+def effective_lr(config: OptimConfig, batch_size: int) -> float:
+    """The peak learning rate of a run with ``batch_size`` samples a step (over all ranks and accumulation steps).
+
+    It is ``lr * batch_size / lr_batch_size`` where ``lr_batch_size`` is given (the linear rule of Goyal et al. 2017,
+    arXiv:1706.02677), else ``lr``.
+    """
+    return config.lr * batch_size / config.lr_batch_size if config.lr_batch_size else config.lr
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+    """The optimizer of a model, made by timm.
+
+    Parameters of fewer than two dimensions, biases, and those that the model's ``no_weight_decay()`` names do not decay.
+    ``optim.momentum`` reaches the optimizers that have a momentum; timm leaves the betas of Adam's family to ``optim.kwargs``.
+    Multi-tensor (foreach) implementations are the libraries' default and stay so.
+
+    Args:
+        batch_size: samples an optimizer step, over all ranks and accumulation steps.
+
+    Raises:
+        UserError: unknown optimizer, one that cannot run here, or arguments that it refuses.
+    """
+    name = _known_name(config)
+    _check_arguments(config, name)
+    try:
+        return create_optimizer_v2(
+            model,
+            name,
+            lr=effective_lr(config, batch_size),
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_norm_and_bias,
+            **config.kwargs,
+        )
+    except ImportError as error:
+        raise UserError(f"optim.name={config.name}: needs a package that is not installed ({error})") from None
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"optim.name={config.name} with optim.kwargs={config.kwargs}: {reason}") from error
+
+
+def _known_name(config: OptimConfig) -> str:
+    name = config.name.lower()
+    base = name.removeprefix("lookahead_")
+    if base not in (known := list_optimizers()):
+        near = difflib.get_close_matches(base, known, n=4, cutoff=0.5) or ["sgd", "momentum", "adamw"]
+        raise UserError(f"optim.name={config.name}: unknown optimizer; did you mean {', '.join(map(str, near))}?")
+    if get_optimizer_info(base).second_order:
+        raise UserError(f"optim.name={config.name}: needs second derivatives, which the training loop does not compute")
+    return name
+
+
+def _check_arguments(config: OptimConfig, name: str) -> None:
+    """Refuse arguments that have a key of their own or that timm would drop in silence."""
+    info = get_optimizer_info(name.removeprefix("lookahead_"))
+    for argument in config.kwargs:
+        if argument in _KEYS_OF_THEIR_OWN:
+            raise UserError(f"optim.kwargs.{argument}: has a key of its own, {_KEYS_OF_THEIR_OWN[argument]}")
+        if (argument == "betas" and not info.has_betas) or (argument == "eps" and not info.has_eps):
+            raise UserError(f"optim.kwargs.{argument}: {config.name} takes no such argument")
+    if not info.has_momentum and config.momentum != OptimConfig().momentum:
+        _log.warning("optim.momentum=%g is not used: %s has none (see optim.kwargs.betas)", config.momentum, config.name)

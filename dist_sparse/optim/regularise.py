@@ -1,0 +1,73 @@
+"""Mixup and cutmix, label smoothing, and the moving average of the weights."""
+
+import numpy as np
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from dist_sparse.config.schema import TrainConfig
+from dist_sparse.errors import UserError
+from dist_sparse.seeding import derive_seed
+
+
+class SeededMixup:
+    """timm's batch-wise mixup and cutmix, drawn anew at each step as a pure function of seed and step.
+
+    So all ranks draw the same lambda and the same box, and a resumed run draws what the uninterrupted one would.
+    """
+
+    def __init__(self, mixup: Mixup, seed: int):
+        self._mixup, self._seed = mixup, seed
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Mix a batch with its reverse.
+
+        Args:
+            images: [B, C, H, W] float, mixed in place; B even.
+            labels: [B] int64.
+
+        Returns:
+            The images, and soft targets [B, classes] that sum to one, label smoothing included.
+
+        Raises:
+            UserError: B is odd.
+        """
+        if len(images) % 2:
+            raise UserError(
+                f"train.mixup and train.cutmix need an even number of samples in a micro-batch, not {len(images)}; "
+                "change train.batch_size or train.accumulation"
+            )
+        # timm draws from numpy's global generator: lend it a seed of our own for the call.
+        state = np.random.get_state()  # noqa: NPY002
+        seed = derive_seed("mixup", self._seed, step)
+        np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
+        try:
+            return self._mixup(images, labels)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def build_mixup(config: TrainConfig, classes: int, seed: int) -> SeededMixup | None:
+    """Mixup and cutmix as configured (both: one or the other with equal odds), or None if both are off."""
+    if not _mixes(config):
+        return None
+    mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
+    return SeededMixup(mixup, seed)
+
+
+def build_loss(config: TrainConfig) -> nn.CrossEntropyLoss:
+    """Cross-entropy for labels [B] and soft targets [B, classes] alike. With mixup the targets are smoothed already."""
+    return nn.CrossEntropyLoss(label_smoothing=0.0 if _mixes(config) else config.label_smoothing)
+
+
+def build_ema(config: TrainConfig, model: nn.Module) -> ModelEmaV3 | None:
+    """The moving average of a model (not wrapped by an engine), or None if it is off.
+
+    Call ``update(model, step=n)`` after the n-th step, counted from 1: the first copies. Floating point buffers, such as the
+    statistics of a batch norm, are averaged like the weights, others copied. ``.module.state_dict()`` loads into a plain model.
+    """
+    return ModelEmaV3(model, decay=config.ema) if config.ema is not None else None
+
+
+def _mixes(config: TrainConfig) -> bool:
+    return config.mixup > 0 or config.cutmix > 0

@@ -1,0 +1,81 @@
+# shellcheck shell=bash
+# Sourced by the other launchers: makes .venv at the repository's root and installs the package into it, once.
+#
+#   ensure_environment           the package, with DALI and DeepSpeed where the platform has them
+#   ensure_environment test      what the checks and benchmarks need as well
+#
+# PYTHON chooses the interpreter (3.10 or newer). When nothing has changed since the last time, pip is not started at all.
+
+ROOT=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+CONSTRAINTS=$ROOT/launchers/constraints.txt
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "error: $*"; exit 1; }
+
+# The first interpreter that is new enough; PYTHON, when set, is the only candidate.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "${PYTHON:-python3} is not Python 3.10 or newer; set PYTHON to one that is, for example PYTHON=python3.11"
+}
+
+make_venv() {
+    local python
+    # A clone that was moved or copied has scripts in .venv/bin that start the old place's interpreter.
+    if [[ $(cat "$VENV/made-at" 2>/dev/null || printf '%s' "$ROOT") == "$ROOT" ]] \
+        && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        return
+    fi
+    python=$(find_python)
+    "$python" -c 'import ensurepip, venv' 2>/dev/null \
+        || fail "$python lacks the venv module; on Debian or Ubuntu: apt-get install python3-venv"
+    say "Making the virtual environment $VENV with $("$python" --version)"
+    "$python" -m venv --clear "$VENV"
+    printf '%s' "$ROOT" >"$VENV/made-at"
+}
+
+pip_install() {
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$CONSTRAINTS" --editable "$1"
+}
+
+install_package() {
+    local extra
+    say "Installing dist_sparse and its dependencies: about 6 GB, a few minutes, only this once"
+    pip_install "$ROOT"
+    for extra in dali deepspeed; do
+        if ! getconf GNU_LIBC_VERSION >/dev/null 2>&1; then
+            say "Going on without $extra: it needs Linux with glibc"
+        elif ! pip_install "${ROOT}[$extra]" 2>"$VENV/$extra.log"; then
+            say "Going on without $extra: it could not be installed here (see $VENV/$extra.log)"
+        fi
+    done
+}
+
+install_test() {
+    say "Installing what the checks need"
+    pip_install "${ROOT}[test,benchmarks]"
+}
+
+# once NAME: runs install_NAME unless it has succeeded with these very requirements.
+once() {
+    local stamp=$VENV/installed-$1 fingerprint
+    fingerprint=$(printf '%s' "$ROOT" | cat - "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$CONSTRAINTS" | cksum)
+    if [[ $(cat "$stamp" 2>/dev/null) != "$fingerprint" ]]; then
+        make_venv
+        "install_$1"
+        printf '%s' "$fingerprint" >"$stamp"
+    fi
+}
+
+ensure_environment() {
+    once package
+    if [[ ${1:-} == test ]]; then
+        once test
+    fi
+}
