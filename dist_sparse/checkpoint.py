@@ -1,6 +1,6 @@
 """Checkpoints on disk: the last few and the best, written so that a kill or a full disk costs none of those before.
 
-A state is a tree of dicts, lists and tuples with tensors, numbers and text as leaves, so that reading it runs no code of the file's.
+A state is a tree of dicts, lists and tuples with tensors, numbers and text as leaves: reading one runs no code out of the file.
 Only rank 0 writes; any process may read, while the run goes on too.
 """
 
@@ -8,10 +8,10 @@ import logging
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -145,13 +145,13 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     warnings = []
     if rounding := [key for key in differing if _matches(key, CHANGES_ROUNDING)]:
         warnings.append(f"resuming with another {', '.join(rounding)}: results agree with the run so far up to rounding only")
-    if unknown := sorted((saved.keys() ^ current.keys()) - {key for key in saved | current if _matches(key, MAY_CHANGE)}):
+    if unknown := [key for key in sorted(saved.keys() ^ current.keys()) if not _matches(key, MAY_CHANGE)]:
         warnings.append(f"resuming from another version of this program: {', '.join(unknown)} not known to both")
     return warnings
 
 
 def check_world(saved: int, current: int) -> list[str]:
-    """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks together."""
+    """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks."""
     if saved == current:
         return []
     return [f"resuming on {current} ranks a run of {saved}: the batch stays the same, results agree up to rounding only"]
@@ -181,12 +181,9 @@ def _check_plain(value: object, where: str) -> None:
     """Fail at the first save, not at the first resume, over a leaf that cannot be read back (such as NumPy's float)."""
     if isinstance(value, Tensor) or type(value) in _SCALARS:
         return
-    if type(value) in (dict, OrderedDict):
-        assert isinstance(value, dict)
-        for key, each in value.items():
+    assert type(value) in (dict, OrderedDict, list, tuple), f"{where}: a {type(value).__name__} is not plain"
+    if isinstance(value, dict):
+        for key in value:
             assert type(key) in (str, int), f"{where}: key {key!r} is neither text nor a whole number"
-            _check_plain(each, f"{where}[{key!r}]")
-        return
-    assert type(value) in (list, tuple) and isinstance(value, list | tuple), f"{where}: a {type(value).__name__} is not plain"
-    for position, each in enumerate(value):
-        _check_plain(each, f"{where}[{position}]")
+    for key, each in value.items() if isinstance(value, dict) else enumerate(cast(Sequence[object], value)):
+        _check_plain(each, f"{where}[{key!r}]")

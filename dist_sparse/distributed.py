@@ -88,9 +88,15 @@ def from_first_rank(value: Any) -> Any:
     return box[0]
 
 
+class AgreedError(UserError):
+    """A mistake that one rank or more have found, raised on all."""
+
+    on_all_ranks = True
+
+
 @contextlib.contextmanager
 def agreeing_on_errors() -> Iterator[None]:
-    """Raise a ValueError of any rank on all of them, so that none is left waiting. Collective at the end of the block.
+    """Raise a ValueError of any rank on all of them, as :class:`AgreedError`, so that none is left waiting. Collective at the end of the block.
 
     The block itself must hold no collective. Equal messages are told once.
     """
@@ -103,4 +109,4 @@ def agreeing_on_errors() -> Iterator[None]:
     dist.all_gather_object(messages, None if mine is None else str(mine))
     told = list(dict.fromkeys(message for message in messages if message is not None))
     if told:
-        raise UserError("\n".join(told)) from mine
+        raise AgreedError("\n".join(told)) from mine

@@ -4,6 +4,7 @@ Counted are convolutions and linear layers, as in RigL's and GraNet's figures: R
 accumulates (MACs), twice as many floating point operations (FLOPs). Norms, activations, pooling and attention products are not.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,15 +79,15 @@ def sparse_macs(macs: Mapping[str, int], densities: Mapping[str, float]) -> floa
 
 
 def training_cost(forward: float, dense_gradient_share: float = 0.0) -> float:
-    """Cost of training relative to dense training, from section 3 and appendix H of RigL (arXiv 1911.11134).
+    """Cost of training relative to dense training, as RigL (ICML 2020, arXiv 1911.11134) counts it.
 
-    A step is three units: forward, gradient of the inputs, gradient of the weights. All three scale with ``forward``, but the last is
-    dense in those steps whose scores need it.
+    A step is three units: the forward, the gradient of the inputs, the gradient of the weights. All three shrink with the
+    forward, but the last is dense in those steps whose scores need a dense gradient.
 
     Args:
-        forward: multiply-accumulates of the sparse forward over those of the dense one; a mean over the run where density moves.
-        dense_gradient_share: share of the steps with a dense gradient: 0 for static and SET, 1 for SNFS; for RigL, whose update every
-            T steps is a step of its own, 1/(T+1).
+        forward: MACs of the sparse forward over those of the dense one; its mean over the run where densities move.
+        dense_gradient_share: share of the steps that take a dense gradient. 0 for static and SET; 1 for SNFS; 1/(T+1) for RigL,
+            whose update every T steps is a step of its own.
     """
     return forward + dense_gradient_share * (1 - forward) / 3
 
@@ -102,44 +103,45 @@ class LayerRow:
     active: int
     macs: int
 
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+    def cells(self) -> tuple[str, ...]:
+        shape, cost = "x".join(map(str, self.shape)), self.macs * self.density / 1e6
+        return self.name, shape, self.structure, f"{self.density:.4f}", f"{self.active:,}", f"{self.weights:,}", f"{cost:,.2f}"
+
+
+_WIDTH = 100
+_HEADER = ("layer", "shape", "structure", "density", "active", "weights", "MMACs")
+
 
 def layer_table(rows: Sequence[LayerRow], total_parameters: int) -> str:
-    """A text table of the layers at most 100 columns wide, with the network's parameters and FLOPs, sparse against dense.
+    """A text table of the layers, at most 100 columns wide, with the network's parameters and FLOPs, sparse of dense.
 
     Args:
         rows: every convolution and linear layer; ``structure`` is "-" where a layer has no mask.
         total_parameters: of the dense network, norms and biases included.
     """
-    weights = [torch.Size(row.shape).numel() for row in rows]
-    cells = [("layer", "shape", "density", "structure", "active", "weights", "MMACs")]
-    for row, total in zip(rows, weights, strict=True):
-        shape = "x".join(map(str, row.shape))
-        macs = f"{row.macs * row.density / 1e6:,.2f}"
-        cells.append((row.name, shape, f"{row.density:.4f}", row.structure, f"{row.active:,}", f"{total:,}", macs))
+    cells = [_HEADER, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths[0] = min(widths[0], 100 - sum(widths[1:]) - 2 * (len(widths) - 1))
-    lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
-    rule = "-" * max(map(len, lines))
-    active = total_parameters - sum(weights) + sum(row.active for row in rows)
-    dense_flops, sparse_flops = 2 * sum(row.macs for row in rows), 2 * sum(row.macs * row.density for row in rows)
-    return "\n".join(
-        [
-            lines[0],
-            rule,
-            *lines[1:],
-            rule,
-            f"parameters       {active:>14,} of {total_parameters:>14,} ({active / total_parameters:.2%})",
-            f"FLOPs per image  {sparse_flops:>14,.0f} of {dense_flops:>14,} ({sparse_flops / max(dense_flops, 1):.2%})",
-        ]
-    )
+    name_width = min(widths[0], _WIDTH - sum(widths[1:]) - 2 * len(widths[1:]))
+    template = f"{{:<{name_width}}}" + "".join(f"  {{:{'<<>>>>'[i]}{width}}}" for i, width in enumerate(widths[1:]))
+    header, *lines = [template.format(_shortened(name, name_width), *others) for name, *others in cells]
+    rule = "-" * len(header)
+    active = total_parameters - sum(row.weights - row.active for row in rows)
+    dense, sparse = 2 * sum(row.macs for row in rows), round(2 * sum(row.macs * row.density for row in rows))
+    totals = [_total("parameters", active, total_parameters), _total("FLOPs per image", sparse, dense)]
+    return "\n".join([header, rule, *lines, rule, *totals])
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Name, shape and structure to the left, numbers to the right; a long name loses its middle."""
-    name = cells[0]
-    if len(name) > widths[0]:
-        head = (widths[0] - 2) // 2
-        name = f"{name[:head]}..{name[head + 2 - widths[0] :]}"
-    left = {0, 1, 3}
-    texts = [name, *cells[1:]]
-    return [f"{text:<{width}}" if i in left else f"{text:>{width}}" for i, (text, width) in enumerate(zip(texts, widths, strict=True))]
+def _shortened(name: str, width: int) -> str:
+    """A name that is too long loses its middle."""
+    if len(name) <= width:
+        return name
+    head = max(0, width - 2) // 2
+    return f"{name[:head]}..{name[head + 2 - width :]}"
+
+
+def _total(what: str, sparse: int, dense: int) -> str:
+    return f"{what:<16} {sparse:>18,} of {dense:>18,}  ({sparse / max(dense, 1):.2%})"

@@ -45,6 +45,8 @@ COLUMNS = (
 class Diverged(UserError):
     """The loss has not been finite for too many steps in a row."""
 
+    on_all_ranks = True
+
 
 @dataclass(kw_only=True)
 class Progress:

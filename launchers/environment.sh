@@ -15,8 +15,9 @@ fail() { say "error: $*"; exit 1; }
 
 # The first interpreter that is new enough; PYTHON, when set, is the only candidate.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+    local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.10)
+    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             printf '%s' "$candidate"
             return
@@ -47,7 +48,7 @@ pip_install() {
 install_package() {
     local extra
     say "Installing dist_sparse and its dependencies: about 6 GB, a few minutes, only this once"
-    pip_install "$ROOT"
+    pip_install "$ROOT" || fail "pip could not install the package (its message is above)"
     for extra in dali deepspeed; do
         if ! getconf GNU_LIBC_VERSION >/dev/null 2>&1; then
             say "Going on without $extra: it needs Linux with glibc"
@@ -59,7 +60,7 @@ install_package() {
 
 install_test() {
     say "Installing what the checks need"
-    pip_install "${ROOT}[test,benchmarks]"
+    pip_install "${ROOT}[test,benchmarks]" || fail "pip could not install what the checks need (its message is above)"
 }
 
 # once NAME: runs install_NAME unless it has succeeded with these very requirements.

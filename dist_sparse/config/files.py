@@ -98,16 +98,17 @@ def read_yaml(path: str, above: tuple[str, ...] = ()) -> list[Assignment]:
     chain = (*above, path)
     if os.path.realpath(path) in map(os.path.realpath, above):
         raise UserError(f"{above[0]}: the base files go round in a circle: {' -> '.join(chain)}")
-    loader = Loader(_read_text(path, above))
+    text = _read_text(path, above)
     try:
+        loader = Loader(text)
         node = loader.get_single_node()
         pairs = _pairs(loader, node, path) if node is not None else []
+    except UserError:
+        raise
     except yaml.MarkedYAMLError as error:
         raise UserError(_describe(path, error)) from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
     bases = [each for each in pairs if each.key == "base"]
     below = [each for base in bases for name in _base_names(base) for each in read_yaml(_beside(path, name), chain)]
     return [*below, *(each for each in pairs if each.key != "base")]
@@ -136,15 +137,22 @@ def parse_json(text: str, source: str) -> list[Assignment]:
 def _pairs(loader: Loader, node: yaml.Node, path: str) -> list[Assignment]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}: should be a mapping of keys to values at the top level")
-    return list(_walk(loader, node, path, ""))
+    pairs = list(_walk(loader, node, path, ""))
+    seen: set[str] = set()
+    for pair in pairs:  # dotted in one place and nested in another
+        if pair.key in seen:
+            raise UserError(f"{pair.source}: the key {pair.key!r} stands twice")
+        seen.add(pair.key)
+    return pairs
 
 
 def _walk(loader: Loader, node: yaml.MappingNode, path: str, prefix: str) -> Iterator[Assignment]:
     """Nested mappings become dotted keys as far as the schema has sections, so that each key knows its line."""
     loader.check_duplicates(node)
     loader.flatten_mapping(node)
-    for key_node, value_node in node.value:
-        key = prefix + str(loader.construct_object(key_node, deep=True))
+    # A key of its own stands behind the same key from a `<<`, and replaces it.
+    for key_node, value_node in {key.value: (key, value) for key, value in node.value}.values():
+        key = prefix + str(key_node.value)
         if key in sections() and isinstance(value_node, yaml.MappingNode):
             yield from _walk(loader, value_node, path, key + ".")
         else:

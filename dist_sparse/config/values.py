@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.files import Loader
-from dist_sparse.config.tree import Leaf
+from dist_sparse.config.tree import Leaf, leaves
 
 _NONE_WORDS = ("None", "none", "null")
 _MESSAGES = {
@@ -35,9 +35,10 @@ class BadValue(Exception):
 
 
 @cache
-def _adapter(key: str, annotation: Any) -> TypeAdapter[Any]:
-    # The key is part of the cache's key only to keep equal but differently bounded annotations apart.
-    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+def _adapter(key: str) -> TypeAdapter[Any]:
+    leaf = leaves()[key]
+    # pydantic refuses a config for a dataclass, which a length is.
+    return TypeAdapter(leaf.annotation, config=None if leaf.type is Length else ConfigDict(allow_inf_nan=False))
 
 
 def convert(leaf: Leaf, value: Any, *, text: bool) -> Any:
@@ -53,7 +54,9 @@ def convert(leaf: Leaf, value: Any, *, text: bool) -> Any:
     errors: list[BadValue] = []
     for candidate in _readings(leaf, value, text):
         try:
-            return _adapter(leaf.key, leaf.annotation).validate_python(plain(candidate))
+            if isinstance(candidate, bool) and leaf.type in (int, float):  # which pydantic would take for 0 and 1
+                raise BadValue(_MESSAGES["int_" if leaf.type is int else "float_"], (), value)
+            return _adapter(leaf.key).validate_python(plain(candidate))
         except ValidationError as error:
             errors.append(_bad_value(error))
         except BadValue as error:

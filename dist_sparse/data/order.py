@@ -36,9 +36,10 @@ class BatchPlan:
                 f"{fitting} would"
             )
         if self.size < batch:
+            largest = self.size // parts * parts
             raise UserError(
                 f"train.batch_size={batch} is more than the {self.size} training samples of {self.name}; "
-                f"{self.size // parts * parts} would do"
+                f"{largest or 'fewer ranks or accumulation steps'} would do"
             )
 
     @property

@@ -67,7 +67,9 @@ def _create(config: ModelConfig, kwargs: dict[str, Any]) -> nn.Module:
         if config.pretrained and isinstance(error, OSError | RuntimeError):
             raise UserError(f"model.pretrained: no weights for {config.name}: {_reason(error)}") from error
         if config.kwargs or "img_size" in kwargs:
-            raise UserError(f"model.kwargs: {config.name} cannot be built with {kwargs}: {_reason(error)}") from error
+            raise UserError(
+                f"model.kwargs: {config.name} cannot be built with {config.kwargs or kwargs}: {_reason(error)}"
+            ) from error
         raise
 
 
@@ -76,8 +78,8 @@ def _check_forward(config: ModelConfig, model: nn.Module, classes: int, image: t
     try:
         logits = meta_copy(model)(torch.empty(1, *image, device="meta"))
     except Exception as error:
-        shape = "x".join(map(str, image))
-        raise UserError(f"model.name: {config.name} cannot take images of {shape} (data.image_size): {_reason(error)}") from error
+        images = f"images of {'x'.join(map(str, image))} (data.image_size)"
+        raise UserError(f"model.name: {config.name} cannot take {images}: {_reason(error)}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
         raise UserError(f"model.kwargs: with {config.kwargs}, {config.name} does not give one logit a class")
 

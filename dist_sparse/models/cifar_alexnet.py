@@ -2,12 +2,14 @@
 
 Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012, as reduced for CIFAR by SNIP
 (Lee et al., ICLR 2019, arXiv 1810.02340) and written in sparse momentum's reference code (arXiv 1907.04840): five strided
-convolutions of 96, 256, 384, 384 and 256 channels without max pooling, and two hidden linear layers of 1024 (S) or 2048 (B) units.
+convolutions of 96, 256, 384, 384 and 256 channels without max pooling, and two hidden linear layers of 1024 (S) or 2048 (B)
+units.
 
 Parameters with 10 classes and 3 channels: cifar_alexnet_s 5,077,066; cifar_alexnet_b 8,501,322.
 
 Deviations: logits instead of log-softmax; Kaiming normal weights by fan-out; average pooling to 1x1, which does nothing to the
-reference's 32x32 images and lets others through. Its biases before batch norm are kept. Training needs at least two images a batch.
+reference's 32x32 images and lets others through. Its biases before batch norm are kept. Training needs at least two
+images a batch.
 """
 
 from typing import Any, cast

@@ -1,7 +1,7 @@
 """ResNet-20, -32 and -56 for small images.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), section 4.2: a 3x3 stem and three stages
-of basic blocks with 16, 32 and 64 channels, the last two stages halving the image.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), section 4.2: a 3x3 stem and three
+stages of basic blocks with 16, 32 and 64 channels, the last two stages halving the image.
 
 Parameters with 10 classes and 3 channels:
 

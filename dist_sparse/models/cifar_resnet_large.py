@@ -1,13 +1,14 @@
 """ResNet-18, -34 and -50 for small images: timm's networks with a 3x3 stem of stride 1 and without its max pooling.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), in the form that the CIFAR experiments
-of GraNet (NeurIPS 2021), In-Time Over-Parameterization (ICML 2021) and AST (NeurIPS 2022) use: four stages of 64, 128, 256 and 512
-channels (four times that after ResNet-50's bottlenecks, whose stride is in the 3x3 convolution).
+of GraNet (NeurIPS 2021), In-Time Over-Parameterization (ICML 2021) and AST (NeurIPS 2022) use: four stages of 64, 128, 256 and
+512 channels (four times that after ResNet-50's bottlenecks, whose stride is in the 3x3 convolution).
 
 Parameters with 10 classes and 3 channels: cifar_resnet18 11,173,962; cifar_resnet34 21,282,122; cifar_resnet50 23,520,842.
 
-Deviations: logits instead of GraNet's log-softmax, and a bias in the classifier, which GraNet's has not; timm's initial weights (Kaiming normal by fan-out), with the last batch norm
-of a block at 1 as in the reference code, not at timm's 0 (``zero_init_last: true`` sets it to 0). The state dict's keys are timm's.
+Deviations: logits instead of GraNet's log-softmax, and a bias in the classifier, where GraNet has none; timm's initial
+weights (Kaiming normal by fan-out), with the last batch norm of a block at 1 as in the reference code, not at timm's 0
+(``zero_init_last: true`` sets it to 0). The state dict's keys are timm's.
 """
 
 from typing import Any, cast

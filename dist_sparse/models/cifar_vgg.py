@@ -17,8 +17,9 @@ Parameters with 10 classes and 3 channels:
 Sparse momentum's 1x1 convolutions are padded by 1, so VGG-C ends in 2x2 maps and its first linear layer takes 2048 features
 (SNIP's takes 512, whence its 10.5 million). Biases before batch norm are kept where the reference has them.
 
-Deviations: logits instead of log-softmax; Kaiming normal convolution weights by fan-out; adaptive average pooling at the end, and max
-pooling that rounds sizes up except in VGG-C. Both do nothing to the reference's 32x32 images and let others, 8x8 and 28x28, through.
+Deviations: logits instead of log-softmax; Kaiming normal convolution weights by fan-out; adaptive average pooling at the end,
+and max pooling that rounds sizes up except in VGG-C. Both do nothing to the reference's 32x32 images and let others, such as
+8x8 and 28x28, through. VGG-C, -D and -like need at least two images a batch in training.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def _hidden(inputs: int, count: int) -> nn.Sequential:
 
 _CFG = small_image_cfg(first_conv="features.0")
 _NAMES = ("cifar_vgg_c", "cifar_vgg_d", "cifar_vgg_like", "cifar_vgg19")
-default_cfgs = generate_default_cfgs({name: _CFG for name in _NAMES})
+default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES, _CFG))
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CifarVGG:

@@ -1,8 +1,8 @@
 """Wide residual networks WRN-22-2, -28-2, -22-8, -16-8 and -16-10.
 
-Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv 1605.07146): WRN-depth-k has a 3x3 stem of 16 channels and three
-stages of (depth - 4) / 6 pre-activation blocks with 16k, 32k and 64k channels. Sizes, dropout and shortcuts are those of sparse
-momentum's reference code (Dettmers and Zettlemoyer, arXiv 1907.04840); WRN-22-2 is RigL's CIFAR-10 network (arXiv 1911.11134).
+Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv 1605.07146): WRN-depth-k has a 3x3 stem of 16 channels and
+three stages of (depth - 4) / 6 pre-activation blocks with 16k, 32k and 64k channels. Sizes, dropout and shortcuts are those of
+sparse momentum's reference code (Dettmers and Zettlemoyer, arXiv 1907.04840); WRN-22-2 is RigL's CIFAR-10 network (arXiv 1911.11134).
 
 Parameters with 10 classes and 3 channels:
 
@@ -79,7 +79,7 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int, drop_rate: float
 
 _CFG = small_image_cfg(first_conv="conv1")
 _NAMES = ("cifar_wrn_22_2", "cifar_wrn_28_2", "cifar_wrn_22_8", "cifar_wrn_16_8", "cifar_wrn_16_10")
-default_cfgs = generate_default_cfgs({name: _CFG for name in _NAMES})
+default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES, _CFG))
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> WideResNet:

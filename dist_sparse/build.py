@@ -1,0 +1,150 @@
+"""From a configuration to the parts of a run.
+
+What one rank can do alone comes first (:func:`build_parts`), so that every mistake of the user is found before ranks depend on
+one another; what needs all ranks comes after (:func:`build_trainer`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.config import Config, with_values
+from dist_sparse.data import Data, DataInfo, build_data
+from dist_sparse.distributed import Ranks
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.precision import Precision
+from dist_sparse.models import build_model
+from dist_sparse.optim import build_ema, build_loss, build_mixup, build_optimizer, build_scheduler, check_zero_preservation
+from dist_sparse.run_folder import RunFolder
+from dist_sparse.sparsity.layers import sparse_layers
+from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+from dist_sparse.tracking import build_tracker
+from dist_sparse.trainer import COLUMNS, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything that a rank builds without the others."""
+
+    config: Config
+    ranks: Ranks
+    data: Data
+    precision: Precision
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Scheduler
+    weights: dict[str, Tensor]
+    keeps_zeros: bool
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Length of an epoch and of the run in optimizer steps."""
+        per_epoch = self.data.train.steps_per_epoch
+        return {"steps_per_epoch": per_epoch, "total_steps": per_epoch * self.config.train.epochs}
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with the method's defaults filled in: what a run uses, and what its folder holds."""
+    return with_values(config, {"sparsity": resolve(config.sparsity)})
+
+
+def load_data(config: Config, ranks: Ranks) -> Data:
+    """This rank's share of the data set."""
+    return build_data(
+        config.data,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        eval_batch_size=config.train.eval_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+        seed=config.seed,
+    )
+
+
+def load_model(config: Config, info: DataInfo, precision: Precision) -> nn.Module:
+    """The network for a data set, placed on the device."""
+    model = build_model(
+        config.model, classes=info.classes, channels=info.channels, image_size=info.image_size, seed=config.seed
+    )
+    return precision.place_model(model)
+
+
+def load_precision(config: Config, ranks: Ranks) -> Precision:
+    """How the network is held and run."""
+    return Precision(name=config.train.precision, device=ranks.device, channels_last=config.train.channels_last)
+
+
+def build_parts(config: Config, ranks: Ranks) -> Parts:
+    """Build what needs no other rank, from a resolved configuration.
+
+    Raises:
+        UserError: whatever in the configuration or the data cannot be used.
+    """
+    data, precision = load_data(config, ranks), load_precision(config, ranks)
+    model = load_model(config, data.info, precision)
+    optimizer = build_optimizer(config.optim, model, config.train.batch_size)
+    per_epoch = data.train.steps_per_epoch
+    keeps = check_zero_preservation(config.optim)
+    return Parts(
+        config=config,
+        ranks=ranks,
+        data=data,
+        precision=precision,
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(
+            config.scheduler, optimizer, steps_per_epoch=per_epoch, total_steps=per_epoch * config.train.epochs
+        ),
+        weights=dict(sparse_layers(model, config.sparsity.keep_dense)),
+        keeps_zeros=keeps.weights and keeps.state,
+    )
+
+
+def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None) -> Trainer:
+    """Put the parts together, and take over a checkpoint's ``state`` if there is one. Collective."""
+    config, ranks = parts.config, parts.ranks
+    engine = DDPEngine(
+        parts.model,
+        parts.optimizer,
+        build_loss(config.train),
+        precision=parts.precision,
+        accumulation=config.train.accumulation,
+        clip_norm=config.train.clip_norm,
+        compile=config.train.compile,
+    )
+    trainer = Trainer(
+        config=config,
+        ranks=ranks,
+        data=parts.data,
+        engine=engine,
+        method=_method(parts, engine),
+        scheduler=parts.scheduler,
+        mixup=build_mixup(config.train, parts.data.info.classes, config.seed),
+        ema=build_ema(config.train, parts.model),
+        tracker=build_tracker(
+            config,
+            folder.path,
+            ranks.rank,
+            columns=COLUMNS,
+            resume_step=state["progress"]["step"] if state else None,
+            wandb_id=state["wandb_id"] if state else None,
+            **parts.steps,
+        ),
+        store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
+    )
+    if state:
+        trainer.load_state_dict(state)
+    return trainer
+
+
+def _method(parts: Parts, engine: DDPEngine) -> Method:
+    ranks = parts.ranks
+    run = Run(seed=parts.config.seed, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device, **parts.steps)
+    return build_method(parts.config.sparsity, parts.weights, engine, run, remask=not parts.keeps_zeros)

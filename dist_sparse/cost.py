@@ -1,0 +1,52 @@
+"""What a sparse network holds and costs, layer by layer and in all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from dist_sparse.flops import LayerRow, layer_macs, layer_table, sparse_macs
+from dist_sparse.sparsity.layers import weight_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Parameters of the network and FLOPs of one image's forward pass (two to a multiply-accumulate), sparse and dense."""
+
+    rows: list[LayerRow]
+    active_parameters: int
+    parameters: int
+    flops: float
+    dense_flops: float
+
+    def table(self) -> str:
+        """The table of layers with its totals."""
+        return layer_table(self.rows, self.parameters)
+
+    def summary(self) -> dict[str, float]:
+        """The totals, for a run's summary."""
+        return {
+            "active_parameters": self.active_parameters,
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "dense_flops": self.dense_flops,
+        }
+
+
+def measure(model: nn.Module, image: tuple[int, int, int], active: Mapping[str, int], structure: str) -> Cost:
+    """The cost of a network whose masked layers have ``active`` weights; ``image`` is [channels, height, width]."""
+    macs = layer_macs(model, image)
+    rows = []
+    for name, weight in weight_layers(model).items():
+        count = active.get(name, weight.numel())
+        kind = structure if name in active else "-"
+        rows.append(LayerRow(name, tuple(weight.shape), count / weight.numel(), kind, count, macs.get(name, 0)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    inactive = sum(weight_layers(model)[name].numel() - count for name, count in active.items())
+    return Cost(
+        rows=rows,
+        active_parameters=parameters - inactive,
+        parameters=parameters,
+        flops=2 * sparse_macs(macs, {row.name: row.density for row in rows}),
+        dense_flops=2 * sum(macs.values()),
+    )

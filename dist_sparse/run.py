@@ -1,0 +1,133 @@
+"""One run from its configuration to its summary: find its folder, go on from a checkpoint or begin, train, tell the end."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from dist_sparse import distributed
+from dist_sparse.build import build_parts, build_trainer, resolved
+from dist_sparse.checkpoint import CheckpointStore, check_resumable, check_world
+from dist_sparse.config import Config, dump_config, to_flat
+from dist_sparse.cost import Cost, measure
+from dist_sparse.distributed import Ranks
+from dist_sparse.errors import UserError
+from dist_sparse.run_folder import FINISHED, RunFolder, choose
+from dist_sparse.tracking import setup_logging, write_provenance, write_summary
+from dist_sparse.trainer import Diverged, Trainer
+
+_log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train, and return the summary that the run's folder holds. Collective: every rank calls it.
+
+    Raises:
+        UserError: whatever the user can mend; before the first step on all ranks alike.
+    """
+    ranks = distributed.start(config.engine)
+    try:
+        folder = _choose_folder(config, ranks)
+        setup_logging(folder.path, ranks.rank)
+        if folder.finished and config.resume == "auto":
+            _tell(ranks, f"{folder.path} is finished, nothing is left to do")
+            return folder.summary()
+        return _fit(*_prepare(config, folder, ranks), folder)
+    except Exception:
+        _log.debug("the run ends with", exc_info=True)  # the traceback, in this rank's log file
+        raise
+    finally:
+        distributed.stop()
+
+
+def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
+    """The first rank chooses, since a new folder's name holds the time, and the others follow."""
+    folder = None
+    with distributed.agreeing_on_errors():
+        if ranks.is_first:
+            folder = choose(config)
+    return distributed.from_first_rank(folder)
+
+
+def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Cost]:
+    """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained."""
+    with distributed.agreeing_on_errors():
+        config = resolved(config)
+        parts = build_parts(config, ranks)
+        state = _checkpoint(config, folder, ranks)
+    trainer = build_trainer(parts, folder, state)
+    info = parts.data.info
+    image = (info.channels, info.image_size, info.image_size)
+    cost = measure(parts.model, image, trainer.method.masks.active(), config.sparsity.structure)
+    if ranks.is_first:
+        write_provenance(folder.path, dump_config(config))
+    _tell(ranks, cost.table())
+    if state:
+        _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
+    return trainer, cost
+
+
+def _checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> dict[str, Any] | None:
+    """The state to go on from. It must be of the same computation; the number of ranks may have changed."""
+    if config.resume == "never":
+        return None
+    if config.resume == "auto":
+        found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
+        if found is None:
+            return None
+        state = found[1]
+    else:
+        state = CheckpointStore.load(Path(config.resume))
+    for warning in (*check_resumable(state["config"], to_flat(config)), *check_world(state["world_size"], ranks.world_size)):
+        _log.warning(warning)
+    return state
+
+
+def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
+    """Train to the end, and leave a summary whatever the end is."""
+    reason = "crashed"
+    try:
+        trainer.fit()
+        reason = FINISHED
+    except Diverged:
+        reason = "diverged"
+        raise
+    except UserError as error:
+        reason = f"stopped: {error}"
+        raise
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
+    finally:
+        summary = _summary(trainer, cost, reason)
+        trainer.tracker.close(summary)
+        if trainer.ranks.is_first:
+            write_summary(folder.path, summary)
+    _tell(trainer.ranks, _last_words(summary, folder))
+    return summary
+
+
+def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
+    progress = trainer.progress
+    return {
+        "exit_reason": reason,
+        "best_top1": progress.best_top1,
+        "best_step": progress.best_step,
+        "last_top1": progress.last_top1,
+        "density": trainer.method.masks.density(),
+        **cost.summary(),
+        "steps": progress.step,
+        "wall_seconds": progress.seconds,
+    }
+
+
+def _last_words(summary: dict[str, Any], folder: RunFolder) -> str:
+    return (
+        f"top-1 {summary['last_top1']:.2%} (best {summary['best_top1']:.2%} at step {summary['best_step']}), "
+        f"density {summary['density']:.2%}, trained in {summary['wall_seconds']:.1f} s\n"
+        f"run folder: {folder.path}"
+    )
+
+
+def _tell(ranks: Ranks, text: str) -> None:
+    if ranks.is_first:
+        print(text, flush=True)

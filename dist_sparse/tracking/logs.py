@@ -1,0 +1,55 @@
+"""Logging of a run: everything into a file for each rank, warnings of the first rank to the user as well."""
+
+import logging
+import sys
+import types
+from pathlib import Path
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_HANDLERS = ("dist_sparse.file", "dist_sparse.screen")
+
+
+def setup_logging(folder: Path, rank: int) -> None:
+    """Send this process's log, warnings and the traceback of its end to ``folder/logs/rank_<rank>.log``; appends to what is there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / "logs" / f"rank_{rank}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if each.get_name() in _HANDLERS]:
+        root.removeHandler(handler)
+        handler.close()
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.set_name(_HANDLERS[0])
+    to_file.setFormatter(logging.Formatter(_FORMAT))
+    root.addHandler(to_file)
+    if rank == 0:
+        to_screen = _Screen(logging.WARNING)
+        to_screen.set_name(_HANDLERS[1])
+        to_screen.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        root.addHandler(to_screen)
+    logging.getLogger("dist_sparse").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_then_show
+
+
+class _Screen(logging.Handler):
+    """Standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def _log_then_show(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
+    for handler in logging.getLogger().handlers:
+        if handler.get_name() == _HANDLERS[0]:
+            record = logging.LogRecord(__name__, logging.CRITICAL, "", 0, "the run ends here", None, (kind, error, traceback))
+            handler.handle(record)
+    sys.__excepthook__(kind, error, traceback)

@@ -1,0 +1,117 @@
+"""One place to log to: the run's CSV files, W&B and the screen, from the first rank only."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dist_sparse.config import Config
+from dist_sparse.tracking.console import Console
+from dist_sparse.tracking.table import Table, Value
+from dist_sparse.tracking.wandb_run import WandbRun
+
+
+class Tracker:
+    """What is logged goes nowhere: the tracker of every rank but the first."""
+
+    def __init__(self, wandb_id: str | None = None) -> None:
+        self._wandb_id = wandb_id
+
+    @property
+    def wandb_id(self) -> str | None:
+        """The W&B run's id, for the checkpoint."""
+        return self._wandb_id
+
+    def advance(self, step: int) -> None:
+        """So many steps are done; to be called once a step, after what is logged of it."""
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        """Add metrics of a step. All that is logged at one step makes one row, and is in the file when this returns.
+
+        Fractions are 0-1. A name that is not among the columns is an error.
+        """
+
+    def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
+        """Set the density of each layer after a mask update, and the fraction of its weights that the update turned on or off."""
+
+    def close(self, exit_code: int = 0) -> None:
+        """End the run's tracking; ``exit_code`` is what W&B shows of the run's end."""
+
+
+class FirstRankTracker(Tracker):
+    """Writes ``metrics.csv`` and ``layers.csv`` in the run's folder, to W&B and to the screen."""
+
+    def __init__(self, *, metrics: Table, layers: Table, wandb_run: WandbRun, console: Console, steps_per_epoch: int) -> None:
+        super().__init__()
+        self._metrics, self._layers, self._wandb, self._console = metrics, layers, wandb_run, console
+        self._steps_per_epoch = steps_per_epoch
+        self._step, self._new, self._new_layers = -1, {}, {}
+
+    _new: dict[str, Value]
+    _new_layers: dict[str, Value]
+
+    @property
+    def wandb_id(self) -> str | None:
+        return self._wandb.id
+
+    def advance(self, step: int) -> None:
+        self._show_row()
+        self._console.advance(step)
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        self._move_to(step)
+        self._new |= values
+        self._metrics.merge(step, {"epoch": step / self._steps_per_epoch, **values})
+
+    def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
+        self._move_to(step)
+        self._new_layers = {f"layers/{name}/density": density for name, density in densities.items()}
+        rows = [{"layer": name, "density": density, "changed": changed[name]} for name, density in densities.items()]
+        self._layers.write(step, rows)
+
+    def close(self, exit_code: int = 0) -> None:
+        self._show_row()
+        self._console.close()
+        self._wandb.finish(exit_code)
+        self._metrics.close()
+        self._layers.close()
+
+    def _move_to(self, step: int) -> None:
+        if step != self._step:
+            self._show_row()
+            self._step = step
+
+    def _show_row(self) -> None:
+        """Hand on what was logged at one step, now that it is complete."""
+        if self._new or self._new_layers:
+            self._wandb.log(self._step, self._new | self._new_layers)
+            self._console.row(self._step, self._new)
+            self._new, self._new_layers = {}, {}
+
+
+def build_tracker(
+    config: Config,
+    folder: Path,
+    rank: int,
+    *,
+    columns: Sequence[str],
+    total_steps: int,
+    steps_per_epoch: int,
+    resume_step: int | None = None,
+    wandb_id: str | None = None,
+) -> Tracker:
+    """The tracker of a rank.
+
+    Args:
+        columns: names that will be logged, in the order of ``metrics.csv`` (after ``step`` and ``epoch``).
+        resume_step: the step of the checkpoint that the run goes on from; rows after it are cut off. None: a new run.
+        wandb_id: the W&B run in that checkpoint.
+    """
+    if rank != 0:
+        return Tracker(wandb_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FirstRankTracker(
+        metrics=Table(folder / "metrics.csv", ("step", "epoch", *columns), resume_step),
+        layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step),
+        wandb_run=WandbRun(config, folder, wandb_id),
+        console=Console(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start_step=resume_step or 0),
+        steps_per_epoch=steps_per_epoch,
+    )

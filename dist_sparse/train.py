@@ -1,0 +1,55 @@
+"""Train: ``python -m dist_sparse.train [--config FILE] [--key=value ...]``, or the same under torchrun.
+
+Exit codes: 0 finished, 2 a mistake in the configuration or the data (one line says which), 130 interrupted, 1 a crash (with its
+traceback). torchrun itself ends with 1 whatever its processes end with.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from dist_sparse.config import Config, dump_config, parse_args
+from dist_sparse.errors import EXIT_USER_ERROR, UserError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line and train; errors become exit codes."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        invocation = parse_args(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        return _refuse(error, aloud=is_first)
+    try:
+        _train_or_print(invocation.config, print_config=invocation.print_config, aloud=is_first)
+    except UserError as error:
+        return _refuse(error, aloud=is_first or not error.on_all_ranks)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _train_or_print(config: Config, *, print_config: bool, aloud: bool) -> None:
+    """Heavy packages are imported only here, once the command line is in order."""
+    if print_config:
+        from dist_sparse.build import resolved
+
+        text = dump_config(resolved(config))
+        if aloud:
+            print(text, end="")
+    else:
+        from dist_sparse.run import train
+
+        train(config)
+
+
+def _refuse(error: UserError, *, aloud: bool) -> int:
+    if aloud:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

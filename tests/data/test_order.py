@@ -1,0 +1,92 @@
+"""Which samples a step takes does not depend on how many ranks share it."""
+
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_sparse.data.batch import Loading
+from dist_sparse.data.order import BatchPlan, validation_share
+from dist_sparse.errors import UserError
+
+
+def plan(size=100, batch_size=8, accumulation=1, rank=0, world_size=1, seed=0) -> BatchPlan:
+    loading = Loading(
+        batch_size=batch_size,
+        accumulation=accumulation,
+        eval_batch_size=1,
+        rank=rank,
+        world_size=world_size,
+        device=torch.device("cpu"),
+        seed=seed,
+    )
+    return BatchPlan("set", size, loading)
+
+
+@given(
+    size=st.integers(1, 300),
+    share=st.integers(1, 4),
+    accumulation=st.integers(1, 3),
+    world_size=st.integers(1, 5),
+    epoch=st.integers(0, 3),
+)
+def test_ranks_share_out_the_batches_of_a_single_rank(size, share, accumulation, world_size, epoch):
+    batch_size = share * accumulation * world_size
+    if size < batch_size:
+        return
+    ranks = [plan(size, batch_size, accumulation, rank, world_size) for rank in range(world_size)]
+    alone = list(plan(size, batch_size).steps(epoch))
+    assert len(alone) == size // batch_size
+    seen = torch.cat([positions for _, positions in alone])
+    assert len(seen.unique()) == len(seen)
+    rows = torch.arange(batch_size)
+    micro_batches = [torch.cat([rows[rank.shares[a]] for rank in ranks]) for a in range(accumulation)]
+    assert torch.equal(torch.cat(micro_batches), rows)
+    for rank in ranks:
+        for (step, positions), (alone_step, alone_positions) in zip(rank.steps(epoch), alone, strict=True):
+            assert step == alone_step
+            assert torch.equal(positions, alone_positions)
+
+
+def test_order_changes_with_epoch_and_seed_only():
+    first = next(plan().steps(0))[1]
+    assert torch.equal(first, next(plan().steps(0))[1])
+    assert not torch.equal(first, next(plan().steps(1))[1])
+    assert not torch.equal(first, next(plan(seed=1).steps(0))[1])
+
+
+def test_start_step_goes_on_where_an_epoch_stopped():
+    whole, rest = list(plan().steps(2)), list(plan().steps(2, start_step=5))
+    assert [step for step, _ in rest] == list(range(5, 12))
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(whole[5:], rest, strict=True))
+    assert list(plan().steps(2, start_step=12)) == []
+
+
+@given(size=st.integers(0, 50), world_size=st.integers(1, 8))
+def test_validation_sees_every_sample_once(size, world_size):
+    shares = [validation_share(size, plan(rank=rank, batch_size=world_size, world_size=world_size).loading) for rank in range(world_size)]
+    assert sorted(chain(*shares)) == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"batch_size": 100, "world_size": 4, "accumulation": 2},
+            "train.batch_size=100 does not divide by 4 ranks x 2 accumulation steps; 96 or 104 would",
+        ),
+        ({"batch_size": 3, "world_size": 4}, "train.batch_size=3 does not divide by 4 ranks x 1 accumulation steps; 4 would"),
+        ({"batch_size": 128}, "train.batch_size=128 is more than the 100 training samples of set; 100 would do"),
+        (
+            {"size": 5, "batch_size": 8, "world_size": 8},
+            "train.batch_size=8 is more than the 5 training samples of set; fewer ranks or accumulation steps would do",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_is_one_clear_line(keys, message):
+    with pytest.raises(UserError) as error:
+        plan(**keys)
+    assert str(error.value) == message
