@@ -4,8 +4,8 @@ What one rank can do alone comes first (:func:`build_parts`), so that every mist
 one another; what needs all ranks comes after (:func:`build_trainer`).
 """
 
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from timm.scheduler.scheduler import Scheduler
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_sparse.checkpoint import CheckpointStore
-from dist_sparse.config import Config, with_values
+from dist_sparse.config import Config
 from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.ddp import DDPEngine
@@ -51,7 +51,7 @@ class Parts:
 
 def resolved(config: Config) -> Config:
     """The configuration with the method's defaults filled in: what a run uses, and what its folder holds."""
-    return with_values(config, {"sparsity": resolve(config.sparsity)})
+    return dataclasses.replace(config, sparsity=resolve(config.sparsity))
 
 
 def load_data(config: Config, ranks: Ranks) -> Data:

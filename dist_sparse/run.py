@@ -32,9 +32,6 @@ def train(config: Config) -> dict[str, Any]:
             _tell(ranks, f"{folder.path} is finished, nothing is left to do")
             return folder.summary()
         return _fit(*_prepare(config, folder, ranks), folder)
-    except Exception:
-        _log.debug("the run ends with", exc_info=True)  # the traceback, in this rank's log file
-        raise
     finally:
         distributed.stop()
 
@@ -99,7 +96,7 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         raise
     finally:
         summary = _summary(trainer, cost, reason)
-        trainer.tracker.close(summary)
+        trainer.tracker.close(exit_code=int(reason != FINISHED))
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
     _tell(trainer.ranks, _last_words(summary, folder))

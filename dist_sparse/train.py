@@ -6,12 +6,14 @@ traceback). torchrun itself ends with 1 whatever its processes end with.
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from dist_sparse.config import Config, dump_config, parse_args
 from dist_sparse.errors import EXIT_USER_ERROR, UserError
 
 EXIT_INTERRUPTED = 130
+_SECONDS_TO_SPEAK = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +49,10 @@ def _train_or_print(config: Config, *, print_config: bool, aloud: bool) -> None:
 def _refuse(error: UserError, *, aloud: bool) -> int:
     if aloud:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {line}", file=sys.stderr, flush=True)
+    else:
+        # torchrun ends all processes as soon as one has failed: let the first rank speak first.
+        time.sleep(_SECONDS_TO_SPEAK)
     return EXIT_USER_ERROR
 
 

@@ -157,6 +157,7 @@ class Trainer:
             improved = self._validation_due(step) and self._validate()
             if improved or last or step % self._checkpoint_every == 0:
                 self._save(best=improved)
+        self.tracker.advance(step)
 
     def _validation_due(self, step: int) -> bool:
         epochs, rest = divmod(step, self.steps_per_epoch)

@@ -49,7 +49,7 @@ def _assign(values: dict[str, Any], assignment: Assignment, errors: list[str]) -
                 _assign(values, replace(assignment, key=f"{key}.{name}", value=value, text=False), errors)
         elif (leaf := leaves().get(key)) is not None:
             value = convert(leaf, assignment.value, text=assignment.text)
-            values[key] = {**values[key], **value} if leaf.is_dict and value else value
+            values[key] = _merge(values[key], value) if leaf.is_dict and value else value
         elif (leaf := dict_above(key)) is not None:
             values[leaf.key] = _merged(leaf, values[leaf.key], assignment)
         else:

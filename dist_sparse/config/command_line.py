@@ -7,7 +7,7 @@ from dist_sparse.config.tree import leaves, sections
 from dist_sparse.errors import UserError
 
 _SOURCE = "the command line"
-_BOOLEAN_WORDS = ("true", "false", "none", "null")
+_BOOLEAN_WORDS = ("true", "false", "none", "null", "yes", "no", "on", "off", "1", "0")
 
 
 @dataclass

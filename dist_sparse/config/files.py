@@ -76,6 +76,12 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: Dumper, text: str) -> yaml.Node:
+    # Unquoted and single-quoted YAML lose characters such as U+0085, which count as line breaks.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+Dumper.add_representer(str, _represent_text)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_int)
 for _tag, (_pattern, _first) in _RESOLVERS.items():
     for _class in (Loader, Dumper):

@@ -90,7 +90,10 @@ def _load(path: str | None, words: Words) -> Config:
 def _as_words(overrides: Sequence[str] | Mapping[str, Any]) -> Words:
     if isinstance(overrides, Mapping):
         return Words([Assignment(key, value, "the given values") for key, value in overrides.items()])
-    return read_words(list(overrides))
+    words = read_words(list(overrides))
+    if words.config is not None:
+        words.errors.append("--config is not accepted here; only values of keys are")
+    return words
 
 
 def _help_if_asked(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dist_sparse.errors import UserError
 
@@ -75,6 +75,8 @@ def open_image(path: Path) -> Image.Image | BadImage:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
+    except UnidentifiedImageError:
+        return BadImage(path, "not an image in a known format")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return BadImage(path, " ".join(str(error).split()) or type(error).__name__)
 

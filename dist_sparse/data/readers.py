@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -117,7 +118,7 @@ def read_idx(path: Path) -> Tensor:
         if len(data) - start != math.prod(shape):
             raise ValueError(f"{len(data) - start} bytes where shape {shape} needs {math.prod(shape)}")
         return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).view(shape)
-    except (OSError, EOFError, ValueError) as error:  # zlib's own error is not among them: gzip's CRC comes first
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and fetch the data set again") from error
 
 

@@ -67,9 +67,8 @@ def _create(config: ModelConfig, kwargs: dict[str, Any]) -> nn.Module:
         if config.pretrained and isinstance(error, OSError | RuntimeError):
             raise UserError(f"model.pretrained: no weights for {config.name}: {_reason(error)}") from error
         if config.kwargs or "img_size" in kwargs:
-            raise UserError(
-                f"model.kwargs: {config.name} cannot be built with {config.kwargs or kwargs}: {_reason(error)}"
-            ) from error
+            given = config.kwargs or kwargs
+            raise UserError(f"model.kwargs: {config.name} cannot be built with {given}: {_reason(error)}") from error
         raise
 
 

@@ -42,9 +42,9 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.act(self.bn1(self.conv1(x)))
-        return self.act(self.bn2(self.conv2(x)) + shortcut)
+        return self.act(residual + shortcut)
 
 
 class CifarResNet(SmallImageNet):

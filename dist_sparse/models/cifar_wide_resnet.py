@@ -2,7 +2,8 @@
 
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv 1605.07146): WRN-depth-k has a 3x3 stem of 16 channels and
 three stages of (depth - 4) / 6 pre-activation blocks with 16k, 32k and 64k channels. Sizes, dropout and shortcuts are those of
-sparse momentum's reference code (Dettmers and Zettlemoyer, arXiv 1907.04840); WRN-22-2 is RigL's CIFAR-10 network (arXiv 1911.11134).
+sparse momentum's reference code (Dettmers and Zettlemoyer, arXiv 1907.04840); WRN-22-2 is RigL's on CIFAR-10 (ICML 2020,
+arXiv 1911.11134).
 
 Parameters with 10 classes and 3 channels:
 

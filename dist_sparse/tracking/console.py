@@ -3,10 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from tqdm import tqdm
 
 
 def _percent(value: float) -> str:
@@ -35,11 +34,7 @@ class Console:
         self._latest: dict[str, str] = {}
         self._bar: tqdm | None = None
         if self._stream.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total_steps, initial=start_step, desc=self._epoch(start_step), file=self._stream, unit="step", dynamic_ncols=True
-            )
+            self._bar = tqdm(total=total_steps, initial=start_step, file=self._stream, unit="step", dynamic_ncols=True)
 
     def advance(self, step: int) -> None:
         """So many steps are done: moves the bar."""
@@ -51,7 +46,7 @@ class Console:
         texts = {name: form(float(values[name])) for name, form in _FORMS.items() if name in values}
         if (bar := self._bar) is not None:
             self._latest |= texts
-            bar.set_description_str(self._epoch(step) + " ", refresh=False)
+            bar.set_description_str(f"{self._epoch(step)} ", refresh=False)
             bar.set_postfix_str("  ".join(self._latest[name] for name in _ON_THE_BAR if name in self._latest), refresh=False)
             self.advance(step)
         elif texts:

@@ -5,12 +5,14 @@ import sys
 import types
 from pathlib import Path
 
+from tqdm import tqdm
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HANDLERS = ("dist_sparse.file", "dist_sparse.screen")
 
 
 def setup_logging(folder: Path, rank: int) -> None:
-    """Send this process's log, warnings and the traceback of its end to ``folder/logs/rank_<rank>.log``; appends to what is there.
+    """Append this process's log, its warnings and the traceback of its end to ``folder/logs/rank_<rank>.log``.
 
     Raises:
         OSError: the folder cannot be written.
@@ -39,8 +41,6 @@ class _Screen(logging.Handler):
     """Standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:

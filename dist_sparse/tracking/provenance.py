@@ -38,7 +38,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": _package_versions(),
-        "git": _git_state(Path(__file__).parent),
+        "git": _git_state(Path(__file__).parents[1]),
         "host": platform.node(),
         "system": platform.platform(),
         "devices": _device_names(),
@@ -59,7 +59,7 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that the sources lie in, and whether they differ from it; None outside of a checkout."""
     try:
         # Sources installed into a folder of someone else's checkout are not under its control.
-        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")
         return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": bool(_git(folder, "status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return None

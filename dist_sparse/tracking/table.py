@@ -31,7 +31,7 @@ class Table:
         self._step = int(kept[-1]["step"]) if kept else -1
         self._block: list[Row] = [row for row in kept if int(row["step"]) == self._step]
         before = _csv([self._columns]) + self._text(kept[: len(kept) - len(self._block)])
-        # The file is `_settled` bytes that stay as they are, then `_tail`: the last block, behind rows that a full disk held up.
+        # The file is `_settled` bytes that stay, then `_tail`: the last block, behind rows that a full disk held up.
         self._settled, self._held_up, self._tail = len(before), b"", self._text(self._block)
         atomic_write(path, lambda file: file.write(before + self._tail))
         self._file = path.open("r+b", buffering=0)
@@ -46,7 +46,8 @@ class Table:
         if step > self._step:
             self._settled += len(self._tail) if self._written else 0
             self._held_up = b"" if self._written else self._tail
-        self._step, self._block = step, [{"step": step, **row} for row in rows]
+        self._step = step
+        self._block = [{"step": step, **row} for row in rows]
         self._tail = self._held_up + self._text(self._block)
         self._written = self._put_tail()
 

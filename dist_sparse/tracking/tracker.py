@@ -30,7 +30,7 @@ class Tracker:
         """
 
     def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
-        """Set the density of each layer after a mask update, and the fraction of its weights that the update turned on or off."""
+        """Set each layer's density after a mask update, and the fraction of its weights that the update turned on or off."""
 
     def close(self, exit_code: int = 0) -> None:
         """End the run's tracking; ``exit_code`` is what W&B shows of the run's end."""

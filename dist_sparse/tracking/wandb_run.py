@@ -67,7 +67,7 @@ def _mode(configured: str) -> str:
 def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wandb.Run":
     import wandb
 
-    timeouts = {name: limit for name, limit in _TIMEOUTS.items() if f"WANDB_{name.upper()}" not in os.environ}
+    timeouts: dict[str, Any] = {name: limit for name, limit in _TIMEOUTS.items() if f"WANDB_{name.upper()}" not in os.environ}
     settings = wandb.Settings(silent=True, console="off", **timeouts)
     wandb.setup(settings)
     if mode == "online" and not _has_key(warn=config.tracking.wandb == "online"):

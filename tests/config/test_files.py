@@ -96,7 +96,7 @@ def test_empty_file_is_the_defaults(write):
         ("seed: !!python/name:os.system x\n", None),
         ("base: missing.yaml\n", "missing.yaml: no such file (named as base in a.yaml)"),
         ("base: a.yaml\n", "a.yaml: the base files go round in a circle: a.yaml -> a.yaml"),
-        ("base: {x: 1}\n", 'base={"x": 1} (from a.yaml, line 1): should be the path of a YAML file, or a list of paths'),
+        ("base: {x: 1}\n", "base={'x': 1} (from a.yaml, line 1): should be the path of a YAML file, or a list of paths"),
         ("optim:\n  lr: -1\n", "optim.lr=-1 (from a.yaml, line 2): should be greater than 0"),
         ("optim:\n  foo: -1\n", None),
         ("seed: 1\noptim: fast\n", "optim=fast (from a.yaml, line 2): is a section; give its keys, such as optim.name"),

@@ -24,11 +24,12 @@ def message(*argv: str) -> str:
 
 
 FORMS = [
-    # the forms of a W&B agent: ${args}, ${args_no_hyphens}, ${args_no_boolean_flags}, ${args_no_equals}, ${args_json}, Hydra's two
+    # the forms of a W&B agent: ${args}, ${args_no_hyphens}, ${args_no_boolean_flags}, ${args_no_equals}, ${args_json}, Hydra's
     (["--sparsity.density=0.1"], {"sparsity.density": 0.1}),
     (["sparsity.density=0.1"], {"sparsity.density": 0.1}),
     (["--train.compile", "--data.download", "--seed=3"], {"train.compile": True, "data.download": True, "seed": 3}),
     (["--sparsity.density", "0.1", "--train.compile", "True"], {"sparsity.density": 0.1, "train.compile": True}),
+    (["--data.augment", "off", "--seed", "0"], {"data.augment": False}),
     (["--data.augment", "False", "--seed", "-3"], {"data.augment": False, "seed": -3}),
     (['{"sparsity.density": 0.1, "train": {"compile": true}}'], {"sparsity.density": 0.1, "train.compile": True}),
     (["+seed=3", "++sparsity.density=0.1"], {"seed": 3, "sparsity.density": 0.1}),
@@ -67,6 +68,7 @@ FORMS = [
     (["--model.kwargs.width=2", "--model.kwargs.rate", "1e-3"], {"model.kwargs": {"width": 2, "rate": 1e-3}}),
     (["--model.kwargs.a.b=x", "--model.kwargs.a.c=True"], {"model.kwargs": {"a": {"b": "x", "c": True}}}),
     (["--model.kwargs={'width': 2}", "--model.kwargs={'depth': 3}"], {"model.kwargs": {"width": 2, "depth": 3}}),
+    (["--model.kwargs.a.b=1", "--model.kwargs={'a': {'c': 2}}"], {"model.kwargs": {"a": {"b": 1, "c": 2}}}),
     (["--model.kwargs.width=2", "--model.kwargs={}"], {}),
     (["--sparsity.table.layer1.0.conv1=0.5"], {"sparsity.table": {"layer1.0.conv1": 0.5}}),
     # the last one wins
@@ -97,6 +99,7 @@ def test_types_stay_exact():
     assert config.scheduler.warmup == Length(5, "epochs")
 
 
+LENGTH_HINT = "should be a whole number of steps, '500 steps', '5 epochs' or '75%' of the run"
 ERRORS = [
     (["--optim.lr=-1"], "optim.lr=-1 (from the command line): should be greater than 0"),
     (["--optim.lr=nan"], "optim.lr=nan (from the command line): should be a finite number"),
@@ -111,8 +114,7 @@ ERRORS = [
     ),
     (
         ["--scheduler.milestones=[30, x]"],
-        "scheduler.milestones[1]=x (from the command line): "
-        "should be a whole number of steps, '500 steps', '5 epochs' or '75%' of the run",
+        f"scheduler.milestones[1]=x (from the command line): {LENGTH_HINT}",
     ),
     (["--sparsity.table.fc=3"], "sparsity.table.fc=3 (from the command line): should be less than or equal to 1"),
     (["--sparsity.table={'fc': 3}"], "sparsity.table.fc=3 (from the command line): should be less than or equal to 1"),
@@ -164,6 +166,11 @@ def test_all_errors_at_once_and_no_library_leaks():
 def test_print_config_is_a_flag_of_the_invocation():
     assert parse_args(["--print-config", "--seed=1"]).print_config
     assert not parse_args(["--seed=1"]).print_config
+
+
+def test_overrides_name_no_file():
+    with pytest.raises(UserError, match="--config is not accepted here"):
+        load_config(None, ["--config=a.yaml"])
 
 
 def test_with_values_copies():

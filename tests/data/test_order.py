@@ -66,7 +66,10 @@ def test_start_step_goes_on_where_an_epoch_stopped():
 
 @given(size=st.integers(0, 50), world_size=st.integers(1, 8))
 def test_validation_sees_every_sample_once(size, world_size):
-    shares = [validation_share(size, plan(rank=rank, batch_size=world_size, world_size=world_size).loading) for rank in range(world_size)]
+    shares = [
+        validation_share(size, plan(rank=rank, batch_size=world_size, world_size=world_size).loading)
+        for rank in range(world_size)
+    ]
     assert sorted(chain(*shares)) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

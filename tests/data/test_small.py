@@ -47,7 +47,9 @@ def test_batches_carry_the_samples_they_name(load):
 def test_pixels_do_not_depend_on_ranks_or_accumulation(load, world_size, accumulation, keys):
     alone = first_steps(load("digits", batch_size=16, **keys))
     ranks = [
-        first_steps(load("digits", batch_size=16, accumulation=accumulation, rank=rank, world_size=world_size, **keys), 0, accumulation)
+        first_steps(
+            load("digits", batch_size=16, accumulation=accumulation, rank=rank, world_size=world_size, **keys), 0, accumulation
+        )
         for rank in range(world_size)
     ]
     for step, whole in enumerate(alone):

@@ -9,9 +9,9 @@ from dist_sparse.models.__main__ import table
 
 NAMES = [name for family in FAMILIES for name in family.default_cfgs]
 
-# 10 classes, 3 channels. Shown as millions in the papers: ResNet-20/32/56 0.27, 0.46, 0.85 (He et al., table 6, whose shortcuts have no
-# weights); WRN-16-8 11.0, WRN-22-8 17.2, WRN-16-10 17.1, (Wide Residual Networks); AlexNet-S 5.1, -B 8.5, VGG-D 15.2, VGG-like 15.0
-# (SNIP). ResNet-18/34/50 are the counts of kuangliu/pytorch-cifar, which GraNet's file repeats.
+# 10 classes, 3 channels. In millions the papers give: ResNet-20/32/56 0.27, 0.46, 0.85 (He et al., table 6; its shortcuts have
+# no weights); WRN-16-8 11.0, WRN-22-8 17.2, WRN-16-10 17.1 (Wide Residual Networks); AlexNet-S 5.1, -B 8.5, VGG-D 15.2,
+# VGG-like 15.0 (SNIP). ResNet-18/34/50 are the counts of kuangliu/pytorch-cifar; GraNet's have no bias in the classifier.
 PARAMETERS = {
     "cifar_resnet20": 272_474,
     "cifar_resnet32": 466_906,
