@@ -1,0 +1,96 @@
+"""A process group of one, the reference vectors, and a short way to train a small sparse model for a few steps."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dist_sparse import distributed
+from dist_sparse.config.schema import EngineConfig, SparsityConfig
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.precision import Precision
+from dist_sparse.sparsity.layers import sparse_layers
+from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """The process group of one process; a group that another test module left running stays."""
+    started_here = not dist.is_initialized()
+    distributed.start(EngineConfig(device="cpu"))
+    yield
+    if started_here:
+        distributed.stop()
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Callable[[str], dict[str, Any]]:
+    """``vectors(name)`` reads a file of reference results."""
+    folder = Path(__file__).parent.parent / "vectors"
+    return lambda name: json.loads((folder / f"{name}.json").read_text())
+
+
+@dataclass(kw_only=True)
+class SmallRun:
+    """An engine and a method, stepped in the trainer's order."""
+
+    engine: DDPEngine
+    method: Method
+    optimizer: torch.optim.Optimizer
+    number: int = 0
+    """Steps made."""
+
+    def step(self, images: Tensor, targets: Tensor, *, on_gradients: Callable[[], None] = lambda: None) -> Decision:
+        """One optimizer step on one micro-batch; ``on_gradients`` is called when the gradients are masked."""
+        self.number += 1
+        self.method.before_forward(self.number)
+        self.engine.forward_backward(images, targets)
+        decision = Decision()
+        if self.engine.overflowed:
+            self.engine.step(skip=True)
+        else:
+            decision = self.method.after_backward(self.number)
+            on_gradients()
+            self.engine.step(skip=decision.skip_optimizer)
+            self.method.after_step(self.number)
+        return decision
+
+    def per_weight_state(self, name: str) -> dict[str, Tensor]:
+        """The optimizer's state of a layer that has the weight's shape."""
+        weight = self.engine.model.get_parameter(name)
+        state = self.optimizer.state[weight]
+        return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == weight.shape}
+
+
+@pytest.fixture(scope="module")
+def small_run(group: None) -> Callable[..., SmallRun]:
+    """``small_run(model, optimizer, config, **keys)``: keys of DDPEngine (``loss``), Precision (``name``), Run (``total_steps``) and ``remask``."""
+
+    def build(
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: SparsityConfig,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+        precision: str = "fp32",
+        total_steps: int = 1000,
+        remask: bool = False,
+        seed: int = 0,
+    ) -> SmallRun:
+        engine = DDPEngine(model, optimizer, loss, precision=Precision(name=precision, device=CPU))
+        run = Run(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
+        config = resolve(config)
+        method = build_method(config, sparse_layers(model, config.keep_dense), engine, run, remask=remask)
+        method.start()
+        return SmallRun(engine=engine, method=method, optimizer=optimizer)
+
+    return build

@@ -1,0 +1,285 @@
+"""Checkpoints survive kills, full disks and flipped bits; a resumed run may change only what does not decide its results."""
+
+import logging
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_resumable, check_world
+from dist_sparse.config import Config, to_flat, with_values
+from dist_sparse.config.tree import leaves
+from dist_sparse.errors import UserError
+from tests.full_disk import file_size_limit, small_disk
+
+
+def make_state(step: int, numel: int = 100) -> dict[str, Any]:
+    return {
+        "step": step,
+        "name": "x",
+        "none": None,
+        "weights": OrderedDict(w=torch.arange(numel) * 0.1 + step),
+        "masks": {"w": torch.tensor([1, 255], dtype=torch.uint8)},
+        "optimizer": {"state": {0: {"momentum": torch.ones(3, dtype=torch.float64)}}, "betas": (0.9, 0.999), "groups": [[0, 1]]},
+    }
+
+
+def assert_same(left: Any, right: Any) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def store_with(folder: Path, *steps: int, keep: int = 2) -> CheckpointStore:
+    store = CheckpointStore(folder, keep)
+    for step in steps:
+        assert store.save(step, make_state(step))
+    return store
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    store = store_with(tmp_path / "checkpoints", 5)
+    path, state = store.newest() or pytest.fail("nothing found")
+    assert path.name == "step_00000005.pt"
+    reference = make_state(5)
+    assert_same(state["weights"]["w"], reference["weights"]["w"])
+    assert_same(state["masks"], reference["masks"])
+    assert_same(state["optimizer"]["state"], reference["optimizer"]["state"])
+    assert {key: state[key] for key in ("step", "name", "none")} == {"step": 5, "name": "x", "none": None}
+    assert state["optimizer"]["betas"] == (0.9, 0.999)
+
+
+def test_an_empty_or_missing_folder_has_none(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "missing", 2)
+    assert store.newest() is None
+    assert store.best() is None
+    assert store.paths() == []
+    assert not (tmp_path / "missing").exists(), "reading leaves no trace"
+
+
+def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 20, 300, 4000):
+        store.save(step, make_state(step), best=step == 20)
+    assert names(tmp_path) == ["best.pt", "step_00000300.pt", "step_00004000.pt"]
+    best = store.best()
+    assert best is not None
+    assert best[1]["step"] == 20
+
+
+def test_the_best_is_not_written_twice(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 1, 2):
+        store.save(step, make_state(step), best=True)
+        assert store.paths()[-1].samefile(store.best_path)
+
+
+def test_steps_sort_as_numbers(tmp_path: Path) -> None:
+    store = store_with(tmp_path, 99_999_999, 100_000_000)
+    assert [path.name for path in store.paths()] == ["step_99999999.pt", "step_100000000.pt"]
+    (tmp_path / "step_copy.pt").touch()
+    assert len(store.paths()) == 2
+
+
+def test_a_run_resumed_from_further_back_drops_the_abandoned_future(tmp_path: Path) -> None:
+    store = store_with(tmp_path, 10, 20, 30, keep=3)
+    store.save(15, make_state(15))
+    assert names(tmp_path) == ["step_00000010.pt", "step_00000015.pt"]
+
+
+def test_leftovers_of_a_killed_run_go_at_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / ".step_00000007.pt.partial").write_bytes(b"half")
+    store = CheckpointStore(tmp_path, 2)
+    assert store.newest() is None
+    assert names(tmp_path) == [".step_00000007.pt.partial"], "a reader must not take the file from under a writer"
+    store.save(8, make_state(8))
+    assert names(tmp_path) == ["step_00000008.pt"]
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "empty", "text"])
+def test_a_damaged_newest_is_reported_and_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = store_with(tmp_path, 1, 2)
+    newest = store.paths()[-1]
+    content = newest.read_bytes()
+    if damage == "flipped bit":
+        flip(newest, content.index(make_state(2)["weights"]["w"].numpy().tobytes()) + 17)
+    else:
+        newest.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"text"}[damage])
+    found = store.newest()
+    assert found is not None
+    assert found[1]["step"] == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(newest) in record.message
+    assert "\n" not in record.message
+    with pytest.raises(UserError, match="step_00000002.pt: not a sound checkpoint: ") as caught:
+        store.load(newest)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_best_is_the_last_resort(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(1, make_state(1), best=True)
+    store.save(2, make_state(2))
+    store.paths()[0].write_bytes(b"")
+    found = store.newest()
+    assert found is not None
+    assert found[0] == store.best_path
+
+
+def test_a_run_does_not_start_anew_over_damaged_checkpoints(tmp_path: Path) -> None:
+    store = store_with(tmp_path, 1, 2)
+    for path in store.paths():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
+        store.newest()
+
+
+def test_a_named_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.pt: no such checkpoint"):
+        CheckpointStore.load(tmp_path / "missing.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this program, but a list"):
+        CheckpointStore.load(tmp_path / "list.pt")
+    torch.save({"f": print}, tmp_path / "code.pt")
+    with pytest.raises(UserError, match=r"code\.pt: not a sound checkpoint: "):
+        CheckpointStore.load(tmp_path / "code.pt")
+    with pytest.raises(UserError, match="not a sound checkpoint: Is a directory|Is a directory"):
+        CheckpointStore.load(tmp_path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 10**6), bit=st.integers(0, 7), cut=st.booleans())
+def test_no_damage_goes_unnoticed(tmp_path: Path, position: int, bit: int, cut: bool) -> None:
+    store = store_with(tmp_path, 1)
+    path = store.paths()[0]
+    position %= path.stat().st_size
+    if cut:
+        path.write_bytes(path.read_bytes()[:position])
+    else:
+        flip(path, position, bit)
+    try:
+        state = store.load(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    # A bit of the padding between records, or of a date.
+    assert not cut
+    assert_same(state["weights"]["w"], make_state(1)["weights"]["w"])
+    assert repr(state) == repr(make_state(1))
+
+
+def assert_survives_full_disk(store: CheckpointStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not store.save(2, make_state(2, numel=100_000), best=True)
+    assert names(folder) == ["best.pt", "step_00000001.pt"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "step_00000002.pt" in record.message
+    assert "\n" not in record.message
+    found = store.newest()
+    assert found is not None
+    assert found[1]["step"] == 1
+
+
+def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", 200_000) as folder:
+        store = CheckpointStore(folder, 2)
+        store.save(1, make_state(1), best=True)
+        assert_survives_full_disk(store, folder, caplog)
+        assert "No space left on device" in caplog.text
+        assert store.save(3, make_state(3)), "there is room for a small one still"
+
+
+def test_a_file_that_may_not_grow_costs_only_the_new_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path, 2)
+    store.save(1, make_state(1), best=True)
+    with file_size_limit(100_000):
+        assert_survives_full_disk(store, tmp_path, caplog)
+    assert "File too large" in caplog.text
+
+
+def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    """The kernel kills the writer at its 100,000th byte, with a signal that is set back to deadly."""
+    script = f"""
+import resource, signal, torch
+from pathlib import Path
+from dist_sparse.checkpoint import CheckpointStore
+store = CheckpointStore(Path({str(tmp_path)!r}), 1)
+store.save(1, {{"step": 1}}, best=True)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+store.save(2, {{"step": 2, "w": torch.ones(100_000)}}, best=True)
+"""
+    root = Path(__file__).parents[1]
+    process = subprocess.run([sys.executable, "-c", script], cwd=root, check=False)
+    assert process.returncode == -signal.SIGXFSZ
+    assert names(tmp_path) == [".step_00000002.pt.partial", "best.pt", "step_00000001.pt"]
+    store = CheckpointStore(tmp_path, 1)
+    found = store.newest()
+    assert found is not None
+    assert found[1]["step"] == 1
+    store.save(2, {"step": 2})
+    assert names(tmp_path) == ["best.pt", "step_00000002.pt"]
+
+
+@pytest.mark.parametrize("leaf", [np.float64(1), np.ones(2), {1, 2}, Path("x"), {(1, 2): 3}, torch.float32])
+def test_a_leaf_that_could_not_be_read_back_fails_at_the_first_save(tmp_path: Path, leaf: object) -> None:
+    with pytest.raises(AssertionError, match=r"state\['a'\]\[0\]"):
+        CheckpointStore(tmp_path, 1).save(1, {"a": [leaf]})
+
+
+def test_what_may_change_on_resume() -> None:
+    saved = Config()
+    changed = with_values(saved, {"output": "elsewhere", "resume": "auto", "data.workers": 0, "checkpoint.keep": 5})
+    assert check_resumable(to_flat(saved), to_flat(changed)) == []
+    (warning,) = check_resumable(to_flat(saved), to_flat(with_values(saved, {"engine.device": "cpu", "train.compile": True})))
+    assert "train.compile, engine.device" in warning
+    assert "rounding" in warning
+
+
+def test_what_may_not_change_on_resume() -> None:
+    saved = Config()
+    current = with_values(saved, {"sparsity.density": 0.2, "optim.lr": 0.5, "name": "other"})
+    with pytest.raises(UserError) as caught:
+        check_resumable(to_flat(saved), to_flat(current))
+    message = str(caught.value)
+    assert "optim.lr (was 0.1, now 0.5), sparsity.density (was None, now 0.2)" in message
+    assert "name (was" not in message
+    assert ", ".join(MAY_CHANGE) in message
+    assert "\n" not in message
+
+
+def test_every_key_that_may_change_exists() -> None:
+    for pattern in MAY_CHANGE:
+        assert any(key == pattern or (pattern.endswith("*") and key.startswith(pattern[:-1])) for key in leaves()), pattern
+
+
+def test_a_key_that_one_version_lacks_is_a_warning() -> None:
+    current = to_flat(Config())
+    saved = {key: value for key, value in current.items() if key not in ("optim.momentum", "tracking.project")} | {"old.key": 1}
+    (warning,) = check_resumable(saved, current)
+    assert "old.key, optim.momentum not known to both" in warning
+
+
+def test_another_number_of_ranks_is_a_warning() -> None:
+    assert check_world(4, 4) == []
+    (warning,) = check_world(4, 2)
+    assert "2 ranks" in warning
+    assert "rounding" in warning

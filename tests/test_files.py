@@ -1,0 +1,55 @@
+"""Files that are either whole or not there."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from dist_sparse import files
+
+
+def _fail(file) -> None:
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, "no space")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    files.atomic_write(path, lambda file: file.write(b"old"))
+    with pytest.raises(OSError, match="no space"):
+        files.atomic_write(path, _fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_takes_no_second_space_and_outlives_the_first_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"content")
+    second.write_bytes(b"old")
+    files.atomic_link(first, second)
+    assert first.samefile(second)
+    files.atomic_link(first, second)
+    assert sorted(tmp_path.iterdir()) == [first, second]
+    first.unlink()
+    assert second.read_bytes() == b"content"
+
+
+def test_without_hard_links_it_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    # Every file system that tests can count on has hard links.
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"content" * 300_000)
+    files.atomic_link(first, second)
+    assert not first.samefile(second)
+    assert second.read_bytes() == first.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_only_leftovers_are_removed(tmp_path: Path) -> None:
+    for name in (".a.pt.partial", ".hidden", "b.partial"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "b.partial"]
