@@ -91,7 +91,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     model = load_model(config, data.info, precision)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     per_epoch = data.train.steps_per_epoch
-    keeps = check_zero_preservation(config.optim)
+    keeps = check_zero_preservation(config.optim, ranks.device)
     return Parts(
         config=config,
         ranks=ranks,

@@ -56,7 +56,10 @@ def stop() -> None:
 def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and available < local_world_size:
-        raise UserError(f"engine.device=cuda needs {local_world_size} CUDA devices on this machine and finds {available}; or engine.device=cpu")
+        raise UserError(
+            f"engine.device=cuda needs {local_world_size} CUDA devices on this machine and finds {available}; "
+            "engine.device=cpu trains without"
+        )
     if name == "cpu" or available < local_world_size:
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
@@ -96,7 +99,8 @@ class AgreedError(UserError):
 
 @contextlib.contextmanager
 def agreeing_on_errors() -> Iterator[None]:
-    """Raise a ValueError of any rank on all of them, as :class:`AgreedError`, so that none is left waiting. Collective at the end of the block.
+    """Raise a ValueError of any rank on all of them, as :class:`AgreedError`, so that none is left waiting. Collective at
+    the end of the block.
 
     The block itself must hold no collective. Equal messages are told once.
     """

@@ -31,7 +31,13 @@ def train(config: Config) -> dict[str, Any]:
         if folder.finished and config.resume == "auto":
             _tell(ranks, f"{folder.path} is finished, nothing is left to do")
             return folder.summary()
-        return _fit(*_prepare(config, folder, ranks), folder)
+        try:
+            trainer, cost = _prepare(config, folder, ranks)
+        except UserError:
+            if ranks.is_first:
+                folder.discard_if_unused()
+            raise
+        return _fit(trainer, cost, folder)
     finally:
         distributed.stop()
 

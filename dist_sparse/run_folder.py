@@ -1,5 +1,7 @@
 """Where a run lives, and whether it begins, goes on, or is already over."""
 
+import contextlib
+import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -39,6 +41,16 @@ class RunFolder:
     def finished(self) -> bool:
         return self.summary().get("exit_reason") == FINISHED
 
+    def discard_if_unused(self) -> None:
+        """Remove what a run left that ended before it began, so that it can be started again in the same place."""
+        if self.used:
+            return
+        for log in (self.path / "logs").glob("rank_*.log"):
+            log.unlink()
+        for folder in (self.path / "logs", self.checkpoints, self.path):
+            with contextlib.suppress(OSError):  # not empty: something else lies here
+                folder.rmdir()
+
 
 def choose(config: Config) -> RunFolder:
     """The folder of ``output``, or a new one; with ``resume=auto`` and no output the newest unfinished run of this name.
@@ -46,13 +58,13 @@ def choose(config: Config) -> RunFolder:
     Raises:
         UserError: the folder holds a run that would be overwritten, or cannot be made.
     """
-    folder = RunFolder(path=Path(config.output)) if config.output else _unfinished(config) or _new(config)
-    if folder.used and config.resume == "never":
-        raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
     try:
+        folder = RunFolder(path=Path(config.output)) if config.output else _unfinished(config) or _new(config)
+        if folder.used and config.resume == "never":
+            raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={folder.path} cannot be written: {error.strerror}") from error
+        raise UserError(f"output={config.output or 'runs'} cannot be written: {error.strerror}") from error
     return folder
 
 
@@ -65,4 +77,11 @@ def _unfinished(config: Config) -> RunFolder | None:
 
 
 def _new(config: Config) -> RunFolder:
-    return RunFolder(path=Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    """A folder that no other run of the same second has taken."""
+    stem = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return RunFolder(path=path)
+    raise AssertionError("counting does not end")

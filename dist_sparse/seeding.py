@@ -1,8 +1,8 @@
 """Random draws as pure functions of their purpose.
 
-Every random decision of a run (data order, augmentation, initial masks, growth, dropout) draws from a generator seeded by what
-the draw is for, for example ``("growth", seed, step, layer)``. So a draw does not depend on how many ranks there are or on what was
-drawn before, and a resumed run needs no generator state to repeat an uninterrupted one.
+Every random decision of a run (data order, augmentation, initial masks, growth, dropout) draws from a generator seeded by
+what the draw is for, for example ``("growth", seed, step, layer)``. So a draw does not depend on how many ranks there are
+or on what was drawn before, and a resumed run needs no generator state to repeat an uninterrupted one.
 """
 
 import hashlib

@@ -103,7 +103,9 @@ class Trainer:
     def _forward_backward(self, batch: Batch, number: int) -> None:
         """One micro-batch of the step that comes next."""
         step = self.progress.step + 1
-        torch.manual_seed(derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank))
+        torch.manual_seed(
+            derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank)
+        )
         images, targets = batch.images, batch.labels
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
@@ -197,8 +199,8 @@ class Trainer:
             good = self.store.paths()
             advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
             raise Diverged(
-                f"the loss has not been finite for {train.nan_limit} steps in a row, up to step {self.progress.step}; {advice}; "
-                "a lower optim.lr, a longer scheduler.warmup or train.clip_norm may help"
+                f"the loss has not been finite for {train.nan_limit} steps in a row, up to step {self.progress.step}; "
+                f"{advice}; a lower optim.lr, a longer scheduler.warmup or train.clip_norm may help"
             )
 
     def _save(self, *, best: bool) -> None:

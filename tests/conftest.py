@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-# Before anything imports torch or wandb; child processes inherit both. Threads would fight over the cores that xdist shares out.
+# Before anything imports torch or wandb; child processes inherit both. Threads would fight over the cores that xdist shares.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 

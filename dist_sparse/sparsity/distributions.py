@@ -23,9 +23,9 @@ def uniform(shapes: Shapes, density: float) -> Densities:
 def erdos_renyi(shapes: Shapes, density: float, *, power: float = 1.0, kernel: bool = True) -> Densities:
     """Erdos-Renyi (kernel) densities: proportional to ``(sum of dims / product of dims) ** power``.
 
-    ``kernel=False`` counts the first two dimensions only (ER; Mocanu et al. 2018), True all of them (ERK; Evci et al., RigL, 2020).
-    Layers whose density would exceed 1 are dense, the largest first (those that tie together), and the others share what is left, so
-    that the total is ``density`` of all weights.
+    ``kernel=False`` counts the first two dimensions only (ER; Mocanu et al. 2018), True all of them (ERK; Evci et al.,
+    RigL, 2020). Layers whose density would exceed 1 are dense, the largest first (those that tie together), and the others
+    share what is left, so that the total is ``density`` of all weights.
     """
     dims = {name: shape if kernel else shape[:2] for name, shape in shapes.items()}
     raw = {name: (sum(d) / math.prod(d)) ** power for name, d in dims.items()}

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -15,7 +16,7 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
     for name, module in model.named_modules():
         if isinstance(module, _MASKABLE) and id(module.weight) not in seen:
             seen.add(id(module.weight))
-            layers[f"{name}.weight" if name else "weight"] = module.weight
+            layers[f"{name}.weight" if name else "weight"] = cast(nn.Parameter, module.weight)
     return layers
 
 

@@ -13,9 +13,9 @@ from dist_sparse.sparsity import bits
 class Masks:
     """Masks (True = active) by layer name, and the record of every weight that was ever active.
 
-    Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except on the CPU,
-    where a multiplier in the weight's dtype is several times faster. In checkpoints and on the wire it is one bit a weight, and so is the
-    record of explored weights, which stays in host memory.
+    Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except
+    on the CPU, where a multiplier in the weight's dtype is several times faster. In checkpoints and on the wire it is one
+    bit a weight, and so is the record of explored weights, which stays in host memory.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

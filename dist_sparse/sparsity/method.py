@@ -45,8 +45,9 @@ class Decision:
 class Method:
     """A method that never moves its masks; the base of all others.
 
-    The trainer calls, on every optimizer step (1 is the first): :meth:`before_forward`, :meth:`after_backward` once the gradient is averaged,
-    the engine's step, :meth:`after_step`. On a step whose gradients overflowed the last two are left out.
+    The trainer calls, on every optimizer step (1 is the first): :meth:`before_forward`, :meth:`after_backward` once the
+    gradient is averaged, the engine's step, :meth:`after_step`. On a step whose gradients overflowed the last two are left
+    out.
     """
 
     name: ClassVar[str]

@@ -10,7 +10,10 @@ DropSchedule = Callable[[int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from ``start`` at step 0 to ``floor`` at step ``end``; RigL's with floor 0, ITOP's and GraNet's with 0.005."""
+    """Half a cosine from ``start`` at step 0 to ``floor`` at step ``end``.
+
+    It is RigL's with floor 0, ITOP's and GraNet's with floor 0.005.
+    """
 
     start: float
     floor: float
@@ -54,11 +57,11 @@ class UpdateSchedule:
     def due(self, previous: int, step: int) -> float | None:
         """The drop fraction if an update falls in (previous, step], else None.
 
-        ``previous`` is the last step that could have updated, usually ``step - 1``. After steps whose gradients overflowed it is earlier,
-        so that an update which fell on one of them is made up for and not lost.
+        ``previous`` is the last step that could have updated, usually ``step - 1``. After steps whose gradients overflowed
+        it is earlier, so that an update which fell on one of them is made up for and not lost.
         """
-        latest = step // self.interval * self.interval
-        return self.drop(latest) if previous < latest < self.end else None
+        latest = min(step, self.end - 1) // self.interval * self.interval
+        return self.drop(latest) if previous < latest else None
 
     def until_next(self, step: int) -> int | None:
         """Steps from ``step`` to the next regular update (0 on an update), or None if there is none any more."""
@@ -72,4 +75,5 @@ def drop_count(fraction: float, active: int, *, up: bool) -> int:
     0.29 * 100 is 28.999... in floating point; it counts as 29 either way.
     """
     exact = fraction * active
-    return math.ceil(exact - 1e-9) if up else math.floor(exact + 1e-9)
+    slack = max(1e-9, 1e-15 * exact)
+    return math.ceil(exact - slack) if up else math.floor(exact + slack)

@@ -12,6 +12,6 @@ def magnitude(tensor: Tensor) -> Tensor:
     return tensor.detach().abs().nan_to_num_(nan=0.0, posinf=torch.inf)
 
 
-def random(shape: torch.Size, generator: torch.Generator) -> Tensor:
+def random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Independent uniform scores: the best k are a uniformly random choice of k."""
     return torch.rand(shape, generator=generator, device=generator.device)

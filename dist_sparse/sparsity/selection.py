@@ -1,7 +1,7 @@
 """Exact selection of the best units, the same on every device and in every run.
 
-Units compete within rows: a score ``[S, U]`` holds S independent competitions between U units. The order is by score, highest first,
-and by index, lowest first, where scores are equal (``torch.topk`` promises no order between equal scores).
+Units compete within rows: a score ``[S, U]`` holds S independent competitions between U units. The order is by score,
+highest first, and by index, lowest first, where scores are equal (``torch.topk`` promises no order between equal scores).
 """
 
 import torch
@@ -59,8 +59,8 @@ def _top_k_row(score: Tensor, k: int) -> Tensor:
 def _kth_largest(values: Tensor, k: int, stride: int = 64) -> Tensor:
     """The k-th largest of ``values`` [U], exactly.
 
-    A sample bounds the answer from below, so that the selection itself runs on little more than k values; should the bound be too
-    high (it is checked), all values are searched.
+    A sample bounds the answer from below, so that the selection itself runs on little more than k values; should the bound
+    be too high (it is checked), all values are searched.
     """
     sample = values[::stride]
     rank = k / stride

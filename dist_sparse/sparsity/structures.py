@@ -1,8 +1,8 @@
 """What is kept or dropped together.
 
-A structure cuts a weight into units and arranges them as ``[S, U]``: S selection sets in which U units compete. The exact row-wise
-functions of :mod:`dist_sparse.sparsity.selection` then serve every structure. One class a structure; it says how to cut
-(:meth:`Structure.split`), how to put together again (:meth:`Structure.merge`), and which shapes it fits.
+A structure cuts a weight into units and arranges them as ``[S, U]``: S selection sets in which U units compete. The exact
+row-wise functions of :mod:`dist_sparse.sparsity.selection` then serve every structure. One class a structure; it says how
+to cut (:meth:`Structure.split`), how to put together again (:meth:`Structure.merge`), and which shapes it fits.
 """
 
 from abc import ABC, abstractmethod

@@ -26,6 +26,7 @@ def setup_logging(folder: Path, rank: int) -> None:
     to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.set_name(_HANDLERS[0])
     to_file.setFormatter(logging.Formatter(_FORMAT))
+    to_file.addFilter(_is_ours_or_a_warning)
     root.addHandler(to_file)
     if rank == 0:
         to_screen = _Screen(logging.WARNING)
@@ -35,6 +36,11 @@ def setup_logging(folder: Path, rank: int) -> None:
     logging.getLogger("dist_sparse").setLevel(logging.INFO)
     logging.captureWarnings(True)
     sys.excepthook = _log_then_show
+
+
+def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
+    # W&B's loggers would hand on their smallest details, whatever the level of the root.
+    return record.levelno >= logging.WARNING or record.name.startswith("dist_sparse")
 
 
 class _Screen(logging.Handler):

@@ -3,9 +3,7 @@
 import csv
 import io
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from errno import ENOSPC
 from pathlib import Path
 
 from dist_sparse.files import atomic_write
@@ -61,8 +59,9 @@ class Table:
     def _put_tail(self) -> bool:
         try:
             self._file.seek(self._settled)
-            if self._file.write(self._tail) < len(self._tail):
-                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            left = memoryview(self._tail)
+            while left:
+                left = left[self._file.write(left) :]
             self._file.truncate()
         except OSError as error:
             if not self._warned:

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -147,19 +149,30 @@ def test_a_cifar_file_with_a_wrong_checksum_is_refused(load, write_cifar, tmp_pa
 
 
 @pytest.fixture
-def cifar_archive(write_cifar, monkeypatch, tmp_path) -> Iterator[Path]:
-    """torchvision fetches a small archive from an HTTP server of our own instead of the set's."""
+def serve() -> Iterator[Callable[[Path], str]]:
+    """``serve(file)`` gives the address of a file on an HTTP server of our own, which stands in for the data set's."""
+    with ExitStack() as stack:
+
+        def start(file: Path) -> str:
+            handler = partial(SimpleHTTPRequestHandler, directory=str(file.parent))
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            Thread(target=server.serve_forever, args=(0.01,)).start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}/{file.name}"
+
+        yield start
+
+
+@pytest.fixture
+def cifar_archive(write_cifar, serve, monkeypatch, tmp_path) -> Path:
     folder = tmp_path / "server"
     write_cifar(CIFAR10, folder)
     archive = folder / CIFAR10.filename
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
-        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-        Thread(target=server.serve_forever, args=(0.01,)).start()
-        yield archive
-        server.shutdown()
+    monkeypatch.setattr(CIFAR10, "url", serve(archive))
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    return archive
 
 
 def test_download_fetches_once_for_several_ranks(cifar_archive, tmp_path):
@@ -237,3 +250,15 @@ def test_tiny_imagenet_names_a_corrupt_file(load, tiny, tmp_path):
     (tiny / "val" / "images" / "images_1.JPEG").write_bytes(b"\xff\xd8 not a photograph")
     with pytest.raises(UserError, match=r"images_1.JPEG cannot be decoded \(.*\); unpack "):
         load("tiny_imagenet", root=str(tmp_path))
+
+
+def test_tiny_imagenet_is_fetched_and_unpacked_as_a_whole(load, tiny, serve, monkeypatch, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path, tiny.name))
+    monkeypatch.setattr(tiny_imagenet, "URL", serve(archive))
+    monkeypatch.setattr(tiny_imagenet, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    root = tmp_path / "new"
+    assert load("tiny_imagenet", root=str(root), download=True).info.train_size == 12
+    assert not list(root.glob(".unpacking-*"))
+    (root / tiny.name / "wnids.txt").unlink()
+    with pytest.raises(UserError, match="is there, but not complete; remove it first"):
+        load("tiny_imagenet", root=str(root), download=True)

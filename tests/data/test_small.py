@@ -32,6 +32,13 @@ def test_digits_are_real_split_by_class_and_normalised(load):
     assert abs(pixels.std() - 1) < 0.01
 
 
+def test_normalise_takes_pixels_to_mean_zero_and_deviation_one():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    result = Normalise((0.5, 0.2, 0.0), (0.25, 0.1, 0.5), torch.device("cpu"))(pixels)
+    assert result.dtype == torch.float32
+    assert result.flatten().tolist() == pytest.approx([-2.0, 0.0, 2.0], abs=1e-6)
+
+
 def test_batches_carry_the_samples_they_name(load):
     data = load("digits", augment=False)
     normalise = Normalise((0.3058,), (0.3761,), torch.device("cpu"))

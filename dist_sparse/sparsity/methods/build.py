@@ -58,7 +58,9 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     return config
 
 
-def build_method(config: SparsityConfig, weights: Mapping[str, Tensor], access: WeightAccess, run: Run, *, remask: bool) -> Method:
+def build_method(
+    config: SparsityConfig, weights: Mapping[str, Tensor], access: WeightAccess, run: Run, *, remask: bool
+) -> Method:
     """The method of a resolved configuration, with its initial masks for the sparse layers' ``weights``. Collective."""
     cls = METHODS[config.method]
     weights = weights if "density" in cls.uses else {}
@@ -87,7 +89,9 @@ def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structur
     """Active units per selection set of each layer."""
     for name, shape in shapes.items():
         if reason := structure.misfit(shape):
-            raise UserError(f"sparsity.structure={config.structure} does not fit layer {name!r}: {reason}; add it to sparsity.keep_dense")
+            raise UserError(
+                f"sparsity.structure={config.structure} does not fit layer {name!r}: {reason}; add it to sparsity.keep_dense"
+            )
     distribute = _distribution(config, shapes)
     density = config.density or 1.0
     try:
@@ -97,8 +101,9 @@ def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structur
             raise UserError(f"sparsity.table: {error}") from error
         highest = distributions.highest_sparsity(shapes, distribute, structure)
         raise UserError(
-            f"sparsity.density={density:g} cannot be reached: {error}; the highest sparsity of distribution {config.distribution} on this "
-            f"model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers in sparsity.keep_dense"
+            f"sparsity.density={density:g} cannot be reached: {error}; the highest sparsity of distribution "
+            f"{config.distribution} on this model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers in "
+            "sparsity.keep_dense"
         ) from error
 
 
@@ -108,13 +113,17 @@ def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Calla
         return lambda _: distributions.table(shapes, config.table)
     if config.distribution == "uniform":
         return partial(distributions.uniform, shapes)
-    return lambda density: distributions.erdos_renyi(shapes, density, power=config.er_power, kernel=config.distribution == "erk")
+    return lambda density: distributions.erdos_renyi(
+        shapes, density, power=config.er_power, kernel=config.distribution == "erk"
+    )
 
 
-def _random_mask(name: str, *, shapes: distributions.Shapes, units: Mapping[str, int], structure: Structure, run: Run) -> Tensor:
+def _random_mask(
+    name: str, *, shapes: distributions.Shapes, units: Mapping[str, int], structure: Structure, run: Run
+) -> Tensor:
     """A uniformly random mask with an exact count, the same on any number of ranks."""
     rows, columns, _ = structure.counts(shapes[name])
-    score = scores.random(torch.Size((rows, columns)), generator("initial mask", run.seed, name, device=run.device))
+    score = scores.random((rows, columns), generator("initial mask", run.seed, name, device=run.device))
     chosen = top_k(score, torch.full((rows,), units[name]), among=torch.ones_like(score, dtype=torch.bool))
     return structure.mask(chosen, shapes[name])
 
@@ -127,7 +136,9 @@ def _update_schedule(config: SparsityConfig, run: Run) -> UpdateSchedule:
     if interval < 1:
         raise UserError(f"sparsity.update.interval={update.interval} is less than one step")
     if update.gradient_steps > interval:
-        raise UserError(f"sparsity.update.gradient_steps={update.gradient_steps} is longer than the interval of {interval} steps")
+        raise UserError(
+            f"sparsity.update.gradient_steps={update.gradient_steps} is longer than the interval of {interval} steps"
+        )
     if interval >= end:
         _log.warning("the masks never move: the first update would be at step %d and updates end at step %d", interval, end)
     return UpdateSchedule(interval=interval, end=end, drop=_drop_schedule(config, end))
@@ -145,7 +156,9 @@ def _drop_schedule(config: SparsityConfig, end: int) -> DropSchedule:
 def _check_density(config: SparsityConfig) -> None:
     if config.distribution == "table":
         if config.density is not None:
-            raise UserError("sparsity.density and sparsity.distribution=table exclude each other: the table gives every layer its density")
+            raise UserError(
+                "sparsity.density and sparsity.distribution=table exclude each other: the table gives every layer its density"
+            )
         if not config.table:
             raise UserError("sparsity.distribution=table needs sparsity.table, such as {'*': 0.1}")
     elif config.density is None:

@@ -46,7 +46,8 @@ class DropAndGrow(Method):
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
 
-    A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with both at 0.
+    A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
+    both at 0.
     """
 
     uses = Method.uses | {f"update.{key}" for key in ("form", *DEFAULTS["original"])}
@@ -74,9 +75,7 @@ class DropAndGrow(Method):
         if self._due is not None and self._form == "original":
             self._update(step, self._due)
         self.access.mask_gradients(self.masks)
-        return Decision(
-            skip_optimizer=self._due is not None and self._form == "original", updates_masks=self._due is not None
-        )
+        return Decision(skip_optimizer=self._due is not None and self._form == "original", updates_masks=self._due is not None)
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -99,8 +98,8 @@ class DropAndGrow(Method):
     def _collect_gradients(self, step: int) -> None:
         """Sum dense gradients over the last steps before an update (the sum ranks like the mean).
 
-        One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several steps every rank
-        keeps all layers, so that any rank's checkpoint holds them.
+        One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
+        steps every rank keeps all layers, so that any rank's checkpoint holds them.
         """
         if not self.needs_gradient:
             return

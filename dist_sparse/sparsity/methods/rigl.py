@@ -1,8 +1,8 @@
 """RigL: grow where the dense gradient is largest.
 
-U. Evci, T. Gale, J. Menick, P. S. Castro, E. Elsen: "Rigging the Lottery: Making All Tickets Winners", ICML 2020, arXiv 1911.11134;
-and its in-time over-parameterisation form, S. Liu, L. Yin, D. C. Mocanu, M. Pechenizkiy: "Do We Actually Need Dense
-Over-Parameterization?", ICML 2021, arXiv 2102.02887 (called DST in the GraNet repository).
+U. Evci, T. Gale, J. Menick, P. S. Castro, E. Elsen: "Rigging the Lottery: Making All Tickets Winners", ICML 2020, arXiv
+1911.11134; and its in-time over-parameterisation form, S. Liu, L. Yin, D. C. Mocanu, M. Pechenizkiy: "Do We Actually Need
+Dense Over-Parameterization?", ICML 2021, arXiv 2102.02887 (called DST in the GraNet repository).
 
 Every ``interval`` steps, per layer with n active weights and drop fraction f(t)::
 
@@ -14,12 +14,13 @@ Every ``interval`` steps, per layer with n active weights and drop fraction f(t)
     original:  f(t) = alpha / 2 (1 + cos(pi t / T_end)),               updates while t < T_end, instead of the optimizer step
     itop:      f(t) = 0.005 + (p0 - 0.005) / 2 (1 + cos(pi t / T)),    updates to the end of the run, after the optimizer step
 
-Defaults: original: alpha 0.3, interval 100, T_end 75 % of the run (the ResNet-50 setting of the paper: 25,000 of 32,000 steps are 78 %);
-itop: p0 0.5, interval 1,000 (CIFAR in the GraNet repository; ImageNet there: 4,000).
+Defaults: original: alpha 0.3, interval 100, T_end 75 % of the run (the ResNet-50 setting of the paper: 25,000 of 32,000
+steps are 78 %); itop: p0 0.5, interval 1,000 (CIFAR in the GraNet repository; ImageNet there: 4,000).
 
-Deviations from the references: the gradient is the mean over ranks and micro-batches before the absolute value is taken (rigl-torch
-averages absolute values of local gradients, another ranking); the first update is at step ``interval``, not 0 (TensorFlow code), and
-an update counts as a step; ties break by index instead of by noise of 1e-5; an active weight that is 0 is kept before an inactive one.
+Deviations from the references: the gradient is the mean over ranks and micro-batches before the absolute value is taken
+(rigl-torch averages absolute values of local gradients, another ranking); the first update is at step ``interval``, not 0
+(TensorFlow code), and an update counts as a step; ties break by index instead of by noise of 1e-5; an active weight that is
+0 is kept before an inactive one.
 """
 
 from torch import Tensor

@@ -1,0 +1,179 @@
+"""The owner of the masks."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_sparse.sparsity.masks import Masks
+
+
+def random_masks(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    draws = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(shape, generator=draws) < 0.3 for name, shape in shapes.items()}
+
+
+SHAPES = {"conv": (4, 3, 3, 3), "linear": (5, 7)}
+
+
+@pytest.fixture
+def masks() -> Masks:
+    return Masks({name: torch.empty(shape) for name, shape in SHAPES.items()})
+
+
+def test_replace_takes_masks_and_counts_changes(masks: Masks) -> None:
+    first, second = random_masks(0, SHAPES), random_masks(1, SHAPES)
+    masks.replace(first)
+    changed = masks.replace(second)
+    for name in SHAPES:
+        assert torch.equal(masks[name], second[name])
+        assert changed[name] == int((first[name] ^ second[name]).sum())
+        assert masks.active()[name] == int(second[name].sum())
+    assert set(masks.replace(second).values()) == {0}
+
+
+def test_replacing_one_layer_leaves_the_others(masks: Masks) -> None:
+    first, second = random_masks(0, SHAPES), random_masks(1, SHAPES)
+    masks.replace(first)
+    assert list(masks.replace({"linear": second["linear"]})) == ["linear"]
+    assert torch.equal(masks["conv"], first["conv"]) and torch.equal(masks["linear"], second["linear"])
+
+
+def test_densities(masks: Masks) -> None:
+    masks.replace({"conv": torch.arange(108).view(4, 3, 3, 3) < 27, "linear": torch.arange(35).view(5, 7) < 7})
+    assert masks.densities() == {"conv": 0.25, "linear": 0.2}
+    assert masks.density() == 34 / 143
+    assert masks.shares({"linear": 35}) == {"linear": 1.0}
+    assert (len(masks), masks.names) == (2, ("conv", "linear"))
+
+
+def test_without_masks_all_is_active() -> None:
+    masks = Masks({})
+    assert (masks.density(), masks.exploration(), masks.densities(), masks.digests()) == (1.0, 1.0, {}, {})
+
+
+def test_exploration_of_the_itop_sequence(vectors) -> None:
+    reference = vectors("itop")["Rs"]
+    rounds = [torch.tensor(mask).bool() for mask in reference["masks"]]
+    masks = Masks({"layer": torch.empty(rounds[0].shape)})
+    rates = []
+    for mask in rounds:
+        masks.replace({"layer": mask})
+        rates.append(masks.exploration())
+    assert rates == pytest.approx(reference["Rs"], abs=1e-6)
+    assert rates[0] == int(rounds[0].sum()) / rounds[0].numel(), "the first mask counts"
+
+
+def test_exploration_never_falls(masks: Masks) -> None:
+    seen = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
+    for seed in range(8):
+        new = random_masks(seed, SHAPES)
+        masks.replace(new)
+        seen = {name: seen[name] | new[name] for name in SHAPES}
+        assert masks.exploration() == sum(int(mask.sum()) for mask in seen.values()) / 143
+    masks.replace(random_masks(0, SHAPES))
+    assert masks.exploration() == sum(int(mask.sum()) for mask in seen.values()) / 143
+
+
+def test_digest_follows_contents_and_names(masks: Masks) -> None:
+    masks.replace(random_masks(0, SHAPES))
+    before = masks.digest()
+    masks.replace(random_masks(1, SHAPES))
+    assert masks.digest() != before
+    masks.replace(random_masks(0, SHAPES))
+    assert masks.digest() == before and len(before) == 16
+    renamed = Masks({"other": torch.empty(4, 3, 3, 3), "linear": torch.empty(5, 7)})
+    renamed.replace(dict(zip(renamed.names, random_masks(0, SHAPES).values(), strict=True)))
+    assert renamed.digest() != before
+
+
+def test_digest_sees_what_is_in_memory(masks: Masks) -> None:
+    masks.replace(random_masks(0, SHAPES))
+    before = masks.digests()
+    masks._multipliers["conv"].view(-1)[5] = 1 - masks._multipliers["conv"].view(-1)[5]
+    assert masks.digests()["conv"] != before["conv"] and masks.digests()["linear"] == before["linear"]
+
+
+def test_digest_is_the_same_in_another_process() -> None:
+    code = """
+import torch
+from dist_sparse.sparsity.masks import Masks
+masks = Masks({"conv": torch.empty(4, 3, 3, 3), "linear": torch.empty(5, 7)})
+masks.replace({"conv": torch.arange(108).view(4, 3, 3, 3) % 5 == 0, "linear": torch.arange(35).view(5, 7) % 3 == 0})
+print(masks.digest())
+"""
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    masks = Masks({"conv": torch.empty(4, 3, 3, 3).to(memory_format=torch.channels_last), "linear": torch.empty(5, 7)})
+    masks.replace({"conv": torch.arange(108).view(4, 3, 3, 3) % 5 == 0, "linear": torch.arange(35).view(5, 7) % 3 == 0})
+    assert masks.digest() == there
+
+
+def test_state_dict_brings_back_everything_in_one_bit_a_weight(masks: Masks) -> None:
+    masks.replace(random_masks(0, SHAPES))
+    masks.replace(random_masks(1, SHAPES))
+    state = masks.state_dict()
+    for packed in (state["masks"], state["explored"]):
+        assert {name: (bits.dtype, len(bits)) for name, bits in packed.items()} == {"conv": (torch.uint8, 14), "linear": (torch.uint8, 5)}
+    other = Masks({name: torch.empty(shape) for name, shape in SHAPES.items()})
+    other.replace(random_masks(2, SHAPES))
+    other.load_state_dict(state)
+    assert other.digest() == masks.digest()
+    assert other.exploration() == masks.exploration()
+    assert other.active() == masks.active()
+
+
+def test_state_dict_is_a_copy(masks: Masks) -> None:
+    masks.replace(random_masks(0, SHAPES))
+    state = masks.state_dict()
+    kept = {part: {name: bits.clone() for name, bits in state[part].items()} for part in state}
+    masks.replace(random_masks(1, SHAPES))
+    assert all(torch.equal(state[part][name], kept[part][name]) for part in state for name in SHAPES)
+
+
+def test_state_of_other_layers_is_refused(masks: Masks) -> None:
+    with pytest.raises(ValueError, match="other layers"):
+        Masks({"conv": torch.empty(4, 3, 3, 3)}).load_state_dict(masks.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_multipliers_have_the_weights_dtype_on_the_cpu(dtype: torch.dtype) -> None:
+    masks = Masks({"linear": torch.nn.Parameter(torch.empty(5, 7, dtype=dtype))})
+    masks.replace(random_masks(0, {"linear": (5, 7)}))
+    multiplier = masks._multipliers["linear"]
+    assert (multiplier.dtype, multiplier.requires_grad) == (dtype, False)
+    assert masks["linear"].dtype == torch.bool
+
+
+@pytest.mark.gpu
+def test_multipliers_are_one_byte_on_a_gpu() -> None:
+    masks = Masks({"linear": torch.empty(5, 7, device="cuda")})
+    new = random_masks(0, {"linear": (5, 7)})
+    masks.replace({name: mask.cuda() for name, mask in new.items()})
+    weight = torch.randn(5, 7, device="cuda")
+    expected = weight * new["linear"].cuda()
+    masks.multiply_({"linear": weight})
+    assert masks._multipliers["linear"].dtype == torch.bool and torch.equal(weight, expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_multiply_is_in_place_in_the_weights_own_layout(memory_format: torch.memory_format) -> None:
+    weight = torch.randn(4, 3, 3, 3).to(memory_format=memory_format)
+    before, address, strides = weight.clone(), weight.data_ptr(), weight.stride()
+    masks = Masks({"conv": weight})
+    new = random_masks(0, {"conv": (4, 3, 3, 3)})
+    masks.replace(new)
+    assert masks._multipliers["conv"].stride() == strides, "a mask in another layout would be read out of order in memory"
+    masks.multiply_({"conv": weight})
+    assert (weight.data_ptr(), weight.stride()) == (address, strides)
+    assert torch.equal(weight, torch.where(new["conv"], before, 0.0))
+
+
+def test_multiply_touches_the_given_layers_only(masks: Masks) -> None:
+    masks.replace(random_masks(0, SHAPES))
+    masks.multiply_({})
+    linear = torch.ones(5, 7)
+    masks.multiply_({"linear": linear})
+    assert torch.equal(linear, masks["linear"].float())
