@@ -88,6 +88,8 @@ class Trainer:
         self.method.start()
         self._mask_average()
         self._set_learning_rate()
+        if self.progress.step == 0:
+            self._log(self._sparsity())
         started = time.perf_counter() - self.progress.seconds
         for epoch in range(self.progress.step // self.steps_per_epoch, self.config.train.epochs):
             start_step = self.progress.step - epoch * self.steps_per_epoch

@@ -10,8 +10,7 @@ from dist_sparse.config.schema import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
 from dist_sparse.data.order import BatchPlan, validation_share
-from dist_sparse.data.readers import SmallSet, read_small
-from dist_sparse.data.small_set import Split
+from dist_sparse.data.small_set import SmallSet, Split, read_small
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 

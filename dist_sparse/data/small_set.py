@@ -1,8 +1,17 @@
-"""What a reader of a small data set returns, and how it says that there are no files."""
+"""What is known of a small data set, and how its files are read, or fetched where that is asked for."""
 
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
 from torch import Tensor
+
+from dist_sparse.config.schema import DataConfig
+from dist_sparse.errors import UserError
 
 
 class Split(NamedTuple):
@@ -16,3 +25,59 @@ class Split(NamedTuple):
 
 class MissingFilesError(Exception):
     """A reader found no files, or not all of them."""
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    """A data set that fits on the device. Defaults of the augmentation count where the config leaves them open."""
+
+    classes: int
+    mean: tuple[float, ...]
+    """Per channel over the training split, of pixels scaled to 0-1."""
+    std: tuple[float, ...]
+    crop_padding: int
+    flip: bool
+    read: Callable[[Path], tuple[Split, Split]]
+    """Training and held-out split from the folder ``data.root``; raises MissingFilesError."""
+    layout: str = ""
+    """Files that ``read`` looks for, relative to the folder."""
+    download: Callable[[Path], object] | None = None
+    """Fetches them; raises OSError or RuntimeError."""
+    hint: str = ""
+    """Another way to get them."""
+
+
+def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
+    """Training and held-out split, fetched first if they are missing and ``data.download`` is set.
+
+    Raises UserError where the files are missing, or cannot be fetched. Of several ranks that share the folder one fetches.
+    """
+    root = Path(config.root).expanduser()
+    with _alone(root, config, small_set):
+        try:
+            return small_set.read(root)
+        except MissingFilesError:
+            if not config.download or small_set.download is None:
+                raise UserError(
+                    f"{config.name} is missing or damaged: expected {root}/{small_set.layout}; "
+                    f"--data.download=true fetches it{small_set.hint}"
+                ) from None
+        try:
+            small_set.download(root)
+            return small_set.read(root)
+        except (OSError, RuntimeError, MissingFilesError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
+            ) from error
+
+
+def _alone(root: Path, config: DataConfig, small_set: SmallSet) -> AbstractContextManager[object]:
+    """Keeps other ranks from reading files that are still being fetched; where nothing can be fetched there is no need."""
+    if not config.download or small_set.download is None:
+        return nullcontext()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return nullcontext()  # the download will say why
+    return FileLock(root / f".{config.name}.lock") if os.access(root, os.W_OK) else nullcontext()

@@ -30,7 +30,7 @@ def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
 
 def popcount(packed: Tensor) -> int:
     """Number of set bits."""
-    counts = torch.bincount(packed.long().cpu(), minlength=256)
+    counts = torch.bincount(packed.cpu().long(), minlength=256)
     return int((counts * _byte_table().sum(1)).sum())
 
 

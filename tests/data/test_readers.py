@@ -21,6 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from dist_sparse.config.schema import DataConfig
 from dist_sparse.data import readers, tiny_imagenet
+from dist_sparse.data.small_set import read_small
 from dist_sparse.errors import UserError
 
 FASHION_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -181,7 +182,7 @@ def test_download_fetches_once_for_several_ranks(cifar_archive, tmp_path):
     assert original.download is not None
     counted = replace(original, download=lambda root: (calls.append(root), original.download(root)))
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: readers.read_small(config, counted), range(4)))
+        results = list(pool.map(lambda _: read_small(config, counted), range(4)))
     assert all(len(train.labels) == 30 and len(val.labels) == 6 for train, val in results)
     assert len(calls) == 1
 

@@ -1,0 +1,129 @@
+"""What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dist_sparse import distributed
+from dist_sparse.build import build_parts, build_trainer, resolved
+from dist_sparse.config import Config, with_values
+from dist_sparse.run_folder import RunFolder
+from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.tracking import Tracker
+from dist_sparse.trainer import Trainer
+
+QUIET = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1}
+TINY_VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+"""A transformer without batch statistics, for digits."""
+
+
+@dataclass
+class Recorder(Tracker):
+    """Keeps what is logged on its rank: every rank logs, although only the first one's values reach the disk."""
+
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    wandb_id: None = None  # type: ignore[assignment]
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        self.rows.setdefault(step, {}).update(values)
+
+
+def trainer_for(values: dict[str, Any], folder: str) -> tuple[Trainer, Recorder]:
+    """A trainer of this rank in the world's group, for a run of its own folder that logs into memory."""
+    config = resolved(with_values(Config(), {**QUIET, **values}))
+    run_folder = RunFolder(path=Path(folder))
+    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    trainer = build_trainer(build_parts(config, distributed.start(config.engine)), run_folder, None)
+    trainer.tracker.close()
+    trainer.tracker = recorder = Recorder()
+    return trainer, recorder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One rank's view of a run."""
+
+    initial: dict[str, int]
+    """Digest of each layer's first mask."""
+    final: dict[str, int]
+    rows: dict[int, dict[str, Any]]
+    """What was logged, by step."""
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Digest of all masks by step, at updates and validations."""
+        return self.column("sparsity/mask_digest")
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return self.column("train/loss")
+
+    def column(self, name: str) -> dict[int, Any]:
+        return {step: row[name] for step, row in self.rows.items() if name in row}
+
+    @property
+    def updates(self) -> int:
+        """How many updates moved a mask."""
+        return sum(changed > 0 for changed in self.column("sparsity/changed").values())
+
+
+def train(values: dict[str, Any], folder: str) -> Trained:
+    """Train to the end."""
+    trainer, recorder = trainer_for(values, folder)
+    masks = trainer.method.masks
+    initial = masks.digests()
+    trainer.fit()
+    return Trained(initial, masks.digests(), recorder.rows)
+
+
+def train_with_flipped_bit(values: dict[str, Any], folder: str, *, rank: int, layer: str, step: int) -> None:
+    """Train, and after ``step`` steps change one entry of one mask behind the back of everything on one rank."""
+    trainer, recorder = trainer_for(values, folder)
+
+    class Saboteur(Recorder):
+        def advance(self, done: int) -> None:
+            if done == step and dist.get_rank() == rank:
+                multiplier = trainer.method.masks._multipliers[layer].view(-1)
+                multiplier[0] = 1 - multiplier[0]
+
+    trainer.tracker = Saboteur(**dataclasses.asdict(recorder))
+    trainer.fit()
+
+
+def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list[bool]], list[str]]:
+    """One decision of random masks: what this rank owns, the masks that came of it, and the layers it was asked for.
+
+    The draw depends on the rank, so that masks can only agree if exactly one rank drew each.
+    """
+    shapes = {name: torch.Size(shape) for name, shape in sizes.items()}
+    world = {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "device": torch.device("cpu")}
+    agreement = Agreement(shapes, **world)
+    asked = []
+
+    def select(name: str) -> torch.Tensor:
+        asked.append(name)
+        draws = torch.Generator().manual_seed(1000 * dist.get_rank() + len(asked))
+        return torch.rand(shapes[name], generator=draws) < 0.5
+
+    masks = agreement.decide(select)
+    agreement.verify({name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
+    return agreement.owned(), {name: mask.flatten().tolist() for name, mask in masks.items()}, asked
+
+
+def fail_on(rank: int) -> int:
+    """Raise on one rank while the others wait for it."""
+    if dist.get_rank() == rank:
+        raise RuntimeError(f"rank {rank} had enough")
+    dist.barrier()
+    return dist.get_rank()
+
+
+def ranks() -> tuple[int, int, int]:
+    """Rank, size of the world, and threads."""
+    return dist.get_rank(), dist.get_world_size(), torch.get_num_threads()

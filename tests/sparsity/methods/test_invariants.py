@@ -1,0 +1,135 @@
+"""What holds after every step, whatever the model, the optimizer and the method.
+
+Off-mask weights, gradients and optimizer state are exactly 0, the active count is the scheduled integer, and what has just grown
+starts from 0.
+"""
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor, nn
+
+from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import OptimConfig, SparsityConfig, UpdateConfig
+from dist_sparse.optim import build_optimizer
+
+KEEPS_ZEROS = {"sgd": True, "momentum": True, "adamw": True, "muon": False}  # muon mixes the entries of a matrix
+CLASSES, STEPS = 3, 7
+
+
+@dataclass(frozen=True)
+class Case:
+    channels: int
+    hidden: int
+    kernel: int
+    groups: int
+    channels_last: bool
+    density: float
+    distribution: str
+    optimizer: str
+    method: str
+    form: str
+    interval: int
+    gradient_steps: int
+    drop_fraction: float
+    distinct: int
+    """Weights are rounded to multiples of 1 / distinct after each step, so that many tie."""
+
+    def config(self) -> SparsityConfig:
+        update = UpdateConfig(
+            form=self.form,
+            interval=Length(self.interval, "steps"),
+            drop_fraction=self.drop_fraction,
+            drop_schedule="constant",
+            gradient_steps=self.gradient_steps,
+        )
+        moving = {} if self.method == "static" else {"update": update}
+        return SparsityConfig(method=self.method, density=self.density, distribution=self.distribution, **moving)
+
+    def model(self) -> nn.Module:
+        model = nn.Sequential(
+            nn.Conv2d(2, self.channels, self.kernel, padding=1),
+            nn.BatchNorm2d(self.channels),
+            nn.ReLU(),
+            nn.Conv2d(self.channels, self.channels, 1, groups=self.groups, bias=False),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * self.channels, self.hidden),
+            nn.Linear(self.hidden, CLASSES),
+        )
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    interval = draw(st.integers(1, 4))
+    return Case(
+        channels=draw(st.sampled_from([2, 4, 6])),
+        hidden=draw(st.integers(3, 12)),
+        kernel=draw(st.sampled_from([1, 3])),
+        groups=draw(st.sampled_from([1, 2])),
+        channels_last=draw(st.booleans()),
+        density=draw(st.floats(0.3, 1.0)),
+        distribution=draw(st.sampled_from(["erk", "er", "uniform"])),
+        optimizer=draw(st.sampled_from(sorted(KEEPS_ZEROS))),
+        method=draw(st.sampled_from(["static", "set", "rigl"])),
+        form=draw(st.sampled_from(["original", "itop"])),
+        interval=interval,
+        gradient_steps=draw(st.sampled_from([each for each in (1, 3) if each <= interval])),
+        drop_fraction=draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
+        distinct=draw(st.sampled_from([1, 4, 1000])),
+    )
+
+
+def is_zero(tensor: Tensor, where: Tensor) -> bool:
+    return not tensor.detach()[where].count_nonzero()
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_invariants(small_run, case: Case) -> None:
+    draws = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = case.model()
+    optimizer = build_optimizer(OptimConfig(name=case.optimizer, lr=0.05), model, 8)
+    run = small_run(model, optimizer, case.config(), remask=not KEEPS_ZEROS[case.optimizer])
+    masks = run.method.masks
+    scheduled = masks.active()
+    explored = masks.exploration()
+
+    def gradients_are_masked() -> None:
+        for name in masks.names:
+            assert is_zero(run.engine.grad(name), ~masks[name]), f"gradient of {name}"
+
+    for _ in range(STEPS):
+        before = {name: masks[name] for name in masks.names}
+        images = torch.randn(8, 2, 4, 4, generator=draws)
+        labels = torch.randint(CLASSES, (8,), generator=draws)
+        decision = run.step(images, labels, on_gradients=gradients_are_masked)
+
+        due = case.method != "static" and run.number % case.interval == 0
+        assert decision.updates_masks == due
+        assert decision.skip_optimizer == (due and case.form == "original")
+        for name, weight in masked_weights(model, masks.names).items():
+            state = run.per_weight_state(name)
+            assert int(masks[name].sum()) == masks.active()[name] == scheduled[name]
+            for label, tensor in {"weight": weight, **state}.items():
+                assert is_zero(tensor, ~masks[name]), f"{label} of {name} off its mask"
+                assert is_zero(tensor, masks[name] & ~before[name]), f"{label} of {name} where it has just grown"
+            if not due:
+                assert torch.equal(masks[name], before[name])
+        assert explored <= (explored := masks.exploration())
+        round_weights(model, case.distinct)
+
+
+def masked_weights(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: model.get_parameter(name).detach() for name in names}
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, distinct: int) -> None:
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_((parameter * distinct).round() / distinct)

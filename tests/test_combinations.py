@@ -1,0 +1,84 @@
+"""The combinations of options that users will try, each trained for a few steps: they must fit together and stay sparse."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from dist_sparse.config import load_config
+from dist_sparse.run import train
+
+SMALL = {
+    "data.name": "digits",
+    "model.name": "cifar_resnet20",
+    "model.kwargs": {"width": 0.25},
+    "train.epochs": 2,
+    "train.batch_size": 256,
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.3,
+    "sparsity.update.interval": 2,
+    "tracking.wandb": "disabled",
+    "tracking.log_every": 1,
+    "engine.device": "cpu",
+}
+BASE_STEPS = 10
+
+VIT = {
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+}
+
+COMBINATIONS = {
+    "bf16 in channels_last": {"train.precision": "bf16", "train.channels_last": True},
+    "fp16 with a scaler and accumulation": {"train.precision": "fp16", "train.accumulation": 2},
+    "fp64 with mixup": {"train.precision": "fp64", "train.mixup": 0.2},
+    "mixup, cutmix and smoothing": {"train.mixup": 0.2, "train.cutmix": 1.0, "train.label_smoothing": 0.1},
+    "weights averaged, gradients clipped": {"train.ema": 0.9, "train.clip_norm": 1.0},
+    "set in itop form": {"sparsity.method": "set", "sparsity.update.form": "itop", "sparsity.update.interval": 3},
+    "rigl in itop form, gradients of three steps": {
+        "sparsity.update.form": "itop",
+        "sparsity.update.interval": 4,
+        "sparsity.update.gradient_steps": 3,
+    },
+    "adamw on a transformer with drop path": {
+        **VIT,
+        "model.kwargs.drop_path_rate": 0.1,
+        "optim.name": "adamw",
+        "optim.lr": 1e-3,
+        "optim.momentum": 0.9,
+    },
+    "an optimizer that does not keep zeros": {**VIT, "optim.name": "muon", "optim.lr": 0.01},
+    "uniform with dense ends": {"sparsity.distribution": "uniform", "sparsity.keep_dense": ["first", "last", "*.downsample.*"]},
+    "a table of densities": {
+        "sparsity.density": None,
+        "sparsity.distribution": "table",
+        "sparsity.table": {"layer1.*": 0.5, "*": 0.2},
+    },
+    "static with a multistep schedule": {
+        "sparsity.method": "static",
+        "sparsity.update.interval": None,
+        "scheduler.name": "multistep",
+        "scheduler.milestones": ["50%"],
+        "scheduler.warmup": "2 steps",
+    },
+    "dense": {"sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
+}
+
+
+@pytest.mark.parametrize("options", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> None:
+    config = load_config(overrides={**SMALL, "output": str(tmp_path), **options})
+    summary = train(config)
+    assert summary["exit_reason"] == "finished"
+    assert summary["steps"] == BASE_STEPS
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(math.isfinite(float(row["train/loss"])) for row in rows if row["train/loss"])
+    digests = {row["sparsity/mask_digest"] for row in rows if row["sparsity/mask_digest"]}
+    moves = config.sparsity.method in ("set", "rigl")
+    assert (len(digests) > 2) if moves else (len(digests) == 1)
+    densities = {float(row["sparsity/density"]) for row in rows if row["sparsity/density"]}
+    assert len(densities) == 1
+    if config.sparsity.density is not None:
+        assert densities.pop() == pytest.approx(config.sparsity.density, abs=0.002)
