@@ -101,8 +101,9 @@ class FolderValLoader:
 def build_folder(config: DataConfig, loading: Loading) -> Data:
     """List the folder and make its loaders; errors as in :func:`dist_sparse.data.build_data`."""
     size = config.image_size or DEFAULT_IMAGE_SIZE
-    if config.crop_padding is not None:
-        raise UserError("data.crop_padding is for small data sets; image_folder crops by data.min_scale")
+    for key in ("crop_padding", "padding_mode"):
+        if getattr(config, key) is not None:
+            raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
     if config.resize < size:
         raise UserError(f"data.resize={config.resize} should be at least data.image_size={size}")
     train_files, val_files = list_splits(Path(config.root).expanduser())

@@ -79,7 +79,7 @@ def _augmentation(config: DataConfig, small_set: SmallSet, side: int) -> CropFli
     flip = small_set.flip if config.flip is None else config.flip
     if padding >= side:
         raise UserError(f"data.crop_padding={padding} should be less than the {side} pixels of {config.name}'s images")
-    return CropFlip(padding, config.padding_mode, flip)
+    return CropFlip(padding, config.padding_mode or "zeros", flip)
 
 
 def _on_device(split: Split, config: DataConfig, device: torch.device) -> Split:

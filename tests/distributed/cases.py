@@ -1,8 +1,7 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from dist_sparse.build import build_parts, build_trainer, resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity import bits
-from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
 
@@ -23,12 +23,12 @@ TINY_VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_he
 """A transformer without batch statistics, for digits."""
 
 
-@dataclass
 class Recorder(Tracker):
     """Keeps what is logged on its rank: every rank logs, although only the first one's values reach the disk."""
 
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    wandb_id: None = None  # type: ignore[assignment]
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, dict[str, Any]] = {}
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         self.rows.setdefault(step, {}).update(values)
@@ -82,38 +82,54 @@ def train(values: dict[str, Any], folder: str) -> Trained:
     return Trained(initial, masks.digests(), recorder.rows)
 
 
-def train_with_flipped_bit(values: dict[str, Any], folder: str, *, rank: int, layer: str, step: int) -> None:
-    """Train, and after ``step`` steps change one entry of one mask behind the back of everything on one rank."""
-    trainer, recorder = trainer_for(values, folder)
+def train_with_flipped_bit(
+    values: dict[str, Any], folder: str, *, rank: int, layer: str, after_step: int
+) -> tuple[int, str] | None:
+    """Train, and after so many steps change one entry of one mask behind the back of everything on one rank.
 
-    class Saboteur(Recorder):
-        def advance(self, done: int) -> None:
-            if done == step and dist.get_rank() == rank:
-                multiplier = trainer.method.masks._multipliers[layer].view(-1)
-                multiplier[0] = 1 - multiplier[0]
+    Returns the steps that were made and the message of the MaskDisagreement that ended the run, or None if nothing did.
+    """
+    trainer, _ = trainer_for(values, folder)
+    trainer.tracker = Saboteur(trainer.method.masks, layer if dist.get_rank() == rank else None, after_step)
+    try:
+        trainer.fit()
+    except MaskDisagreement as error:
+        return trainer.progress.step, str(error)
+    return None
 
-    trainer.tracker = Saboteur(**dataclasses.asdict(recorder))
-    trainer.fit()
+
+class Saboteur(Tracker):
+    """Flips the first entry of a layer's mask, if it has been given one."""
+
+    def __init__(self, masks: Masks, layer: str | None, after_step: int) -> None:
+        super().__init__()
+        self._masks, self._layer, self._after_step = masks, layer, after_step
+
+    def advance(self, step: int) -> None:
+        if step == self._after_step and self._layer is not None:
+            multiplier = self._masks._multipliers[self._layer].view(-1)
+            multiplier[0] = 1 - multiplier[0]
 
 
-def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list[bool]], list[str]]:
-    """One decision of random masks: what this rank owns, the masks that came of it, and the layers it was asked for.
+def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list], dict[str, list]]:
+    """One decision: the layers that this rank owns, the masks that it has in the end, and those that it selected itself.
 
-    The draw depends on the rank, so that masks can only agree if exactly one rank drew each.
+    Each rank selects at random, and differently, so that ranks can agree only if one of them speaks for each layer.
     """
     shapes = {name: torch.Size(shape) for name, shape in sizes.items()}
-    world = {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "device": torch.device("cpu")}
-    agreement = Agreement(shapes, **world)
-    asked = []
+    agreement = Agreement(shapes, rank=dist.get_rank(), world_size=dist.get_world_size(), device=torch.device("cpu"))
+    draws = torch.Generator().manual_seed(dist.get_rank())
+    chosen = {}
 
     def select(name: str) -> torch.Tensor:
-        asked.append(name)
-        draws = torch.Generator().manual_seed(1000 * dist.get_rank() + len(asked))
-        return torch.rand(shapes[name], generator=draws) < 0.5
+        assert name not in chosen
+        mask = torch.rand(shapes[name], generator=draws) < 0.5
+        chosen[name] = mask.tolist()
+        return mask
 
     masks = agreement.decide(select)
     agreement.verify({name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
-    return agreement.owned(), {name: mask.flatten().tolist() for name, mask in masks.items()}, asked
+    return agreement.owned(), {name: mask.tolist() for name, mask in masks.items()}, chosen
 
 
 def fail_on(rank: int) -> int:

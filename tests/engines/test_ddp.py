@@ -37,7 +37,9 @@ def small_net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5))
 
 
-def engine_of(model: nn.Module, *, lr: float = 0.1, momentum: float = 0.9, channels_last: bool = False, name: Any = "fp32", **keys) -> DDPEngine:
+def engine_of(
+    model: nn.Module, *, lr: float = 0.1, momentum: float = 0.9, channels_last: bool = False, name: Any = "fp32", **keys
+) -> DDPEngine:
     precision = Precision(name=name, device=CPU, channels_last=channels_last)
     model = precision.place_model(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
@@ -160,7 +162,10 @@ def test_masking_weights_gradients_and_state() -> None:
     tensors = {
         "weight": (engine.weight("0.weight"), engine.mask_weights),
         "gradient": (engine.grad("0.weight"), engine.mask_gradients),
-        "momentum": (engine._optimizer.state[engine.model.get_parameter("0.weight")]["momentum_buffer"], engine.mask_optimizer_state),
+        "momentum": (
+            engine._optimizer.state[engine.model.get_parameter("0.weight")]["momentum_buffer"],
+            engine.mask_optimizer_state,
+        ),
     }
     for tensor, apply in tensors.values():
         before = tensor.clone()
@@ -215,7 +220,9 @@ def test_the_group_of_one(group: distributed.Ranks) -> None:
     assert (group.rank, group.world_size, group.device, group.is_first) == (0, 1, CPU, True)
     assert distributed.start(EngineConfig(device="cpu")) == group, "a group that exists is used as it is"
     values: Tensor = torch.tensor([1.0, 2.0])
-    assert distributed.sum_over_ranks(values.clone()).tolist() == distributed.max_over_ranks(values.clone()).tolist() == [1.0, 2.0]
+    assert (
+        distributed.sum_over_ranks(values.clone()).tolist() == distributed.max_over_ranks(values.clone()).tolist() == [1.0, 2.0]
+    )
     assert distributed.gather(values).tolist() == [[1.0, 2.0]]
     assert distributed.from_first_rank({"a": 1}) == {"a": 1}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import settings
 from torch import Tensor, nn
 
 from dist_sparse import distributed
@@ -20,6 +21,10 @@ from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.sparsity.methods.build import Run, build_method, resolve
 
 CPU = torch.device("cpu")
+
+# A busy machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ class SmallRun:
 
 @pytest.fixture(scope="module")
 def small_run(group: None) -> Callable[..., SmallRun]:
-    """``small_run(model, optimizer, config, **keys)``: keys of DDPEngine (``loss``), Precision (``name``), Run (``total_steps``) and ``remask``."""
+    """``small_run(model, optimizer, config, **keys)``: the model, wrapped and with its initial masks applied."""
 
     def build(
         model: nn.Module,

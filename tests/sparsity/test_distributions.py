@@ -52,7 +52,9 @@ def test_erk_of_resnet50(vectors, density: str, stem: str) -> None:
     raw = {layer["name"]: layer["raw_erk"] for layer in reference["layers"]}
     for name, value in densities.items():
         assert value == 1.0 or value == pytest.approx(record["epsilon"] * raw[name], rel=1e-9)
-    assert expected_active(shapes, densities) == pytest.approx(float(density) * sum(s.numel() for s in shapes.values()), rel=1e-12)
+    assert expected_active(shapes, densities) == pytest.approx(
+        float(density) * sum(s.numel() for s in shapes.values()), rel=1e-12
+    )
 
 
 @given(shape_lists, st.floats(0.01, 1.0), st.sampled_from([0.5, 1.0, 2.0]), st.booleans())

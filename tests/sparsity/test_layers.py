@@ -9,7 +9,9 @@ from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 
 @pytest.fixture
 def model() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv1d(4, 4, 1)), nn.Linear(4, 2))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv1d(4, 4, 1)), nn.Linear(4, 2)
+    )
 
 
 def test_convolutions_and_linear_layers_in_order(model: nn.Module) -> None:

@@ -116,7 +116,10 @@ def test_state_dict_brings_back_everything_in_one_bit_a_weight(masks: Masks) -> 
     masks.replace(random_masks(1, SHAPES))
     state = masks.state_dict()
     for packed in (state["masks"], state["explored"]):
-        assert {name: (bits.dtype, len(bits)) for name, bits in packed.items()} == {"conv": (torch.uint8, 14), "linear": (torch.uint8, 5)}
+        assert {name: (bits.dtype, len(bits)) for name, bits in packed.items()} == {
+            "conv": (torch.uint8, 14),
+            "linear": (torch.uint8, 5),
+        }
     other = Masks({name: torch.empty(shape) for name, shape in SHAPES.items()})
     other.replace(random_masks(2, SHAPES))
     other.load_state_dict(state)

@@ -52,7 +52,9 @@ def test_zeros_that_are_candidates_come_before_larger_ones_that_are_not() -> Non
     assert top_k(score, torch.tensor([2]), among).tolist() == [[False, True, False, True]]
 
 
-@given(st.lists(FEW_VALUES, min_size=20, max_size=120) | st.lists(MANY_VALUES, min_size=20, max_size=120, unique=True), st.data())
+@given(
+    st.lists(FEW_VALUES, min_size=20, max_size=120) | st.lists(MANY_VALUES, min_size=20, max_size=120, unique=True), st.data()
+)
 def test_kth_largest_is_exact_whatever_the_sample_says(values: list[float], data: st.DataObject) -> None:
     """Strides of 2 and 3 sample short lists too; their bound is often too high."""
     k, stride = data.draw(st.integers(1, len(values))), data.draw(st.integers(1, 3))

@@ -38,6 +38,7 @@ def test_git_state_of_a_checkout_and_of_sources_that_only_lie_in_one(tmp_path: P
     (package / "__init__.py").touch()
     assert _git_state(package) is None
     git("init")
+    git("commit", "--allow-empty", "-m", "someone else's")
     assert _git_state(package) is None
     git("add", ".")
     git("commit", "-m", "first")

@@ -91,6 +91,14 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, log: Log, resum
     assert broken.read_bytes() == whole.read_bytes()
 
 
+def test_half_a_line_is_dropped_even_if_it_looks_whole(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write(path, [(1, {"digest": 1}), (2, {"digest": 12})])
+    path.write_bytes(path.read_bytes()[: -len("2\n")])
+    write(path, [], resume_step=2)
+    assert path.read_text().splitlines()[1:] == ["1,,,,1"]
+
+
 def test_values_logged_again_at_the_resumed_step_join_its_row(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     write(path, [(1, {"digest": 1}), (2, {"train/loss": 0.5})])

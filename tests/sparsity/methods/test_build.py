@@ -31,7 +31,7 @@ class Weights:
     grad = weight
 
     def mask_weights(self, masks: Masks) -> None:
-        masks.multiply_(self.weights)
+        masks.multiply_({name: self.weights[name] for name in masks.names})
 
     mask_gradients = mask_optimizer_state = mask_weights
 
@@ -95,7 +95,9 @@ def warnings(caplog: pytest.LogCaptureFixture, config: SparsityConfig) -> list[s
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_keys_that_a_method_does_not_use_are_named(caplog: pytest.LogCaptureFixture, config: SparsityConfig, keys: list[str]) -> None:
+def test_keys_that_a_method_does_not_use_are_named(
+    caplog: pytest.LogCaptureFixture, config: SparsityConfig, keys: list[str]
+) -> None:
     assert warnings(caplog, config) == [f"sparsity.{key} is set but method {config.method} does not use it" for key in keys]
 
 
@@ -106,11 +108,17 @@ def test_keys_that_a_method_does_not_use_are_named(caplog: pytest.LogCaptureFixt
         (sparse("zzzz"), ["sparsity.method='zzzz' is unknown; known: dense"]),
         (sparse(structure="unstructurd"), ["sparsity.structure='unstructurd' is unknown", "nearest: unstructured"]),
         (sparse(density=None), ["sparsity.density is needed for method rigl", "such as 0.1"]),
-        (sparse(distribution="table", table={"*": 0.1}), ["sparsity.density and sparsity.distribution=table exclude each other"]),
+        (
+            sparse(distribution="table", table={"*": 0.1}),
+            ["sparsity.density and sparsity.distribution=table exclude each other"],
+        ),
         (sparse(density=None, distribution="table"), ["sparsity.distribution=table needs sparsity.table"]),
         (sparse(table={"*": 0.1}), ["sparsity.table needs sparsity.distribution=table, not erk"]),
         (sparse(density=None, distribution="table", table={"conv*": 0.1}), ["has no pattern for layer 'fc.weight'"]),
-        (sparse(density=None, distribution="table", table={"*": 1e-3}), ["sparsity.table", "'fc.weight' would keep 0 of its 160 units"]),
+        (
+            sparse(density=None, distribution="table", table={"*": 1e-3}),
+            ["sparsity.table", "'fc.weight' would keep 0 of its 160 units"],
+        ),
         (updating(interval=Length(0.001, "epochs")), ["sparsity.update.interval=0.001 epochs is less than one step"]),
         (updating(interval=Length(4, "steps"), gradient_steps=5), ["gradient_steps=5 is longer than the interval of 4 steps"]),
     ],
@@ -125,7 +133,9 @@ def test_a_users_mistake_is_one_line(config: SparsityConfig, parts: list[str]) -
 
 
 def test_a_density_out_of_reach_names_the_highest_sparsity() -> None:
-    with pytest.raises(UserError, match=r"sparsity\.density=0\.001 cannot be reached.*'fc\.weight'.*is 0\.9968 \(density 0\.0032\)") as caught:
+    with pytest.raises(
+        UserError, match=r"sparsity\.density=0\.001 cannot be reached.*'fc\.weight'.*is 0\.9968 \(density 0\.0032\)"
+    ) as caught:
         build(sparse(density=0.001, distribution="uniform"))
     assert "\n" not in str(caught.value)
     assert build(sparse(density=0.0032, distribution="uniform")).masks.active()["fc.weight"] == 1

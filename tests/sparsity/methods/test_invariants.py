@@ -1,7 +1,7 @@
 """What holds after every step, whatever the model, the optimizer and the method.
 
-Off-mask weights, gradients and optimizer state are exactly 0, the active count is the scheduled integer, and what has just grown
-starts from 0.
+Off-mask weights, gradients and optimizer state are exactly 0, the active count is the scheduled integer, and what has just
+grown starts from 0.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def is_zero(tensor: Tensor, where: Tensor) -> bool:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_invariants(small_run, case: Case) -> None:
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

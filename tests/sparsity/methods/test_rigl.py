@@ -75,7 +75,7 @@ def test_original_form_is_the_reference(case: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("group")
 def test_itop_form_rounds_up_and_steps_first(case: dict[str, Any]) -> None:
-    """The reference drops ``ceil(f n)`` after the optimizer's step; here the rate is 0, so that only the momentum shows the step."""
+    """``ceil(f n)`` drop after the optimizer's step; the rate is 0 here, so that only the momentum shows that step."""
     weight, mask, gradient, momentum = (torch.tensor(case[key]) for key in ("weight", "mask", "grad", "momentum"))
     active, drop = int(mask.sum()), case["granet_itop_removal_would_be"]
     assert drop == drop_count(case["drop_fraction"], active, up=True)

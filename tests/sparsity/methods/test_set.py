@@ -32,7 +32,7 @@ def masks_over_steps(small_run, steps: int, seed: int = 0) -> list[Tensor]:
 
 def test_growth_is_an_exact_count(small_run, vectors) -> None:
     reference = vectors("itop")["random_growth"]
-    assert reference["requested"] == 500 and {count - 500 for count in reference["grown"]} != {0}, "the reference draws each weight"
+    assert set(reference["grown"]) != {reference["requested"]}, "the reference draws each weight by itself"
     masks = masks_over_steps(small_run, 20)
     assert {int(mask.sum()) for mask in masks} == {1000}
 
@@ -64,7 +64,7 @@ def test_growth_is_uniform(small_run) -> None:
 
 
 def test_removal_is_by_magnitude_for_both_signs(vectors) -> None:
-    """The reference's split by sign keeps the wrong negative weights; here |w| decides, which agrees with the corrected answer."""
+    """The reference's split by sign keeps the wrong negative weights; |w| decides here, as in the corrected answer."""
     death = vectors("itop")["set_death"]
     weight = torch.tensor(death["weights"])
     active = weight != 0

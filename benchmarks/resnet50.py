@@ -1,0 +1,65 @@
+"""The network under test: timm's ResNet-50 with this package's own engine, optimizer and method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from dist_sparse import distributed
+from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import EngineConfig, OptimConfig, SparsityConfig, UpdateConfig
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.precision import Precision
+from dist_sparse.optim import build_optimizer, check_zero_preservation
+from dist_sparse.sparsity.layers import sparse_layers
+from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+
+OPTIMIZER = OptimConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+# A new step is an update step each time, so that a benchmark can ask for one at will.
+ALWAYS = UpdateConfig(interval=Length(1, "steps"), drop_fraction=0.3, drop_schedule="constant")
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A network with what trains it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    engine: DDPEngine
+    method: Method
+    weights: dict[str, nn.Parameter]
+    """The layers that have masks."""
+
+    def masks(self) -> dict[str, Tensor]:
+        """Bool masks by layer."""
+        return {name: self.method.masks[name] for name in self.method.masks.names}
+
+
+def build(method: str, density: float, precision: Precision, adapt: Callable[[nn.Module], None] = lambda _: None) -> Trainee:
+    """A ResNet-50 with ERK masks over all convolutions and the classifier.
+
+    ``adapt`` may change the model before optimizer and engine take hold of it.
+    """
+    torch.manual_seed(0)
+    # With the usual zero-initialised last norms of the residual branches a third of the layers would have zero gradients.
+    model = precision.place_model(timm.create_model("resnet50", zero_init_last=False))
+    weights = sparse_layers(model, keep_dense=[])
+    adapt(model)
+    optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
+    engine = DDPEngine(model, optimizer, cross_entropy, precision=precision)
+    keeps = check_zero_preservation(OPTIMIZER, precision.device)
+    sparsity = {"density": density, "update": ALWAYS} if method == "rigl" else {"density": density}
+    config = resolve(SparsityConfig(method=method, **(sparsity if method != "dense" else {})))
+    run = Run(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
+    built = build_method(config, weights, engine, run, remask=not (keeps.weights and keeps.state))
+    built.start()
+    return Trainee(model, optimizer, engine, built, weights)
+
+
+def start(device: str) -> torch.device:
+    """A process group of one, on ``cpu`` or ``cuda``."""
+    return distributed.start(EngineConfig(device=device)).device  # type: ignore[arg-type]
