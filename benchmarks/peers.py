@@ -1,7 +1,7 @@
-"""What public implementations do to the same network, re-created from reading their code: only the operations, none of the code.
+"""What public implementations do to the same network: their operations, read from their code and written anew.
 
 GraNet (Shiweiliuiiiiiii/GraNet, ``core.py``), rigl-torch (nollied/rigl-torch, ``RigL.py``) and sparsimony (mklasby/sparsimony,
-``fake_sparsity.py`` and ``dst/base.py``), as of 2025. Each class works on layers' weights and the optimizer that holds their momentum.
+``fake_sparsity.py`` and ``dst/base.py``). Masks come by layer; momentum is in the optimizer's state.
 """
 
 import math
@@ -15,7 +15,7 @@ Weights = Mapping[str, nn.Parameter]
 
 
 class GraNet:
-    """Float masks; after the optimizer's step, weights and momentum are replaced by products with them. No gradient is masked."""
+    """Float masks; after the optimizer's step, weights and momentum become new products with them. No gradient is masked."""
 
     def __init__(self, weights: Weights, optimizer: torch.optim.Optimizer, masks: Mapping[str, Tensor]) -> None:
         self.weights, self.state = weights, optimizer.state
@@ -54,7 +54,7 @@ class GraNet:
 
 
 class RiglTorch:
-    """Bool masks; a hook on each weight multiplies its gradient out of place, and after the step momentum and weights are masked."""
+    """Bool masks; a hook a weight multiplies its gradient out of place, and after the step momentum and weights are masked."""
 
     def __init__(self, weights: Weights, optimizer: torch.optim.Optimizer, masks: Mapping[str, Tensor]) -> None:
         self.weights, self.state = weights, optimizer.state

@@ -19,8 +19,9 @@ from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.build import Run, build_method, resolve
 
 OPTIMIZER = OptimConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+DROP_FRACTION = 0.3
 # A new step is an update step each time, so that a benchmark can ask for one at will.
-ALWAYS = UpdateConfig(interval=Length(1, "steps"), drop_fraction=0.3, drop_schedule="constant")
+ALWAYS = UpdateConfig(interval=Length(1, "steps"), drop_fraction=DROP_FRACTION, drop_schedule="constant")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         raise
     finally:
         summary = _summary(trainer, cost, reason)
-        trainer.tracker.close(exit_code=int(reason != FINISHED))
+        trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary)
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
     _tell(trainer.ranks, _last_words(summary, folder))

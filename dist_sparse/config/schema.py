@@ -209,7 +209,7 @@ class TrackingConfig:
     log_every: Count = 50
     """Steps between two rows of training metrics."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Weights & Biases; auto is online where there is a key, otherwise offline."""
+    """Weights & Biases; auto follows WANDB_MODE if that is set, otherwise it is online where there is a key, else offline."""
     project: str = "dist_sparse"
     """W&B project."""
     entity: str | None = None
@@ -217,7 +217,7 @@ class TrackingConfig:
     group: str | None = None
     """W&B group; by default method, model and data set."""
     tags: list[str] = field(default_factory=list)
-    """W&B tags beside method, data set and density."""
+    """W&B tags beside method, data set, model and density."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class Console:
         try:
             show()
         except OSError:
-            # A closed pipe, as after `| head`. The text still buffered needs an open end too, or Python's exit fails over it.
+            # A closed pipe, as after `| head`. From here on it ends in nothing, for whatever else writes to it too.
             descriptor = os.open(os.devnull, os.O_WRONLY)
             os.dup2(descriptor, self._stream.fileno())
             os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from dist_sparse.config import Config
 from dist_sparse.tracking.console import Console
@@ -32,8 +33,8 @@ class Tracker:
     def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
         """Set each layer's density after a mask update, and the fraction of its weights that the update turned on or off."""
 
-    def close(self, exit_code: int = 0) -> None:
-        """End the run's tracking; ``exit_code`` is what W&B shows of the run's end."""
+    def close(self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({})) -> None:
+        """End the run's tracking; ``exit_code`` and ``summary`` are what W&B shows of the run's end."""
 
 
 class FirstRankTracker(Tracker):
@@ -67,10 +68,10 @@ class FirstRankTracker(Tracker):
         rows = [{"layer": name, "density": density, "changed": changed[name]} for name, density in densities.items()]
         self._layers.write(step, rows)
 
-    def close(self, exit_code: int = 0) -> None:
+    def close(self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({})) -> None:
         self._show_row()
         self._console.close()
-        self._wandb.finish(exit_code)
+        self._wandb.finish(exit_code, summary)
         self._metrics.close()
         self._layers.close()
 

@@ -1,14 +1,17 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
 from dist_sparse import distributed
+from dist_sparse import train as train_command
 from dist_sparse.build import build_parts, build_trainer, resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.run_folder import RunFolder
@@ -17,6 +20,7 @@ from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
+from tests.command import Outcome, train_here
 
 QUIET = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1}
 TINY_VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -143,3 +147,10 @@ def fail_on(rank: int) -> int:
 def ranks() -> tuple[int, int, int]:
     """Rank, size of the world, and threads."""
     return dist.get_rank(), dist.get_world_size(), torch.get_num_threads()
+
+
+def command(values: dict[str, Any], interrupt_after: int | None = None) -> Outcome:
+    """The whole training command on the ranks of the world, whose group it leaves as it is."""
+    os.environ["RANK"] = str(dist.get_rank())
+    with mock.patch.object(distributed, "stop"), mock.patch.object(train_command, "_SECONDS_TO_SPEAK", 0):
+        return train_here(values, interrupt_after=interrupt_after)

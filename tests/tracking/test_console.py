@@ -65,6 +65,7 @@ sys.stdin.readline()
 for step in range(5):
     console.row(step, {"train/loss": 1.0})
 console.close()
+print("a summary of someone else's", flush=True)
 print("the end", file=sys.stderr)
 """
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

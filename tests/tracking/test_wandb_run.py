@@ -31,7 +31,7 @@ if when == "kill the client":
         os.kill(int(child), signal.SIGKILL)
 for step in range(3):
     run.log(step, {"train/loss": 1.0})
-run.finish(0)
+run.finish(0, {})
 print("the end")
 """
 
@@ -66,24 +66,24 @@ def test_an_offline_run_reads_back(tmp_path: Path, capfd: pytest.CaptureFixture[
     run = WandbRun(config, tmp_path, None)
     for step in (10, 20):
         run.log(step, {"train/loss": 1 / step, "layers/conv1/density": 0.1})
-    run.finish(0)
+    run.finish(0, {"best_top1": 0.75})
     assert capfd.readouterr() == ("", "")
     (path,) = run_files(tmp_path)
     text = inspect(path)
     for part in ("mine", "extra", "density=0.1", "rigl-cifar_resnet20-digits", str(run.id)):
         assert part in text, part
     found = json.loads(inspect(path, "--summary"))
-    assert found["summary"].items() >= {"train/loss": 0.05, "layers/conv1/density": 0.1, "step": 20}.items()
+    assert found["summary"].items() >= {"train/loss": 0.05, "layers/conv1/density": 0.1, "step": 20, "best_top1": 0.75}.items()
     assert found["config"]["sparsity.density"] == 0.1
 
 
 def test_a_resumed_run_keeps_its_id_and_may_log_earlier_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = WandbRun(load_config(), tmp_path, None)
     first.log(20, {"train/loss": 2.0})
-    first.finish(1)
+    first.finish(1, {})
     second = WandbRun(load_config(), tmp_path, first.id)
     second.log(15, {"train/loss": 1.5})
-    second.finish(0)
+    second.finish(0, {})
     assert second.id == first.id
     files = run_files(tmp_path)
     assert [path.name for path in files] == [f"run-{first.id}.wandb"] * 2
@@ -95,7 +95,7 @@ def test_a_resumed_run_keeps_its_id_and_may_log_earlier_steps(tmp_path: Path, ca
 def test_disabled_makes_nothing_and_keeps_the_id(tmp_path: Path) -> None:
     run = WandbRun(load_config(overrides={"tracking.wandb": "disabled"}), tmp_path, "abc")
     run.log(1, {"train/loss": 1.0})
-    run.finish(0)
+    run.finish(0, {})
     assert run.id == "abc"
     assert list(tmp_path.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_a_metric_that_wandb_refuses_is_one_warning(tmp_path: Path, caplog: pyte
     bad: Any = {1: 2.0}
     run.log(1, bad)
     run.log(2, bad)
-    run.finish(0)
+    run.finish(0, {})
     (record,) = own_records(caplog)
     assert record.levelno == logging.WARNING
     assert record.message.startswith("W&B is off from here on: ")
@@ -149,6 +149,6 @@ def test_a_missing_package_is_one_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     run = WandbRun(load_config(), tmp_path, None)
     run.log(1, {"train/loss": 1.0})
-    run.finish(0)
+    run.finish(0, {})
     (record,) = caplog.records
     assert record.message.startswith("W&B is off: ")

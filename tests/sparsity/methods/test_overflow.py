@@ -70,6 +70,12 @@ def test_overflow_elsewhere_changes_no_update(run) -> None:
     assert updates == [False, False, True, False, False, True, False]
 
 
+def test_an_update_is_made_up_for_even_if_no_gradient_was_stored(run) -> None:
+    """Both steps whose gradients count for the update at step 3 overflow: step 4 must bring its own."""
+    updates = [run.step(BAD if step in (2, 3) else GOOD, LABELS).updates_masks for step in range(1, 8)]
+    assert updates == [False, False, False, True, False, True, False]
+
+
 def test_weights_stay_finite(run) -> None:
     before = copy.deepcopy(run.engine.model.state_dict())
     for images in (GOOD, BAD, GOOD):

@@ -1,0 +1,157 @@
+"""A run that is killed anywhere and started again goes on as if nothing had happened: the same metrics.csv, bit for bit."""
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import metrics, read_until, start, train_here, words
+from tests.distributed.cases import TINY_VIT
+from tests.photos import write_photos
+
+COMMON = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1, "resume": "auto"}
+
+DIGITS = {
+    **COMMON,
+    "data.name": "digits",
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": {**TINY_VIT, "proj_drop_rate": 0.1},
+    "train.epochs": 3,
+    "train.batch_size": 128,
+    "train.accumulation": 2,
+    "train.ema": 0.9,
+    "train.mixup": 0.2,
+    "optim.name": "adamw",
+    "optim.lr": 0.003,
+    "scheduler.warmup": "5 steps",
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.3,
+    "sparsity.update.interval": "4 steps",
+    "sparsity.update.gradient_steps": 3,
+    "checkpoint.every": "3 steps",
+}
+"""33 steps in 3 epochs; dropout, mixup, a moving average, and gradients that are collected over the last checkpoint."""
+
+FOLDER = {
+    **COMMON,
+    "data.name": "image_folder",
+    "data.image_size": 32,
+    "data.resize": 32,
+    "data.workers": 1,
+    "model.name": "cifar_resnet20",
+    "model.kwargs": {"width": 0.25},
+    "train.epochs": 3,
+    "train.batch_size": 4,
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.3,
+    "sparsity.update.form": "itop",
+    "sparsity.update.interval": "2 steps",
+    "checkpoint.every": "2 steps",
+}
+"""18 steps in 3 epochs, with batch norm and random crops of JPEG files."""
+
+Uninterrupted = Callable[[dict[str, Any]], list[dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """``uninterrupted(values)``: the metrics of the run that nothing happens to."""
+    known: dict[str, list[dict[str, str]]] = {}
+
+    def run(values: dict[str, Any]) -> list[dict[str, str]]:
+        if repr(values) not in known:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            assert train_here({**values, "output": folder}).code == 0
+            known[repr(values)] = metrics(folder)
+        return known[repr(values)]
+
+    return run
+
+
+def kill_at(step: int, values: dict[str, Any]) -> None:
+    """Train in a process of its own, and kill it when it has told of a step."""
+    process = start(["-m", "dist_sparse.train", *words(values)])
+    read_until(process, f"step {step}/")
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("data", ["digits", "image folder"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, uninterrupted: Uninterrupted, data: str
+) -> None:
+    values = DIGITS if data == "digits" else {**FOLDER, "data.root": write_photos(tmp_path_factory.mktemp("photos"))}
+    reference = uninterrupted(values)
+    steps = int(reference[-1]["step"])
+    killed_at = random.Random(f"kill {data}").randrange(4, steps - 4)
+    kill_at(killed_at, {**values, "output": tmp_path})
+    assert len(metrics(tmp_path)) >= killed_at
+    assert not (tmp_path / "summary.json").exists()
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0
+    (resumed_at,) = map(int, re.findall(rf"going on after step (\d+) of {steps}", outcome.out))
+    assert killed_at - 3 <= resumed_at < steps
+    assert metrics(tmp_path) == reference
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    values = {**DIGITS, "output": tmp_path}
+    assert train_here(values, interrupt_after=14).code == 130
+    _, newest = sorted((tmp_path / "checkpoints").glob("step_*.pt"))
+    assert newest.name == "step_00000012.pt"
+    newest.write_bytes(newest.read_bytes()[:10_000])
+    outcome = train_here(values)
+    assert outcome.code == 0
+    assert f"WARNING: {newest}: not a sound checkpoint: " in outcome.err
+    assert "going on after step 11 of 33" in outcome.out, "the one that the validation after an epoch has left"
+    assert metrics(tmp_path) == uninterrupted(DIGITS)
+
+
+def test_a_run_goes_on_from_a_named_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train_here({**DIGITS, "output": first}, interrupt_after=13).code == 130
+    outcome = train_here({**DIGITS, "output": second, "resume": first / "checkpoints" / "best.pt"})
+    assert outcome.code == 0
+    assert "going on after step 11 of 33" in outcome.out
+    assert metrics(second) == [row for row in uninterrupted(DIGITS) if int(row["step"]) > 11]
+
+
+SMALL = {
+    **COMMON,
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": TINY_VIT,
+    "train.epochs": 2,
+    "train.batch_size": 256,
+    "sparsity.method": "static",
+    "sparsity.density": 0.3,
+}
+"""10 steps in 2 epochs."""
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    values = {**SMALL, "output": tmp_path, "train.epochs": 1}
+    assert train_here(values).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "logs"}
+    outcome = train_here(values)
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"{tmp_path} is finished, nothing is left to do\n", "")
+    assert {path: path.read_bytes() for path in before} == before
+    refused = train_here({**values, "resume": "never"})
+    assert refused.code == 2
+    (line,) = refused.errors
+    assert line.startswith(f"output={tmp_path} already holds a run: resume=auto goes on with it")
+
+
+def test_what_decides_the_results_cannot_change_on_the_way(tmp_path: Path) -> None:
+    values = {**SMALL, "output": tmp_path}
+    assert train_here(values, interrupt_after=7).code == 130
+    for changed in ({"optim.lr": 0.05}, {"model.kwargs": {**TINY_VIT, "depth": 3}}, {"model.name": "cifar_resnet20", "model.kwargs": {}}):
+        refused = train_here({**values, **changed})
+        assert refused.code == 2
+        (line,) = refused.errors
+        assert line.startswith("cannot resume with another ")
+        assert all(f"{key} (was " in line for key in changed)
+    accepted = train_here({**values, "tracking.log_every": 3, "checkpoint.keep": 1})
+    assert (accepted.code, accepted.err) == (0, "")
