@@ -4,6 +4,8 @@ Exit codes: 0 finished, 2 a mistake in the configuration or the data (one line s
 traceback). torchrun itself ends with 1 whatever its processes end with.
 """
 
+import contextlib
+import io
 import os
 import sys
 import time
@@ -20,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line and train; errors become exit codes."""
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        invocation = parse_args(sys.argv[1:] if argv is None else argv)
+        with contextlib.nullcontext() if is_first else contextlib.redirect_stdout(io.StringIO()):  # the help, once
+            invocation = parse_args(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _refuse(error, aloud=is_first)
     try:

@@ -45,12 +45,15 @@ def test_growth_depends_on_seed_and_step_and_nothing_else(small_run) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_growth_scores_differ_between_steps_and_layers(small_run) -> None:
+def test_growth_scores_differ_between_seeds_steps_and_layers(small_run) -> None:
     model = nn.Sequential(nn.Linear(20, 20, bias=False), nn.Linear(20, 20, bias=False))
-    method = small_run(model, torch.optim.SGD(model.parameters(), lr=0.1), config()).method
+    method, other = (
+        small_run(model, torch.optim.SGD(model.parameters(), lr=0.1), config(), seed=seed).method for seed in (0, 1)
+    )
     score = method.grow_score("0.weight", 5)
     assert score.shape == (1, 400)
     assert torch.equal(score, method.grow_score("0.weight", 5))
+    assert not torch.equal(score, other.grow_score("0.weight", 5))
     assert not torch.equal(score, method.grow_score("0.weight", 6))
     assert not torch.equal(score, method.grow_score("1.weight", 5))
 
