@@ -43,7 +43,10 @@ class WandbRun:
         self._guard(lambda run: run.log({"step": step, **values}))
 
     def finish(self, exit_code: int, summary: Mapping[str, float | int | str]) -> None:
-        """Set the run's summary and upload what is left, within a time limit; what is not uploaded stays in the folder for `wandb sync`."""
+        """Set the run's summary and upload what is left, within a time limit.
+
+        What is not uploaded stays in the folder for `wandb sync`.
+        """
         self._guard(lambda run: run.summary.update(dict(summary)))
         self._guard(lambda run: run.finish(exit_code=exit_code))
         self._run = None
