@@ -1,4 +1,4 @@
-"""One RigL mask update of ResNet-50: selection, agreement, and the masking of all that holds weights; here and as others do it."""
+"""One RigL mask update of ResNet-50: selection, agreement, and masking of all that holds weights; here and as others do it."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -21,10 +21,9 @@ def main() -> None:
     timing.pin(device)
     for density in args.density:
         bench = Bench(build("rigl", density, Precision(device=device)), device)
-        timings = timing.interleaved(
-            bench.candidates(), args.rounds, prepare=lambda _, bench=bench: bench.restore(), clock=timing.clock_for(device)
-        )
-        print(timing.table(timings, f"mask update, density {density}"), end="\n\n")
+        clock = timing.clock_for(device)
+        timings = timing.interleaved(bench.candidates(), args.rounds, prepare=bench.restore, clock=clock)
+        print(timings.table(f"mask update, density {density}", against=("GraNet", "rigl-torch")), end="\n\n")
     print(timing.setting(device))
 
 
@@ -49,10 +48,10 @@ class Bench:
         self._rigl_torch = RiglTorch(self._weights, self._optimizer, self._masks)
 
     def candidates(self) -> dict[str, Callable[[], None]]:
-        """GraNet, the yardstick, first."""
+        """What is measured, by name."""
         return {
-            "as GraNet": lambda: self._granet.update(DROP_FRACTION),
-            "as rigl-torch": lambda: self._rigl_torch.update(DROP_FRACTION, self._grads),
+            "GraNet": lambda: self._granet.update(DROP_FRACTION),
+            "rigl-torch": lambda: self._rigl_torch.update(DROP_FRACTION, self._grads),
             "dist_sparse": self._update(self._method.agreement),
             "dist_sparse, largest share of 2 owners": self._update(LargestShare(self._masks, 2, self._device)),
             "dist_sparse, largest share of 4 owners": self._update(LargestShare(self._masks, 4, self._device)),

@@ -16,7 +16,7 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.optim import build_optimizer, check_zero_preservation
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Method
-from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
 
 OPTIMIZER = OptimConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
 DROP_FRACTION = 0.3
@@ -53,10 +53,11 @@ def build(method: str, density: float, precision: Precision, adapt: Callable[[nn
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
     engine = DDPEngine(model, optimizer, cross_entropy, precision=precision)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
-    sparsity = {"density": density, "update": ALWAYS} if method == "rigl" else {"density": density}
-    config = resolve(SparsityConfig(method=method, **(sparsity if method != "dense" else {})))
+    config = SparsityConfig(
+        method=method, density=None if method == "dense" else density, update=ALWAYS if method == "rigl" else UpdateConfig()
+    )
     run = Run(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
-    built = build_method(config, weights, engine, run, remask=not (keeps.weights and keeps.state))
+    built = build_method(plan_method(config, weights, run), engine, remask=not (keeps.weights and keeps.state))
     built.start()
     return Trainee(model, optimizer, engine, built, weights)
 

@@ -11,7 +11,7 @@ from benchmarks.peers import GraNet, RiglTorch, Sparsimony
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
 
-Candidates = dict[str, Callable[[], None]]
+Candidates = dict[str, Callable[[], object]]
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
 
     steps = _steps(args.density, precision, images, labels)
     title = f"training step, batch {args.batch} at {args.size} x {args.size}, {args.precision}, density {args.density}"
-    print(timing.table(timing.interleaved(steps, args.rounds, clock=clock), title), end="\n\n")
+    print(timing.interleaved(steps, args.rounds, clock=clock).table(title), end="\n\n")
 
     timings = timing.interleaved(_multiplications(args.density, precision), 3 * args.rounds, clock=clock)
-    print(timing.table(timings, "mask all gradients once"), end="\n\n")
+    print(timings.table("mask all gradients once"), end="\n\n")
     print(timing.setting(device))
 
 
@@ -66,9 +66,9 @@ def _steps(density: float, precision: Precision, images: Tensor, labels: Tensor)
     return {
         "dense": step(build("dense", density, precision)),
         "dist_sparse": step(ours),
-        "as GraNet": step(granet, GraNet(granet.weights, granet.optimizer, masks).after_step),
-        "as rigl-torch": step(rigl_torch, RiglTorch(rigl_torch.weights, rigl_torch.optimizer, masks).after_step),
-        "as sparsimony": step(sparsimony, lambda: parametrization.after_step(sparsimony.optimizer)),
+        "GraNet": step(granet, GraNet(granet.weights, granet.optimizer, masks).after_step),
+        "rigl-torch": step(rigl_torch, RiglTorch(rigl_torch.weights, rigl_torch.optimizer, masks).after_step),
+        "sparsimony": step(sparsimony, lambda: parametrization.after_step(sparsimony.optimizer)),
     }
 
 
@@ -78,7 +78,7 @@ def _multiplications(density: float, precision: Precision) -> Candidates:
     grads = [torch.rand_like(weight) for weight in trainee.weights.values()]
     masks = trainee.masks()
 
-    def multiply(multipliers: Mapping[str, Tensor]) -> Callable[[], None]:
+    def multiply(multipliers: Mapping[str, Tensor]) -> Callable[[], object]:
         tensors = list(multipliers.values())
         return lambda: torch._foreach_mul_(grads, tensors)
 

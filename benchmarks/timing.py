@@ -3,60 +3,67 @@
 import gc
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median, quantiles
 
 import torch
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One candidate over all rounds."""
+class Timings:
+    """Seconds of every candidate, one for each round, in the order of rounds."""
 
-    median: float
-    """Seconds."""
-    ratio: float
-    """Median over the rounds of this candidate's time by the first candidate's time in the same round."""
-    low: float
-    """First quartile of those ratios."""
-    high: float
-    """Third quartile."""
+    seconds: Mapping[str, Sequence[float]]
+
+    def ratios(self, name: str, against: str) -> list[float]:
+        """One candidate's time over another's, in each round."""
+        return [mine / base for mine, base in zip(self.seconds[name], self.seconds[against], strict=True)]
+
+    def table(self, title: str, against: Sequence[str] = ()) -> str:
+        """A markdown table of median milliseconds and median paired ratios to each of ``against`` (by default to the first).
+
+        The quartiles of the ratios stand in brackets.
+        """
+        against = against or list(self.seconds)[:1]
+        rows = [[title, "ms", *(f"/ {name}" for name in against)], ["---", "---:", *("---:" for _ in against)]]
+        for name, seconds in self.seconds.items():
+            rows.append([name, f"{1e3 * median(seconds):.1f}", *(_quartiles(self.ratios(name, base)) for base in against)])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _quartiles(values: Sequence[float]) -> str:
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], Any]],
+    candidates: Mapping[str, Callable[[], object]],
     rounds: int,
     *,
-    prepare: Callable[[str], None] = lambda _: None,
+    prepare: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timing]:
-    """Time every candidate once a round, after one round of warm-up; each round starts with another one.
+) -> Timings:
+    """Time every candidate once a round (two rounds or more), after two rounds of warm-up; each round starts with another one.
 
-    ``prepare`` is called with the candidate's name before each of its calls, off the clock.
+    ``prepare`` runs before each call, off the clock.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            prepare(name)
+    for turn in range(-2, rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            prepare()
             gc.collect()
             start = clock()
             candidates[name]()
             elapsed = clock() - start
-            if turn > 0:
+            if turn >= 0:
                 seconds[name].append(elapsed)
-    return {name: _summary(seconds[name], seconds[names[0]]) for name in names}
-
-
-def _summary(seconds: list[float], first: list[float]) -> Timing:
-    ratios = [mine / base for mine, base in zip(seconds, first, strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return Timing(median=statistics.median(seconds), ratio=ratio, low=low, high=high)
+    return Timings(seconds)
 
 
 def clock_for(device: torch.device) -> Callable[[], float]:
@@ -75,29 +82,18 @@ def clock_for(device: torch.device) -> Callable[[], float]:
 
 
 def pin(device: torch.device) -> None:
-    """One thread, so that nothing waits for a thread whose core is busy, and on the CPU one core, for the caches' sake."""
+    """One thread, so that nothing waits for a thread whose core is busy; and on the CPU one core, for its caches' sake."""
     torch.set_num_threads(1)
     if device.type == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def table(timings: Mapping[str, Timing], title: str) -> str:
-    """A markdown table; ratios are against the first row."""
-    rows = [f"| {title} | ms | ratio | middle half of the ratios |", "| --- | ---: | ---: | ---: |"]
-    rows += [f"| {name} | {1e3 * t.median:.1f} | {t.ratio:.3f} | {t.low:.3f} to {t.high:.3f} |" for name, t in timings.items()]
-    return "\n".join(rows)
-
-
 def setting(device: torch.device) -> str:
     """Machine, version, threads and command, for the line below a table."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    command = " ".join([f"python -m {_module_name()}", *sys.argv[1:]])
-    return f"{name}; torch {torch.__version__}; {torch.get_num_threads()} thread; `{command}`"
-
-
-def _module_name() -> str:
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else Path(sys.argv[0]).stem
+    command = " ".join(["python -m", spec.name if spec else Path(sys.argv[0]).stem, *sys.argv[1:]])
+    return f"{machine}; torch {torch.__version__}; {torch.get_num_threads()} thread; `{command}`"
 
 
 def _cpu_name() -> str:

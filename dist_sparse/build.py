@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from dist_sparse.checkpoint import CheckpointStore
@@ -22,8 +22,8 @@ from dist_sparse.models import build_model
 from dist_sparse.optim import build_ema, build_loss, build_mixup, build_optimizer, build_scheduler, check_zero_preservation
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers
-from dist_sparse.sparsity.method import Method
-from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+from dist_sparse.sparsity.methods.build import Plan, Run, build_method, plan_method
+from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.tracking import build_tracker
 from dist_sparse.trainer import COLUMNS, Trainer
 
@@ -39,14 +39,9 @@ class Parts:
     model: nn.Module
     optimizer: Optimizer
     scheduler: Scheduler
-    weights: dict[str, Tensor]
+    plan: Plan
     keeps_zeros: bool
-
-    @property
-    def steps(self) -> dict[str, int]:
-        """Length of an epoch and of the run in optimizer steps."""
-        per_epoch = self.data.train.steps_per_epoch
-        return {"steps_per_epoch": per_epoch, "total_steps": per_epoch * self.config.train.epochs}
+    total_steps: int
 
 
 def resolved(config: Config) -> Config:
@@ -90,8 +85,17 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
-    per_epoch = data.train.steps_per_epoch
+    steps_per_epoch = data.train.steps_per_epoch
+    total_steps = steps_per_epoch * config.train.epochs
     keeps = check_zero_preservation(config.optim, ranks.device)
+    facts = Run(
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+    )
     return Parts(
         config=config,
         ranks=ranks,
@@ -99,11 +103,10 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         precision=precision,
         model=model,
         optimizer=optimizer,
-        scheduler=build_scheduler(
-            config.scheduler, optimizer, steps_per_epoch=per_epoch, total_steps=per_epoch * config.train.epochs
-        ),
-        weights=dict(sparse_layers(model, config.sparsity.keep_dense)),
+        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=steps_per_epoch, total_steps=total_steps),
+        plan=plan_method(config.sparsity, sparse_layers(model, config.sparsity.keep_dense), facts),
         keeps_zeros=keeps.weights and keeps.state,
+        total_steps=total_steps,
     )
 
 
@@ -124,7 +127,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         ranks=ranks,
         data=parts.data,
         engine=engine,
-        method=_method(parts, engine),
+        method=build_method(parts.plan, engine, remask=not parts.keeps_zeros),
         scheduler=parts.scheduler,
         mixup=build_mixup(config.train, parts.data.info.classes, config.seed),
         ema=build_ema(config.train, parts.model),
@@ -135,16 +138,11 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             columns=COLUMNS,
             resume_step=state["progress"]["step"] if state else None,
             wandb_id=state["wandb_id"] if state else None,
-            **parts.steps,
+            total_steps=parts.total_steps,
+            steps_per_epoch=parts.data.train.steps_per_epoch,
         ),
         store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
     )
     if state:
         trainer.load_state_dict(state)
     return trainer
-
-
-def _method(parts: Parts, engine: DDPEngine) -> Method:
-    ranks = parts.ranks
-    run = Run(seed=parts.config.seed, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device, **parts.steps)
-    return build_method(parts.config.sparsity, parts.weights, engine, run, remask=not parts.keeps_zeros)

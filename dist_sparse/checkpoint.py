@@ -128,6 +128,12 @@ class CheckpointStore:
         return state
 
 
+def check_whole(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse with a UserError what is a sound file, but not of a run: plain weights, say, or another program's checkpoint."""
+    if missing := {"state_dict", "method", "progress", "config", "world_size"} - state.keys():
+        raise UserError(f"{path}: not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+
+
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Compare a checkpoint's configuration with the present one, both by dotted key.
 

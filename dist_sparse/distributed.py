@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -89,6 +89,12 @@ def from_first_rank(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def copy_first_rank(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with rank 0's, in place. Collective."""
+    for tensor in tensors:
+        dist.broadcast(tensor, src=0)
 
 
 class AgreedError(UserError):

@@ -37,12 +37,13 @@ def evaluate(config: Config, path: Path) -> list[str]:
     """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print."""
     from dist_sparse import distributed
     from dist_sparse.build import load_data, load_model, load_precision
-    from dist_sparse.checkpoint import CheckpointStore
+    from dist_sparse.checkpoint import CheckpointStore, check_whole
     from dist_sparse.cost import measure
     from dist_sparse.sparsity.bits import popcount
     from dist_sparse.validation import validate
 
     state = CheckpointStore.load(path)
+    check_whole(state, path)
     ranks = distributed.start(config.engine)
     try:
         data, precision = load_data(config, ranks), load_precision(config, ranks)

@@ -29,7 +29,7 @@ def layer_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
     Args:
         input_shape: [channels, height, width] of an image.
     """
-    twin = meta_copy(model)
+    twin = meta_copy(model).float()  # like the image; the counts are those of any dtype
     counter = _MacCounter(twin)
     with torch.no_grad(), counter:
         twin(torch.empty(1, *input_shape, device="meta"))

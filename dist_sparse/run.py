@@ -6,7 +6,7 @@ from typing import Any
 
 from dist_sparse import distributed
 from dist_sparse.build import build_parts, build_trainer, resolved
-from dist_sparse.checkpoint import CheckpointStore, check_resumable, check_world
+from dist_sparse.checkpoint import CheckpointStore, check_resumable, check_whole, check_world
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
@@ -80,6 +80,7 @@ def _checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> dict[str, An
         state = found[1]
     else:
         state = CheckpointStore.load(Path(config.resume))
+        check_whole(state, Path(config.resume))
     for warning in (*check_resumable(state["config"], to_flat(config)), *check_world(state["world_size"], ranks.world_size)):
         _log.warning(warning)
     return state

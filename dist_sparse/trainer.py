@@ -14,7 +14,7 @@ from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data import Batch, Data
-from dist_sparse.distributed import Ranks
+from dist_sparse.distributed import Ranks, copy_first_rank
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
@@ -174,6 +174,7 @@ class Trainer:
         values = {f"val/{name}": value for name, value in scores.items()}
         top1 = scores["top1"]
         if self.ema is not None:
+            copy_first_rank(self.ema.module.buffers())
             averaged = validation.validate(self.ema.module, self.data.val, self.engine.precision)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]

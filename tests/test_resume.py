@@ -119,6 +119,15 @@ def test_a_run_goes_on_from_a_named_checkpoint(tmp_path: Path, uninterrupted: Un
     assert metrics(second) == [row for row in uninterrupted(DIGITS) if int(row["step"]) > 11]
 
 
+def test_a_run_that_has_no_checkpoint_yet_begins_again(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    values = {**DIGITS, "output": tmp_path}
+    assert train_here(values, interrupt_after=2).code == 130
+    outcome = train_here(values)
+    assert outcome.code == 0
+    assert "going on" not in outcome.out
+    assert metrics(tmp_path) == uninterrupted(DIGITS)
+
+
 SMALL = {
     **COMMON,
     "model.name": "vit_tiny_patch16_224",
@@ -147,7 +156,11 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 def test_what_decides_the_results_cannot_change_on_the_way(tmp_path: Path) -> None:
     values = {**SMALL, "output": tmp_path}
     assert train_here(values, interrupt_after=7).code == 130
-    for changed in ({"optim.lr": 0.05}, {"model.kwargs": {**TINY_VIT, "depth": 3}}, {"model.name": "cifar_resnet20", "model.kwargs": {}}):
+    for changed in (
+        {"optim.lr": 0.05},
+        {"model.kwargs": {**TINY_VIT, "depth": 3}},
+        {"model.name": "cifar_resnet20", "model.kwargs": {}},
+    ):
         refused = train_here({**values, **changed})
         assert refused.code == 2
         (line,) = refused.errors

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_sparse.distributed import copy_first_rank
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.masks import Masks
 
@@ -74,8 +74,7 @@ class DDPEngine:
         self._optimizer.zero_grad(set_to_none=True)
 
     def synchronise_buffers(self) -> None:
-        for buffer in self.model.buffers():
-            dist.broadcast(buffer, src=0)
+        copy_first_rank(self.model.buffers())
 
     def weight(self, name: str) -> Tensor:
         return self._parameters[name].detach()
@@ -97,6 +96,7 @@ class DDPEngine:
             masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
 
     def _is_per_weight(self, name: str, value: Any) -> bool:
+        """Step counters and factored moments (Adafactor's rows and columns) are not."""
         return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
 
     def state_dict(self) -> dict[str, Any]:

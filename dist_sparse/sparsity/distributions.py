@@ -47,7 +47,7 @@ def table(shapes: Shapes, densities: Mapping[str, float]) -> Densities:
     for name in shapes:
         matches = [density for pattern, density in densities.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
-            raise ValueError(f"sparsity.table has no pattern for layer {name!r}; add one ('*' fits every layer)")
+            raise ValueError(f"no pattern fits layer {name!r}; add one ('*' fits every layer)")
         result[name] = matches[0]
     return result
 
@@ -61,7 +61,7 @@ def allocate(shapes: Shapes, densities: Densities, structure: Structure) -> dict
     counts = {}
     for name, shape in shapes.items():
         _, units, _ = structure.counts(shape)
-        counts[name] = round(densities[name] * units)
+        counts[name] = math.floor(densities[name] * units + 0.5)
         if counts[name] < 1:
             raise ValueError(f"layer {name!r} would keep 0 of its {units} units at density {densities[name]:.3g}")
     return counts

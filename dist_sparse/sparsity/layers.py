@@ -30,6 +30,8 @@ def sparse_layers(model: nn.Module, keep_dense: Sequence[str]) -> dict[str, nn.P
     """
     layers = weight_layers(model)
     names = list(layers)
+    if not names:
+        raise ValueError("the model has no convolution and no linear layer that could be sparse")
     dense: set[str] = set()
     for entry in keep_dense:
         pattern = {"first": names[0], "last": names[-1]}.get(entry, entry)

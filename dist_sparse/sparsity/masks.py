@@ -24,7 +24,7 @@ class Masks:
             name: torch.ones_like(weight, dtype=None if weight.device.type == "cpu" else torch.bool, requires_grad=False)
             for name, weight in weights.items()
         }
-        self._active: dict[str, int] = {}
+        self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -52,7 +52,7 @@ class Masks:
         return changed
 
     def multiply_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the inactive entries of weight-shaped tensors, in place and in one multi-tensor call."""
+        """Zero the inactive entries of weight-shaped tensors, in place and in one call; they must be finite."""
         if tensors:
             torch._foreach_mul_(list(tensors.values()), [self._multipliers[name] for name in tensors])
 

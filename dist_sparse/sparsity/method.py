@@ -61,10 +61,8 @@ class Method:
         """Entries of each mask that the last update changed."""
 
     def start(self) -> None:
-        """Apply the masks to the model and check that all ranks hold the same. Collective."""
-        self.agreement.verify(self.masks.digests())
-        self.access.mask_weights(self.masks)
-        self.access.mask_optimizer_state(self.masks)
+        """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""
+        self._enforce_masks()
 
     def before_forward(self, step: int) -> None:
         """Prepare the weights of step ``step``."""
@@ -77,14 +75,21 @@ class Method:
     def after_step(self, step: int) -> None:
         """Finish the step: off-mask weights and state are exactly 0 afterwards."""
         if self._remask:
-            self.access.mask_weights(self.masks)
-            self.access.mask_optimizer_state(self.masks)
+            self._zero_inactive()
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
         self.agreement.verify(self.masks.digests())  # before new masks hide it that a rank had lost the old ones
         self.changed = self.masks.replace(masks)
-        self.start()
+        self._enforce_masks()
+
+    def _enforce_masks(self) -> None:
+        self.agreement.verify(self.masks.digests())
+        self._zero_inactive()
+
+    def _zero_inactive(self) -> None:
+        self.access.mask_weights(self.masks)
+        self.access.mask_optimizer_state(self.masks)
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the method's future, the same on every rank."""

@@ -2,11 +2,11 @@
 
 The three claims, as the project states them:
 
-- on 1, 2 and 4 gloo ranks every rank holds the same masks (digest) at every update of a run of at least 20 updates, for static, SET
-  and RigL;
+- on 1, 2 and 4 gloo ranks every rank holds the same masks (digest) at every update of a run of at least 20 updates, for
+  static, SET and RigL;
 - the initial masks and the random draws are the same whatever the number of ranks;
-- in double precision, with the same global batch and a model without batch statistics, the masks of all three methods are the same
-  on 1, 2 and 4 ranks at every update.
+- in double precision, with the same global batch and a model without batch statistics, the masks of all three methods are
+  the same on 1, 2 and 4 ranks at every update.
 """
 
 from collections.abc import Callable

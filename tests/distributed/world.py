@@ -1,7 +1,7 @@
 """Worlds of ranks that live as long as the test session, so that a test on several processes costs no start of any.
 
-A world is a gloo group of processes. Each of them waits for a function and its arguments, runs it, and sends back the result or the
-traceback. The functions must be importable by name: they stand in modules of their own, without pytest.
+A world is a gloo group of processes. Each of them waits for a function and its arguments, runs it, and sends back the result
+or the traceback. The functions must be importable by name: they stand in modules of their own, without pytest.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 
 _PRELOAD = ["torch", "torch.distributed", "dist_sparse.build", "tests.distributed.cases"]
 _GRACE = 20.0
-"""Seconds that the other ranks have to answer once one has failed. They need none: it leaves the group, and their collectives fail."""
+"""Seconds for the other ranks to answer once one has failed. They need few: it leaves the group, so their collectives fail."""
 
 
 class RankError(Exception):

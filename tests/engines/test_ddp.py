@@ -118,7 +118,9 @@ def test_every_precision_trains_weights_of_its_own_dtype(name: Any, channels_las
     assert losses[-1] < losses[0]
     weight = engine.weight("0.weight")
     assert weight.dtype == (torch.float64 if name == "fp64" else torch.float32)
-    assert weight.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert weight.is_contiguous(memory_format=memory_format)
+    assert engine.precision.place_images(IMAGES).is_contiguous(memory_format=memory_format)
     assert losses[0] == pytest.approx(train(engine_of(small_net()), 1)[0], rel=2e-2)
 
 
@@ -196,6 +198,7 @@ def test_resuming_gives_the_same_run(name: Any, tmp_path) -> None:
     train(first, 3)
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt"))
+    assert second.state_dict()["scaler"] == first.state_dict()["scaler"]
     assert train(second, 3) == expected[3:]
 
 

@@ -18,7 +18,8 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
+from dist_sparse.sparsity.methods.resolve import resolve
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         engine = DDPEngine(model, optimizer, loss, precision=Precision(name=precision, device=CPU))
         run = Run(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
         config = resolve(config)
-        method = build_method(config, sparse_layers(model, config.keep_dense), engine, run, remask=remask)
+        method = build_method(plan_method(config, sparse_layers(model, config.keep_dense), run), engine, remask=remask)
         method.start()
         return SmallRun(engine=engine, method=method, optimizer=optimizer)
 

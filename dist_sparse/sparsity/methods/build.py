@@ -1,9 +1,7 @@
-"""From the sparsity section of a configuration to a method with its masks."""
+"""From a resolved sparsity section to a method with its masks: first the plan, which each rank makes alone, then the method."""
 
-import dataclasses
-import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.schema import SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import distributions, scores
@@ -19,7 +17,7 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.structures import STRUCTURES, Structure
@@ -39,50 +37,66 @@ class Run:
     device: torch.device
 
 
-def resolve(config: SparsityConfig) -> SparsityConfig:
-    """Fill in the method's own defaults, and refuse or warn of what does not fit the method.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a method will do: the layers it masks, the units each keeps in a selection set, and when masks move."""
+
+    config: SparsityConfig
+    run: Run
+    structure: Structure
+    weights: Mapping[str, Tensor]
+    units: Mapping[str, int]
+    schedule: UpdateSchedule | None
+
+
+def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run) -> Plan:
+    """Plan a resolved configuration for a model's sparse layers.
 
     Raises:
-        UserError: unknown method or structure, or a density that is missing or given twice.
+        UserError: a density that cannot be reached, a structure that does not fit, or an impossible schedule.
     """
-    method = _lookup("sparsity.method", config.method, METHODS)
-    _lookup("sparsity.structure", config.structure, STRUCTURES)
-    for key in sorted(set(_given(config)) - method.uses):
-        _log.warning("sparsity.%s is set but method %s does not use it", key, config.method)
-    if "density" in method.uses:
-        _check_density(config)
-    if issubclass(method, DropAndGrow):
-        update = config.update
-        missing = {key: value for key, value in DEFAULTS[update.form].items() if getattr(update, key) is None}
-        config = dataclasses.replace(config, update=dataclasses.replace(update, **missing))
-    return config
-
-
-def build_method(
-    config: SparsityConfig, weights: Mapping[str, Tensor], access: WeightAccess, run: Run, *, remask: bool
-) -> Method:
-    """The method of a resolved configuration, with its initial masks for the sparse layers' ``weights``. Collective."""
-    cls = METHODS[config.method]
-    weights = weights if "density" in cls.uses else {}
+    method = METHODS[config.method]
+    masked = weights if "density" in method.uses else {}
     structure = STRUCTURES[config.structure]()
-    shapes = {name: weight.shape for name, weight in weights.items()}
+    return Plan(
+        config=config,
+        run=run,
+        structure=structure,
+        weights=masked,
+        units=_active_units(config, {name: weight.shape for name, weight in masked.items()}, structure) if masked else {},
+        schedule=_update_schedule(config.update, run) if issubclass(method, DropAndGrow) else None,
+    )
+
+
+def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
+    """The planned method with its initial masks. Collective."""
+    run, shapes = plan.run, {name: weight.shape for name, weight in plan.weights.items()}
     agreement = Agreement(shapes, rank=run.rank, world_size=run.world_size, device=run.device)
-    masks = Masks(weights)
-    if weights:
-        units = _active_units(config, shapes, structure)
-        draw = partial(_random_mask, shapes=shapes, units=units, structure=structure, run=run)
-        masks.replace(agreement.decide(draw))
+    masks = Masks(plan.weights)
+    masks.replace(agreement.decide(lambda name: _random_mask(plan, name)) if shapes else {})
     options: dict[str, Any] = {"access": access, "masks": masks, "agreement": agreement, "remask": remask}
+    cls = METHODS[plan.config.method]
     if issubclass(cls, DropAndGrow):
-        update = config.update
-        options |= {
-            "structure": structure,
-            "schedule": _update_schedule(config, run),
-            "form": update.form,
-            "gradient_steps": update.gradient_steps,
-            "seed": run.seed,
-        }
+        assert plan.schedule is not None, "plan_method() makes one"
+        update = plan.config.update
+        return cls(
+            structure=plan.structure,
+            schedule=plan.schedule,
+            form=update.form,
+            gradient_steps=update.gradient_steps,
+            seed=run.seed,
+            **options,
+        )
     return cls(**options)
+
+
+def _random_mask(plan: Plan, name: str) -> Tensor:
+    """A uniformly random mask with an exact count, the same on any number of ranks."""
+    shape = plan.weights[name].shape
+    rows, columns, _ = plan.structure.counts(shape)
+    score = scores.random((rows, columns), generator("initial mask", plan.run.seed, name, device=plan.run.device))
+    chosen = top_k(score, torch.full((rows,), plan.units[name]), among=torch.ones_like(score, dtype=torch.bool))
+    return plan.structure.mask(chosen, shape)
 
 
 def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structure: Structure) -> dict[str, int]:
@@ -113,23 +127,11 @@ def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Calla
         return lambda _: distributions.table(shapes, config.table)
     if config.distribution == "uniform":
         return partial(distributions.uniform, shapes)
-    return lambda density: distributions.erdos_renyi(
-        shapes, density, power=config.er_power, kernel=config.distribution == "erk"
-    )
+    kernel = config.distribution == "erk"
+    return lambda density: distributions.erdos_renyi(shapes, density, power=config.er_power, kernel=kernel)
 
 
-def _random_mask(
-    name: str, *, shapes: distributions.Shapes, units: Mapping[str, int], structure: Structure, run: Run
-) -> Tensor:
-    """A uniformly random mask with an exact count, the same on any number of ranks."""
-    rows, columns, _ = structure.counts(shapes[name])
-    score = scores.random((rows, columns), generator("initial mask", run.seed, name, device=run.device))
-    chosen = top_k(score, torch.full((rows,), units[name]), among=torch.ones_like(score, dtype=torch.bool))
-    return structure.mask(chosen, shapes[name])
-
-
-def _update_schedule(config: SparsityConfig, run: Run) -> UpdateSchedule:
-    update = config.update
+def _update_schedule(update: UpdateConfig, run: Run) -> UpdateSchedule:
     assert update.interval is not None and update.end is not None, "resolve() fills these in"
     interval = update.interval.steps(run.steps_per_epoch, run.total_steps)
     end = update.end.steps(run.steps_per_epoch, run.total_steps)
@@ -141,47 +143,12 @@ def _update_schedule(config: SparsityConfig, run: Run) -> UpdateSchedule:
         )
     if interval >= end:
         _log.warning("the masks never move: the first update would be at step %d and updates end at step %d", interval, end)
-    return UpdateSchedule(interval=interval, end=end, drop=_drop_schedule(config, end))
+    return UpdateSchedule(interval=interval, end=end, drop=_drop_schedule(update, end))
 
 
-def _drop_schedule(config: SparsityConfig, end: int) -> DropSchedule:
-    update = config.update
+def _drop_schedule(update: UpdateConfig, end: int) -> DropSchedule:
     assert update.drop_fraction is not None and update.drop_floor is not None, "resolve() fills these in"
     if update.drop_schedule == "constant":
         return Constant(start=update.drop_fraction)
     shape = Cosine if update.drop_schedule == "cosine" else Linear
     return shape(start=update.drop_fraction, floor=update.drop_floor, end=max(end, 1))
-
-
-def _check_density(config: SparsityConfig) -> None:
-    if config.distribution == "table":
-        if config.density is not None:
-            raise UserError(
-                "sparsity.density and sparsity.distribution=table exclude each other: the table gives every layer its density"
-            )
-        if not config.table:
-            raise UserError("sparsity.distribution=table needs sparsity.table, such as {'*': 0.1}")
-    elif config.density is None:
-        raise UserError(f"sparsity.density is needed for method {config.method}: a number above 0 and up to 1, such as 0.1")
-    elif config.table:
-        raise UserError(f"sparsity.table needs sparsity.distribution=table, not {config.distribution}")
-
-
-def _lookup(key: str, name: str, known: Mapping[str, type]) -> type:
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"nearest: {', '.join(nearest)}; " if nearest else ""
-        raise UserError(f"{key}={name!r} is unknown; {hint}known: {', '.join(known)}")
-    return known[name]
-
-
-def _given(config: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose value is not the default."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value) and prefix == "" and item.name == "update":
-            yield from _given(value, "update.")
-        elif item.name != "method" and value != (
-            item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
-        ):
-            yield f"{prefix}{item.name}"

@@ -110,8 +110,10 @@ class DropAndGrow(Method):
             in_window = distance is not None and distance < self._gradient_steps
             layers = self.masks.names if in_window or self._due is not None else ()
         for name in layers:
-            gradient = self.access.grad(name)
-            self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient.clone()
+            if name in self._gradients:
+                self._gradients[name] += self.access.grad(name)
+            else:
+                self._gradients[name] = self.access.grad(name).clone()
 
     def state_dict(self) -> dict[str, Any]:
         gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}

@@ -13,7 +13,8 @@ from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import Run, build_method, resolve
+from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
+from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.schedules import Constant, Cosine, Linear
 
 WEIGHTS = {"conv.weight": torch.ones(16, 8, 3, 3), "fc.weight": torch.ones(10, 16)}
@@ -38,7 +39,7 @@ class Weights:
 
 def build(config: SparsityConfig, *, weights: Mapping[str, Tensor] = WEIGHTS, seed: int = 0, total_steps: int = 1000) -> Method:
     run = Run(seed=seed, steps_per_epoch=100, total_steps=total_steps, rank=0, world_size=1, device=torch.device("cpu"))
-    return build_method(resolve(config), weights, Weights(weights), run, remask=False)
+    return build_method(plan_method(resolve(config), weights, run), Weights(weights), remask=False)
 
 
 def sparse(method: str = "rigl", density: float | None = 0.1, **keys) -> SparsityConfig:
@@ -114,7 +115,7 @@ def test_keys_that_a_method_does_not_use_are_named(
         ),
         (sparse(density=None, distribution="table"), ["sparsity.distribution=table needs sparsity.table"]),
         (sparse(table={"*": 0.1}), ["sparsity.table needs sparsity.distribution=table, not erk"]),
-        (sparse(density=None, distribution="table", table={"conv*": 0.1}), ["has no pattern for layer 'fc.weight'"]),
+        (sparse(density=None, distribution="table", table={"conv*": 0.1}), ["no pattern fits layer 'fc.weight'"]),
         (
             sparse(density=None, distribution="table", table={"*": 1e-3}),
             ["sparsity.table", "'fc.weight' would keep 0 of its 160 units"],

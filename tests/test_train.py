@@ -1,0 +1,195 @@
+"""The training command from end to end: what it prints, what it leaves, and what it does without torch."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_sparse.config import load_config, to_flat
+from dist_sparse.train import main
+from tests.command import ROOT, here, metrics, train_here
+from tests.distributed.cases import TINY_VIT
+
+RIGL = {
+    "name": "small",
+    "engine.device": "cpu",
+    "tracking.wandb": "disabled",
+    "tracking.log_every": 4,
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": TINY_VIT,
+    "train.epochs": 2,
+    "train.batch_size": 128,
+    "optim.name": "adamw",
+    "optim.lr": 0.003,
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.2,
+    "sparsity.update.interval": "3 steps",
+}
+"""22 steps in 2 epochs; updates at 3, 6, 9, 12 and 15."""
+
+WITHOUT_TORCH = """
+import sys
+from dist_sparse.train import main
+try:
+    code = main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules and "numpy" not in sys.modules, "--help and errors have to come at once"
+sys.exit(code)
+"""
+
+
+def without_torch(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_key_and_imports_no_torch() -> None:
+    result = without_torch("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for key in to_flat(load_config()):
+        assert key in result.stdout
+
+
+def test_a_mistake_on_the_command_line_imports_no_torch() -> None:
+    result = without_torch("--sparsity.densty=0.1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(
+        "error: sparsity.densty: unknown key (from the command line); did you mean sparsity.density"
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_print_config_resolves_and_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = str(ROOT / "configs/digits/dense.yaml")
+    outcome = here(main, ["--config", base, "--sparsity.method=rigl", "--sparsity.density=0.1", "--print-config"])
+    assert (outcome.code, outcome.err) == (0, "")
+    assert list(tmp_path.iterdir()) == [], "nothing has begun"
+    Path("resolved.yaml").write_text(outcome.out)
+    config = load_config("resolved.yaml")
+    assert config.sparsity.density == 0.1
+    update = config.sparsity.update
+    assert (str(update.interval), update.drop_fraction, update.drop_schedule, str(update.end)) == (
+        "100 steps",
+        0.3,
+        "cosine",
+        "75%",
+    )
+    assert here(main, ["--config", "resolved.yaml", "--print-config"]).out == outcome.out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a whole run and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "folder"
+    outcome = train_here({**RIGL, "output": folder})
+    assert (outcome.code, outcome.err) == (0, "")
+    return folder, outcome.out
+
+
+def test_what_is_printed(finished: tuple[Path, str]) -> None:
+    folder, out = finished
+    before, *progress = re.split(r"^step ", out, flags=re.MULTILINE)
+    for layer in ("patch_embed.proj.weight", "blocks.1.mlp.fc2.weight", "head.weight"):
+        assert layer in before, "the table comes before the first step"
+    for word in ("density", "structure", "parameters", "FLOPs"):
+        assert word in before
+    assert len(progress) >= 5
+    last = progress[-1]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"top-1 {summary['last_top1']:.2%}" in last
+    assert "density 20." in last
+    assert f"run folder: {folder}" in last
+
+
+def test_what_is_left(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    config = load_config(str(folder / "config.yaml"))
+    assert config.output == str(folder)
+    assert config.sparsity.update.drop_fraction == 0.3
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-2:] == ["step_00000011.pt", "step_00000022.pt"]
+    assert (folder / "logs" / "rank_0.log").exists()
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+
+
+def test_metrics(finished: tuple[Path, str]) -> None:
+    rows = {int(row["step"]): row for row in metrics(finished[0])}
+    updates, logged, validated = {3, 6, 9, 12, 15}, {4, 8, 12, 16, 20, 22}, {11, 22}
+    assert set(rows) == {0} | updates | logged | validated, "step 0 tells of the initial masks"
+    for step, row in rows.items():
+        assert float(row["epoch"]) == step / 11
+        assert bool(row["train/loss"]) == bool(row["train/lr"]) == (step in logged)
+        assert bool(row["val/top1"]) == bool(row["val/top5"]) == bool(row["val/loss"]) == (step in validated)
+        assert bool(row["sparsity/changed"]) == (step in updates)
+        assert bool(row["sparsity/mask_digest"]) == (step in {0} | updates | validated)
+    digests = [rows[step]["sparsity/mask_digest"] for step in sorted(updates)]
+    for before, after, step in zip([rows[0]["sparsity/mask_digest"], *digests], digests, sorted(updates), strict=False):
+        assert (before != after) == (float(rows[step]["sparsity/changed"]) > 0)
+    assert len(set(digests)) >= 4
+    assert rows[22]["sparsity/mask_digest"] == digests[-1]
+    explored = [float(rows[step]["sparsity/exploration"]) for step in sorted(updates)]
+    assert explored == sorted(explored)
+    assert 0.2 < explored[0] < explored[-1] < 1
+    assert all(0 <= float(rows[step][f"val/{name}"]) <= 1 for step in validated for name in ("top1", "top5"))
+
+
+def test_summary(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    validations = {int(row["step"]): float(row["val/top1"]) for row in metrics(folder) if row["val/top1"]}
+    assert summary["exit_reason"] == "finished"
+    assert summary["last_top1"] == validations[22]
+    assert summary["best_top1"] == max(validations.values()) == validations[summary["best_step"]]
+    assert summary["density"] == pytest.approx(0.2, abs=0.002)
+    assert summary["steps"] == 22
+    assert summary["wall_seconds"] > 0
+    assert 0 < summary["active_parameters"] < summary["parameters"]
+    assert 0 < summary["flops"] < summary["dense_flops"]
+
+
+def test_the_checkpoint_is_a_plain_timm_model(finished: tuple[Path, str]) -> None:
+    import timm
+
+    from dist_sparse.sparsity.bits import unpack
+
+    state = torch.load(finished[0] / "checkpoints" / "step_00000022.pt", weights_only=True)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, in_chans=1, **TINY_VIT)
+    model.load_state_dict(state["state_dict"], strict=True)
+    for name, packed in state["method"]["masks"].items():
+        weight = model.get_parameter(name).detach()
+        assert not weight[~unpack(packed, weight.shape)].any(), "off-mask weights are exactly zero"
+
+
+def test_layers(finished: tuple[Path, str]) -> None:
+    with (finished[0] / "layers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    assert sorted(set(steps)) == [3, 6, 9, 12, 15]
+    first = [row for row in rows if row["step"] == "3"]
+    assert all(0 < float(row["density"]) <= 1 and 0 <= float(row["changed"]) <= 1 for row in first)
+
+
+def test_the_same_command_gives_the_same_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    assert train_here({**RIGL, "output": tmp_path}).code == 0
+    assert metrics(tmp_path) == metrics(finished[0])
+    other: dict[str, Any] = {**RIGL, "seed": 1, "train.epochs": 1, "sparsity.update.end": "100%", "output": tmp_path / "other"}
+    assert train_here(other).code == 0
+    assert metrics(tmp_path / "other")[0]["sparsity/mask_digest"] != metrics(tmp_path)[0]["sparsity/mask_digest"]
+
+
+def test_without_an_output_the_folder_is_named_after_run_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {**RIGL, "train.epochs": 1, "sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None}
+    assert train_here({**values, "resume": "auto"}, interrupt_after=3).code == 130
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch(r"small-\d{8}-\d{6}", folder.name)
+    assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "interrupted"
+    assert train_here({**values, "resume": "auto"}).code == 0
+    assert list(Path("runs").iterdir()) == [folder], "an unfinished run of this name goes on where it is"
+    assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "finished"
