@@ -24,10 +24,10 @@ class GraNet:
     def after_step(self) -> None:
         """A new tensor for every weight and every momentum."""
         for name, weight in self.weights.items():
-            weight.data = weight.data * self.masks[name]
-            state = self.state[weight]
-            if "momentum_buffer" in state:
-                state["momentum_buffer"] = state["momentum_buffer"] * self.masks[name]
+            mask, state = self.masks[name], self.state[weight]
+            weight.data = torch.mul(weight.data, mask)
+            if (momentum := state.get("momentum_buffer")) is not None:
+                state["momentum_buffer"] = torch.mul(momentum, mask)
 
     @torch.no_grad()
     def update(self, fraction: float) -> None:
@@ -87,23 +87,23 @@ class RiglTorch:
         drop = int(active * fraction)
         kept = self._best(weight.abs().view(-1), active - drop)
         grow_score = grad.abs().view(-1)
-        lowest = torch.ones_like(kept) * (grow_score.min() - 1)
-        grown = self._best(torch.where(kept == 1, lowest, grow_score), drop)
-        new = (grown.view_as(before) == 1) & (before == 0)
-        weight.data = torch.where(new, torch.zeros_like(weight), weight)
+        grown = self._best(torch.where(kept == 1, grow_score.min() - 1, grow_score), drop)
+        fresh = (grown.view_as(before) == 1) & ~before
+        weight.data = torch.where(fresh, 0.0, weight)
         self.masks[name] = (kept + grown).view_as(before).bool()
 
     @staticmethod
     def _best(score: Tensor, count: int) -> Tensor:
         """0/1 in int64, scattered by the order of all entries."""
-        _, order = torch.topk(score, k=score.numel())
-        first = torch.arange(score.numel(), device=score.device) < count
-        chosen = torch.where(first, torch.ones_like(order), torch.zeros_like(order))
-        return chosen.scatter(0, order, chosen)
+        order = score.topk(score.numel()).indices
+        flags = (torch.arange(score.numel(), device=score.device) < count).long()
+        return flags.scatter(0, order, flags)
 
 
 class _Product(nn.Module):
     """The mask in the weight's dtype, a buffer, times the weight."""
+
+    mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()

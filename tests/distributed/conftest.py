@@ -17,6 +17,7 @@ def worlds() -> Iterator[Callable[[int], World]]:
         world.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests here run in one process of pytest-xdist, or each process would start worlds of its own."""
     for item in items:

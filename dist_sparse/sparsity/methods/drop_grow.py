@@ -1,5 +1,6 @@
 """Dynamic sparse training by dropping and growing: what SET and RigL share, in both published forms."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +35,7 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
 
 
-class DropAndGrow(Method):
+class DropAndGrow(Method, ABC):
     """Every layer drops its smallest active weights and grows as many others; a subclass scores the growth.
 
     The two forms differ in their place in the step and in rounding:
@@ -64,9 +65,9 @@ class DropAndGrow(Method):
         self._last_step = 0
         self._due: float | None = None
 
+    @abstractmethod
     def grow_score(self, name: str, step: int) -> Tensor:
         """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
-        raise NotImplementedError
 
     def after_backward(self, step: int) -> Decision:
         self._due = self._schedule.due(self._last_step, step)
