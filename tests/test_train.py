@@ -159,7 +159,8 @@ def test_the_checkpoint_is_a_plain_timm_model(finished: tuple[Path, str]) -> Non
     from dist_sparse.sparsity.bits import unpack
 
     state = torch.load(finished[0] / "checkpoints" / "step_00000022.pt", weights_only=True)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, in_chans=1, **TINY_VIT)
+    kwargs: dict[str, Any] = {"num_classes": 10, "in_chans": 1, **TINY_VIT}
+    model = timm.create_model("vit_tiny_patch16_224", **kwargs)
     model.load_state_dict(state["state_dict"], strict=True)
     for name, packed in state["method"]["masks"].items():
         weight = model.get_parameter(name).detach()

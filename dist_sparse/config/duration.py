@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 Unit = Literal["steps", "epochs", "run"]
 
@@ -60,3 +60,13 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "format": "duration"}),
 ]
 """The field type of a :class:`Length` in the configuration."""
+
+
+def _longer_than_nothing(length: Length) -> Length:
+    if length.value <= 0:
+        raise ValueError("should be longer than 0")
+    return length
+
+
+Interval = Annotated[Duration, AfterValidator(_longer_than_nothing)]
+"""The field type of a :class:`Length` after which something happens again."""

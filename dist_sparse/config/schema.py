@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from dist_sparse.config.duration import Duration, Length
+from dist_sparse.config.duration import Duration, Interval, Length
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -132,7 +132,7 @@ class SchedulerConfig:
     """Learning rate at the end of schedules that have one."""
     milestones: list[Duration] = field(default_factory=list)
     """When `multistep` multiplies the rate by `scheduler.decay_rate`."""
-    decay_every: Duration | None = None
+    decay_every: Interval | None = None
     """How often `step` multiplies the rate by `scheduler.decay_rate`."""
     decay_rate: Density = 0.1
     """Factor of `step` and `multistep`; power of `poly` (1 is linear)."""
@@ -144,7 +144,7 @@ class UpdateConfig:
 
     form: Literal["original", "itop"] = "original"
     """`original`: the update replaces the optimizer step (RigL). `itop`: it follows the step, to the end of the run."""
-    interval: Duration | None = None
+    interval: Interval | None = None
     """Length between two mask updates. Default: the method's."""
     drop_fraction: Fraction | None = None
     """Fraction of a layer's active units that the first update drops and grows again. Default: the method's."""
@@ -196,7 +196,7 @@ class EngineConfig:
 class CheckpointConfig:
     __pydantic_config__ = STRICT
 
-    every: Duration = Length(1, "epochs")
+    every: Interval = Length(1, "epochs")
     """Length between two checkpoints; one is always written at the end."""
     keep: Count = 2
     """How many of the last checkpoints stay on disk (the best stays as well)."""

@@ -1,7 +1,6 @@
 """Masks as bits: one bit a weight, for checkpoints, for the wire, and for digests."""
 
 import hashlib
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -9,6 +8,10 @@ from torch import Tensor
 # Eight 0/1 bytes seen as one little-endian integer, times this number, have their eight bits in the top byte:
 # byte i is shifted to bit 56 + i by the factor's term 2**(56 - 7 * i), and no two terms meet.
 _GATHER = sum(1 << (56 - 7 * i) for i in range(8))
+
+# The way back: eight copies of a byte in an integer, and of copy i the bit i. (Bit 63 of an int64 is its sign.)
+_SPREAD = 0x0101010101010101
+_DIAGONAL = 0x8040201008040201 - (1 << 64)
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -23,24 +26,18 @@ def pack(mask: Tensor) -> Tensor:
 
 def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """The bool tensor of ``shape`` whose bits :func:`pack` gave."""
-    table = _byte_table().to(packed.device)
-    numel = torch.Size(shape).numel()
-    return table[packed.long()].view(-1)[:numel].view(shape)
+    words = (packed.long() * _SPREAD) & _DIAGONAL
+    bits = words.view(torch.uint8) != 0
+    return bits[: torch.Size(shape).numel()].view(shape)
 
 
 def popcount(packed: Tensor) -> int:
     """Number of set bits."""
-    counts = torch.bincount(packed.cpu().long(), minlength=256)
-    return int((counts * _byte_table().sum(1)).sum())
+    in_byte = (torch.arange(256)[:, None] >> torch.arange(8) & 1).sum(1)
+    return int((torch.bincount(packed.cpu().long(), minlength=256) * in_byte).sum())
 
 
 def digest(packed: Tensor) -> int:
     """A 63-bit digest (BLAKE2b) of the bytes."""
     data = packed.cpu().numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
-
-
-@cache
-def _byte_table() -> Tensor:
-    """Bool [256, 8]: the bits of each byte, lowest first."""
-    return (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 1

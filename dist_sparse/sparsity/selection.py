@@ -19,8 +19,9 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     Returns:
         bool [S, U] with exactly ``k[s]`` true in row s, all of them candidates.
     """
-    score = torch.where(among, score, -torch.inf)
-    return _top_k_row(score, int(k)) if len(score) == 1 else _top_k_rows(score, k)
+    if len(score) == 1:
+        return _top_k_row(score.view(-1), int(k), among.view(-1)).view_as(score)
+    return _top_k_rows(torch.where(among, score, -torch.inf), k)
 
 
 def drop_and_grow(active: Tensor, keep_score: Tensor, grow_score: Tensor, drop: Tensor) -> Tensor:
@@ -42,35 +43,35 @@ def drop_and_grow(active: Tensor, keep_score: Tensor, grow_score: Tensor, drop: 
     return kept | top_k(grow_score, drop, among=~kept)
 
 
-def _top_k_row(score: Tensor, k: int) -> Tensor:
-    """One row [1, U]: find the k-th best score, then give up surplus equals from the end."""
+def _top_k_row(score: Tensor, k: int, among: Tensor) -> Tensor:
+    """One row [U]: find the k-th best score, then give up surplus equals from the end."""
     if k == 0:
-        return torch.zeros_like(score, dtype=torch.bool)
-    flat = score.view(-1)
-    threshold = _kth_largest(flat, k)
-    chosen = flat >= threshold
+        return torch.zeros_like(among)
+    threshold = _kth_largest(score, k, among)
+    chosen = (score >= threshold) & among
     surplus = int(chosen.count_nonzero()) - k
     if surplus:
-        tied = (flat == threshold).nonzero().view(-1)
+        tied = (chosen & (score == threshold)).nonzero().view(-1)
         chosen[tied[-surplus:]] = False
-    return chosen.view_as(score)
+    return chosen
 
 
-def _kth_largest(values: Tensor, k: int, stride: int = 64) -> Tensor:
-    """The k-th largest of ``values`` [U], exactly.
+def _kth_largest(score: Tensor, k: int, among: Tensor, stride: int = 64) -> Tensor:
+    """The k-th largest of the candidates' scores [U], exactly.
 
     A sample bounds the answer from below, so that the selection itself runs on little more than k values; should the bound
-    be too high (it is checked), all values are searched.
+    be too high (it is checked), all candidates are searched.
     """
-    sample = values[::stride]
+    sample = score[::stride][among[::stride]]
     rank = k / stride
     rank = int(rank + 4 * rank**0.5) + 8  # four standard deviations and a little
     if rank < len(sample):
         bound = sample.kthvalue(len(sample) - rank + 1).values
-        upper = values[values >= bound]
+        upper = score[(score >= bound) & among]
         if len(upper) >= k:
-            values = upper
-    return values.kthvalue(len(values) - k + 1).values
+            return upper.kthvalue(len(upper) - k + 1).values
+    candidates = score[among]
+    return candidates.kthvalue(len(candidates) - k + 1).values
 
 
 def _top_k_rows(score: Tensor, k: Tensor) -> Tensor:

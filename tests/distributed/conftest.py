@@ -1,7 +1,9 @@
-"""The worlds of 1, 2 and 4 ranks that the tests here share."""
+"""The worlds of 1, 2 and 4 ranks that the tests here share.
+
+The test modules are marked ``xdist_group("worlds")``: else every process of pytest-xdist would start worlds.
+"""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,11 +17,3 @@ def worlds() -> Iterator[Callable[[int], World]]:
     yield lambda size: known.setdefault(size, World(size))
     for world in known.values():
         world.close()
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here run in one process of pytest-xdist, or each process would start worlds of its own."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("worlds"))

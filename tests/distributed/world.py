@@ -86,7 +86,7 @@ class World:
             ready = connection.wait(waiting, timeout=_GRACE if failed else None)
             if not ready:
                 break
-            for link in ready:
+            for link in [each for each in waiting if each in ready]:
                 rank = waiting.pop(link)
                 try:
                     answers[rank] = link.recv()
