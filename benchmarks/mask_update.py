@@ -89,8 +89,9 @@ class LargestShare(Agreement):
         packed = self._others | {name: bits.pack(select(name)) for name in self.owned()}
         return {name: bits.unpack(packed[name], shape) for name, shape in self._shapes_of.items()}
 
-    def verify(self, digests: Mapping[str, int]) -> None:
-        """Nobody to compare with."""
+    def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
+        """Take the digests; there is nobody to compare them with."""
+        digests_of_masks()
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     image = (info.channels, info.image_size, info.image_size)
     cost = measure(parts.model, image, trainer.method.masks.active(), config.sparsity.structure)
     if ranks.is_first:
+        folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
     _tell(ranks, cost.table())
     if state:

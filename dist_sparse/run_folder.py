@@ -41,6 +41,10 @@ class RunFolder:
     def finished(self) -> bool:
         return self.summary().get("exit_reason") == FINISHED
 
+    def forget_summary(self) -> None:
+        """Remove the summary of an earlier start: the run is under way again."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def discard_if_unused(self) -> None:
         """Remove what a run left that ended before it began, so that it can be started again in the same place."""
         if self.used:

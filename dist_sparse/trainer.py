@@ -1,6 +1,7 @@
 """The training loop, validation and checkpoints of one run."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
+from torch import nn
 
 from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
@@ -22,6 +24,8 @@ from dist_sparse.optim import SeededMixup
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.tracking import Tracker
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = (
     "train/loss",
@@ -178,7 +182,7 @@ class Trainer:
             averaged = validation.validate(self.ema.module, self.data.val, self.engine.precision)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]
-        self.method.agreement.verify(self.method.masks.digests())
+        self.method.agreement.verify(self.method.masks.digests)
         self._log({**values, **self._sparsity()})
         self.progress.last_top1 = top1
         if improved := top1 > self.progress.best_top1:
@@ -203,12 +207,13 @@ class Trainer:
             advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
             raise Diverged(
                 f"the loss has not been finite for {train.nan_limit} steps in a row, up to step {self.progress.step}; "
-                f"{advice}; a lower optim.lr, a longer scheduler.warmup or train.clip_norm may help"
+                f"{advice}; a new run with a lower optim.lr, a longer scheduler.warmup or train.clip_norm may fare better"
             )
 
     def _save(self, *, best: bool) -> None:
-        """Write a checkpoint, unless the weights are suspect. Collective; the first rank writes."""
-        if self._meter.bad_losses():
+        """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective."""
+        if self._meter.bad_losses() or not _all_finite(self.engine.model):
+            _log.warning("no checkpoint at step %d: the loss or the weights are not finite", self.progress.step)
             return
         state = self.state_dict()
         if self.ranks.is_first:
@@ -236,6 +241,10 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         self._meter.load_state_dict(state["meter"])
         self.progress = Progress(**state["progress"])
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return bool(torch.stack([weight.isfinite().all() for weight in model.parameters()]).all())
 
 
 def _peak_memory(device: torch.device) -> int:

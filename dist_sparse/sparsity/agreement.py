@@ -70,14 +70,15 @@ class Agreement:
             offsets[owner] += sizes[name]
         return masks
 
-    def verify(self, digests: Mapping[str, int]) -> None:
-        """Compare the masks' digests on all ranks. Collective.
+    def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
+        """Compare the masks' digests, which are taken only if there is another rank. Collective.
 
         Raises:
             MaskDisagreement: on every rank, naming the layers and the ranks that differ from rank 0.
         """
-        if self._world_size == 1 or not digests:
+        if self._world_size == 1 or not self._shapes:
             return
+        digests = digests_of_masks()
         mine = torch.tensor(list(digests.values()), dtype=torch.int64, device=self._device)
         everyone = [torch.empty_like(mine) for _ in range(self._world_size)]
         dist.all_gather(everyone, mine)

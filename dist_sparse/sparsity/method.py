@@ -79,12 +79,12 @@ class Method:
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
-        self.agreement.verify(self.masks.digests())  # before new masks hide it that a rank had lost the old ones
+        self.agreement.verify(self.masks.digests)  # before new masks hide it that a rank had lost the old ones
         self.changed = self.masks.replace(masks)
         self._enforce_masks()
 
     def _enforce_masks(self) -> None:
-        self.agreement.verify(self.masks.digests())
+        self.agreement.verify(self.masks.digests)
         self._zero_inactive()
 
     def _zero_inactive(self) -> None:

@@ -132,7 +132,7 @@ def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list
         return mask
 
     masks = agreement.decide(select)
-    agreement.verify({name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
+    agreement.verify(lambda: {name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
     return agreement.owned(), {name: mask.tolist() for name, mask in masks.items()}, chosen
 
 

@@ -1,7 +1,4 @@
-"""The worlds of 1, 2 and 4 ranks that the tests here share.
-
-The test modules are marked ``xdist_group("worlds")``: else every process of pytest-xdist would start worlds.
-"""
+"""The worlds of 1, 2 and 4 ranks that the tests here share."""
 
 from collections.abc import Callable, Iterator
 

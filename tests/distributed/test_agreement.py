@@ -7,8 +7,6 @@ import pytest
 from tests.distributed import cases
 from tests.distributed.world import World
 
-pytestmark = pytest.mark.xdist_group("worlds")
-
 MANY = {f"layer{number}": (number % 5 + 1, 3 + number) for number in range(9)}
 FEW = {"big": (7, 9), "small": (3,)}
 

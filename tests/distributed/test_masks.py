@@ -19,8 +19,6 @@ from tests.distributed import cases
 from tests.distributed.cases import TINY_VIT, Trained
 from tests.distributed.world import World
 
-pytestmark = pytest.mark.xdist_group("worlds")
-
 SIZES = (1, 2, 4)
 EXACT = {
     "model.name": "vit_tiny_patch16_224",

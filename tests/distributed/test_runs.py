@@ -14,8 +14,6 @@ from tests.distributed import cases
 from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
 
-pytestmark = pytest.mark.xdist_group("worlds")
-
 COMMON = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1, "resume": "auto"}
 BATCH_NORM = {
     **COMMON,

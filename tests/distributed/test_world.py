@@ -7,8 +7,6 @@ import pytest
 from tests.distributed import cases
 from tests.distributed.world import RankError, World
 
-pytestmark = pytest.mark.xdist_group("worlds")
-
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_rank_answers(worlds: Callable[[int], World], size: int) -> None:

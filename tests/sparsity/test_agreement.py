@@ -30,4 +30,4 @@ def test_one_rank_decides_everything_in_the_models_order() -> None:
     assert agreement.owned() == ["small", "large"]
     masks = agreement.decide(lambda name: torch.ones(shapes[name], dtype=torch.bool))
     assert {name: mask.shape for name, mask in masks.items()} == shapes
-    agreement.verify({"small": 1, "large": 2})
+    agreement.verify(lambda: {"small": 1, "large": 2})
