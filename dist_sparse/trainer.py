@@ -65,7 +65,7 @@ class Progress:
 
 @dataclass(kw_only=True)
 class Trainer:
-    """One run, put together by :mod:`dist_sparse.train`."""
+    """One run, put together by :mod:`dist_sparse.build`."""
 
     config: Config
     ranks: Ranks
@@ -104,6 +104,7 @@ class Trainer:
                     decision = self._optimizer_step(self.progress.step + 1)
                     self.progress.seconds = time.perf_counter() - started
                     self._after_step(decision, learning_rate)
+        self.progress.seconds = time.perf_counter() - started
         return self.progress
 
     def _forward_backward(self, batch: Batch, number: int) -> None:
