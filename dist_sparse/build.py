@@ -18,8 +18,17 @@ from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.errors import UserError
 from dist_sparse.models import build_model
-from dist_sparse.optim import build_ema, build_loss, build_mixup, build_optimizer, build_scheduler, check_zero_preservation
+from dist_sparse.optim import (
+    SeededMixup,
+    build_ema,
+    build_loss,
+    build_mixup,
+    build_optimizer,
+    build_scheduler,
+    check_zero_preservation,
+)
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods.build import Plan, Run, build_method, plan_method
@@ -40,6 +49,7 @@ class Parts:
     optimizer: Optimizer
     scheduler: Scheduler
     plan: Plan
+    mixup: SeededMixup | None
     keeps_zeros: bool
     total_steps: int
 
@@ -104,10 +114,18 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=steps_per_epoch, total_steps=total_steps),
-        plan=plan_method(config.sparsity, sparse_layers(model, config.sparsity.keep_dense), facts),
+        plan=plan_method(config.sparsity, _sparse_layers(config, model), facts),
+        mixup=build_mixup(config.train, data.info.classes, seed=config.seed, world_size=ranks.world_size),
         keeps_zeros=keeps.weights and keeps.state,
         total_steps=total_steps,
     )
+
+
+def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
+    try:
+        return sparse_layers(model, config.sparsity.keep_dense)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None) -> Trainer:
@@ -129,7 +147,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         engine=engine,
         method=build_method(parts.plan, engine, remask=not parts.keeps_zeros),
         scheduler=parts.scheduler,
-        mixup=build_mixup(config.train, parts.data.info.classes, config.seed),
+        mixup=parts.mixup,
         ema=build_ema(config.train, parts.model),
         tracker=build_tracker(
             config,

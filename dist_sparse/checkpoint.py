@@ -31,7 +31,7 @@ CHANGES_ROUNDING = ("train.eval_batch_size", "train.compile", "engine.*")
 """Those of them after which results agree with the uninterrupted run's up to rounding only."""
 
 _STEP_FILE = re.compile(r"step_(\d{8,})\.pt")
-_SCALARS = (bool, int, float, str, type(None))
+_SCALARS = (bool, int, float, str, type(None), torch.dtype)
 
 
 class CheckpointStore:
@@ -130,8 +130,14 @@ class CheckpointStore:
 
 def check_whole(state: Mapping[str, Any], path: Path) -> None:
     """Refuse with a UserError what is a sound file, but not of a run: plain weights, say, or another program's checkpoint."""
-    if missing := {"state_dict", "method", "progress", "config", "world_size"} - state.keys():
+    if missing := {"state_dict", "method", "progress", "config", "data", "world_size"} - state.keys():
         raise UserError(f"{path}: not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+
+
+def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse with a UserError a data set of other facts than the checkpoint's: its order would be another one."""
+    if differing := [f"{key} {saved[key]} (now {current[key]})" for key in current if saved.get(key) != current[key]]:
+        raise UserError(f"cannot resume with another data set: the checkpoint's has {', '.join(differing)}")
 
 
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

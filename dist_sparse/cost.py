@@ -37,12 +37,13 @@ def measure(model: nn.Module, image: tuple[int, int, int], active: Mapping[str, 
     """The cost of a network whose masked layers have ``active`` weights; ``image`` is [channels, height, width]."""
     macs = layer_macs(model, image)
     rows = []
-    for name, weight in weight_layers(model).items():
+    layers = weight_layers(model)
+    for name, weight in layers.items():
         count = active.get(name, weight.numel())
         kind = structure if name in active else "-"
         rows.append(LayerRow(name, tuple(weight.shape), count / weight.numel(), kind, count, macs.get(name, 0)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    inactive = sum(weight_layers(model)[name].numel() - count for name, count in active.items())
+    inactive = sum(layers[name].numel() - count for name, count in active.items())
     return Cost(
         rows=rows,
         active_parameters=parameters - inactive,

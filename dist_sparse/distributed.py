@@ -1,6 +1,7 @@
 """The process group: one process or many, on CPUs (gloo) or GPUs (NCCL), by the same code."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from dist_sparse.config.schema import EngineConfig
 from dist_sparse.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,12 @@ def start(config: EngineConfig) -> Ranks:
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
 
 
-def stop() -> None:
-    """Leave the group."""
-    if dist.is_initialized():
+def stop(*, failed: bool = False) -> None:
+    """Leave the group.
+
+    After a failure NCCL would wait for the other ranks, which may be waiting for this one: there the process's end does it.
+    """
+    if dist.is_initialized() and not (failed and dist.get_backend() == "nccl" and dist.get_world_size() > 1):
         dist.destroy_process_group()
 
 
@@ -60,6 +66,8 @@ def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
             f"engine.device=cuda needs {local_world_size} CUDA devices on this machine and finds {available}; "
             "engine.device=cpu trains without"
         )
+    if name == "auto" and 0 < available < local_world_size and local_rank == 0:
+        _log.warning("training on the CPU: %d ranks on this machine, but %d CUDA devices", local_world_size, available)
     if name == "cpu" or available < local_world_size:
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
@@ -105,15 +113,15 @@ class AgreedError(UserError):
 
 @contextlib.contextmanager
 def agreeing_on_errors() -> Iterator[None]:
-    """Raise a ValueError of any rank on all of them, as :class:`AgreedError`, so that none is left waiting. Collective at
+    """Raise a UserError of any rank on all of them, as :class:`AgreedError`, so that none is left waiting. Collective at
     the end of the block.
 
     The block itself must hold no collective. Equal messages are told once.
     """
-    mine: ValueError | None = None
+    mine: UserError | None = None
     try:
         yield
-    except ValueError as error:
+    except UserError as error:
         mine = error
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, None if mine is None else str(mine))

@@ -48,13 +48,13 @@ def evaluate(config: Config, path: Path) -> list[str]:
     try:
         data, precision = load_data(config, ranks), load_precision(config, ranks)
         model = load_model(config, data.info, precision)
-        lines = [f"checkpoint     {path} (step {state['progress']['step']})"]
+        lines = [f"checkpoint        {path} (step {state['progress']['step']})"]
         for label, key in (("", "state_dict"), ("averaged ", "state_dict_ema")):
             if state[key] is not None:
                 _load_weights(model, state[key], path)
                 scores = validate(model, data.val, precision)
                 lines.append(
-                    f"{label + 'weights':<15}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}"
+                    f"{label + 'weights':<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}"
                 )
     finally:
         distributed.stop()
@@ -64,9 +64,9 @@ def evaluate(config: Config, path: Path) -> list[str]:
     density = sum(active.values()) / masked if active else 1.0
     return [
         *lines,
-        f"density        {density:.2%} of the sparse layers",
-        f"parameters     {cost.active_parameters:,} of {cost.parameters:,} ({cost.active_parameters / cost.parameters:.2%})",
-        f"FLOPs          {cost.flops:,.0f} of {cost.dense_flops:,.0f} ({cost.flops / cost.dense_flops:.2%}) an image",
+        f"density           {density:.2%} of the sparse layers",
+        f"parameters        {cost.active_parameters:,} of {cost.parameters:,} ({cost.active_parameters / cost.parameters:.2%})",
+        f"FLOPs             {cost.flops:,.0f} of {cost.dense_flops:,.0f} ({cost.flops / cost.dense_flops:.2%}) an image",
     ]
 
 
@@ -94,7 +94,7 @@ def _load_weights(model: Any, weights: dict[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit the run's model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} does not fit the run's model: {' '.join(str(error).split())}") from error
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """One run from its configuration to its summary: find its folder, go on from a checkpoint or begin, train, tell the end."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 from dist_sparse import distributed
-from dist_sparse.build import build_parts, build_trainer, resolved
-from dist_sparse.checkpoint import CheckpointStore, check_resumable, check_whole, check_world
+from dist_sparse.build import Parts, build_parts, build_trainer, resolved
+from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_whole, check_world
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
@@ -26,20 +27,27 @@ def train(config: Config) -> dict[str, Any]:
     """
     ranks = distributed.start(config.engine)
     try:
-        folder = _choose_folder(config, ranks)
-        setup_logging(folder.path, ranks.rank)
-        if folder.finished and config.resume == "auto":
-            _tell(ranks, f"{folder.path} is finished, nothing is left to do")
-            return folder.summary()
-        try:
-            trainer, cost = _prepare(config, folder, ranks)
-        except UserError:
-            if ranks.is_first:
-                folder.discard_if_unused()
-            raise
-        return _fit(trainer, cost, folder)
-    finally:
-        distributed.stop()
+        summary = _train(config, ranks)
+    except BaseException:
+        distributed.stop(failed=True)
+        raise
+    distributed.stop()
+    return summary
+
+
+def _train(config: Config, ranks: Ranks) -> dict[str, Any]:
+    folder = _choose_folder(config, ranks)
+    setup_logging(folder.path, ranks.rank)
+    if folder.finished and config.resume == "auto":
+        _tell(ranks, f"{folder.path} is finished, nothing is left to do")
+        return folder.summary()
+    try:
+        trainer, cost = _prepare(config, folder, ranks)
+    except UserError:
+        if ranks.is_first:
+            folder.discard_if_unused()
+        raise
+    return _fit(trainer, cost, folder)
 
 
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
@@ -53,10 +61,11 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
 
 def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Cost]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained."""
+    checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         config = resolved(config)
         parts = build_parts(config, ranks)
-        state = _checkpoint(config, folder, ranks)
+        state = None if checkpoint is None else _load(checkpoint, parts)
     trainer = build_trainer(parts, folder, state)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)
@@ -70,19 +79,25 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     return trainer, cost
 
 
-def _checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> dict[str, Any] | None:
-    """The state to go on from. It must be of the same computation; the number of ranks may have changed."""
-    if config.resume == "never":
-        return None
-    if config.resume == "auto":
-        found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
-        if found is None:
-            return None
-        state = found[1]
-    else:
-        state = CheckpointStore.load(Path(config.resume))
-        check_whole(state, Path(config.resume))
-    for warning in (*check_resumable(state["config"], to_flat(config)), *check_world(state["world_size"], ranks.world_size)):
+def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
+    """The first rank chooses the checkpoint to go on from, so that no rank goes on from another one."""
+    path = None
+    with distributed.agreeing_on_errors():
+        if ranks.is_first and config.resume == "auto":
+            found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
+            path = None if found is None else found[0]
+        elif ranks.is_first and config.resume != "never":
+            path = Path(config.resume)
+    return distributed.from_first_rank(path)
+
+
+def _load(path: Path, parts: Parts) -> dict[str, Any]:
+    """A checkpoint's state. It must be of the same computation; the number of ranks may have changed."""
+    state = CheckpointStore.load(path)
+    check_whole(state, path)
+    check_data(state["data"], dataclasses.asdict(parts.data.info))
+    changes = check_resumable(state["config"], to_flat(parts.config))
+    for warning in (*changes, *check_world(state["world_size"], parts.ranks.world_size)):
         _log.warning(warning)
     return state
 
@@ -115,9 +130,9 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
     progress = trainer.progress
     return {
         "exit_reason": reason,
-        "best_top1": progress.best_top1,
+        "best_top1": progress.best_top1 if progress.best_step else None,
         "best_step": progress.best_step,
-        "last_top1": progress.last_top1,
+        "last_top1": progress.last_top1 if progress.best_step else None,
         "density": trainer.method.masks.density(),
         **cost.summary(),
         "steps": progress.step,

@@ -33,9 +33,10 @@ class RunFolder:
     def summary(self) -> dict[str, Any]:
         """What the last run here left at its end; empty if there is nothing."""
         try:
-            return json.loads((self.path / "summary.json").read_text())
-        except (OSError, json.JSONDecodeError):
+            summary = json.loads((self.path / "summary.json").read_text())
+        except (OSError, ValueError):
             return {}
+        return summary if isinstance(summary, dict) else {}
 
     @property
     def finished(self) -> bool:

@@ -16,6 +16,6 @@ def derive_seed(*purpose: str | int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(*purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator seeded by :func:`derive_seed`."""
-    return torch.Generator(device).manual_seed(derive_seed(*purpose))
+def generator(*purpose: str | int) -> torch.Generator:
+    """A generator seeded by :func:`derive_seed`, on the CPU: other devices would draw other numbers."""
+    return torch.Generator().manual_seed(derive_seed(*purpose))

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data import Batch, Data
-from dist_sparse.distributed import Ranks, copy_first_rank
+from dist_sparse.distributed import Ranks, copy_first_rank, from_first_rank, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
@@ -155,7 +155,7 @@ class Trainer:
         step, tracking = self.progress.step, self.config.tracking
         last = step == self.total_steps
         if step % self._check_loss_every == 0 or last:
-            self._stop_if_diverged()
+            self._stop_if_diverged(last=last)
         if decision.updates_masks:
             masks, changed = self.method.masks, self.method.changed
             self._log({**self._sparsity(), "sparsity/changed": masks.share(changed)})
@@ -163,9 +163,12 @@ class Trainer:
         if step % tracking.log_every == 0 or last:
             self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
         with self._meter.paused():
+            best_before = (self.progress.best_top1, self.progress.best_step)
             improved = self._validation_due(step) and self._validate()
             if improved or last or step % self._checkpoint_every == 0:
-                self._save(best=improved)
+                saved = self._save(best=improved)
+                if improved and not saved:  # the best is what best.pt holds
+                    self.progress.best_top1, self.progress.best_step = best_before
         self.tracker.advance(step)
 
     def _validation_due(self, step: int) -> bool:
@@ -201,24 +204,25 @@ class Trainer:
     def _log(self, values: Mapping[str, float | str]) -> None:
         self.tracker.log(self.progress.step, values)
 
-    def _stop_if_diverged(self) -> None:
+    def _stop_if_diverged(self, *, last: bool) -> None:
         train = self.config.train
-        if self._meter.bad_losses() >= train.nan_limit * train.accumulation:
+        bad = self._meter.bad_losses()
+        if bad >= train.nan_limit * train.accumulation or (last and bad):
             good = self.store.paths()
             advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+            steps = -(-bad // train.accumulation)
             raise Diverged(
-                f"the loss has not been finite for {train.nan_limit} steps in a row, up to step {self.progress.step}; "
+                f"the loss has not been finite for {steps} steps in a row, up to step {self.progress.step}; "
                 f"{advice}; a new run with a lower optim.lr, a longer scheduler.warmup or train.clip_norm may fare better"
             )
 
-    def _save(self, *, best: bool) -> None:
-        """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective."""
-        if self._meter.bad_losses() or not _all_finite(self.engine.model):
+    def _save(self, *, best: bool) -> bool:
+        """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
+        if self._meter.bad_losses() or max_over_ranks(_not_finite(self.engine.model)):
             _log.warning("no checkpoint at step %d: the loss or the weights are not finite", self.progress.step)
-            return
+            return False
         state = self.state_dict()
-        if self.ranks.is_first:
-            self.store.save(self.progress.step, state, best=best)
+        return from_first_rank(self.ranks.is_first and self.store.save(self.progress.step, state, best=best))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the run's future. Collective."""
@@ -230,6 +234,7 @@ class Trainer:
             "meter": self._meter.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "config": to_flat(self.config),
+            "data": dataclasses.asdict(self.data.info),
             "world_size": self.ranks.world_size,
             "wandb_id": self.tracker.wandb_id,
         }
@@ -244,8 +249,9 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def _all_finite(model: nn.Module) -> bool:
-    return bool(torch.stack([weight.isfinite().all() for weight in model.parameters()]).all())
+def _not_finite(model: nn.Module) -> Tensor:
+    """1 if some weight is not finite, else 0."""
+    return 1 - torch.stack([weight.isfinite().all() for weight in model.parameters()]).all().int()
 
 
 def _peak_memory(device: torch.device) -> int:

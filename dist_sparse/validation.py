@@ -8,6 +8,13 @@ from torch import Tensor, nn
 
 from dist_sparse import distributed
 from dist_sparse.engines.precision import Precision
+from dist_sparse.errors import UserError
+
+
+class NoImages(UserError):
+    """All validation images were left out."""
+
+    on_all_ranks = True
 
 
 @torch.no_grad()
@@ -25,6 +32,8 @@ def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]],
         sums += _sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
     model.train(was_training)
     correct1, correct5, loss, count = distributed.sum_over_ranks(sums).tolist()
+    if not count:
+        raise NoImages("no validation image could be read")
     return {"top1": correct1 / count, "top5": correct5 / count, "loss": loss / count}
 
 

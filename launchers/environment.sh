@@ -67,7 +67,7 @@ install_test() {
 once() {
     local stamp=$VENV/installed-$1 fingerprint
     fingerprint=$(printf '%s' "$ROOT" | cat - "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$CONSTRAINTS" | cksum)
-    if [[ $(cat "$stamp" 2>/dev/null) != "$fingerprint" ]]; then
+    if [[ $(cat "$stamp" 2>/dev/null) != "$fingerprint" ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
         make_venv
         "install_$1"
         printf '%s' "$fingerprint" >"$stamp"

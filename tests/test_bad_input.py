@@ -1,6 +1,7 @@
 """What a user can get wrong costs one clear line and exit code 2, and nothing that was there before."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     outcome = train_here(values)
     assert outcome.code == 2
     (line,) = outcome.errors
-    assert line.startswith("the loss has not been finite for 3 steps in a row, up to step ")
+    assert re.match(r"the loss has not been finite for \d+ steps in a row, up to step ", line)
     (good,) = (tmp_path / "checkpoints").glob("step_*.pt")
     assert f"the last good checkpoint is {good};" in line
     assert all(weight.isfinite().all() for weight in CheckpointStore.load(good)["state_dict"].values())

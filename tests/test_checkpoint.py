@@ -242,7 +242,7 @@ store.save(2, {{"step": 2, "w": torch.ones(100_000)}}, best=True)
     assert names(tmp_path) == ["best.pt", "step_00000002.pt"]
 
 
-@pytest.mark.parametrize("leaf", [np.float64(1), np.ones(2), {1, 2}, Path("x"), {(1, 2): 3}, torch.float32])
+@pytest.mark.parametrize("leaf", [np.float64(1), np.ones(2), {1, 2}, Path("x"), {(1, 2): 3}])
 def test_a_leaf_that_could_not_be_read_back_fails_at_the_first_save(tmp_path: Path, leaf: object) -> None:
     with pytest.raises(AssertionError, match=r"state\['a'\]\[0\]"):
         CheckpointStore(tmp_path, 1).save(1, {"a": [leaf]})

@@ -51,9 +51,9 @@ def test_the_figures_are_those_of_the_run(folder: Path, which: str) -> None:
             f"{float(row[prefix + 'top5']):.2%}",
             f"{float(row[prefix + 'loss']):.4f}",
         ]
-        (found,) = re.findall(rf"^{label}\s*top-1 (\S+)  top-5 (\S+)  loss (\S+)$", outcome.out, flags=re.MULTILINE)
+        (found,) = re.findall(rf"^{label}\s+top-1 (\S+)  top-5 (\S+)  loss (\S+)$", outcome.out, flags=re.MULTILINE)
         assert list(found) == expected
-    assert f"density        {summary['density']:.2%}" in outcome.out
+    assert f"density           {summary['density']:.2%}" in outcome.out
     assert f"{summary['active_parameters']:,} of {summary['parameters']:,}" in outcome.out
     assert f"{summary['flops']:,.0f} of {summary['dense_flops']:,.0f}" in outcome.out
 

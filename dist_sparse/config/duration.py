@@ -44,6 +44,8 @@ def parse_length(value: Any) -> Length:
     if match is None:
         raise ValueError(f"should be {_ACCEPTED}")
     number, unit = Decimal(match[1]), _UNITS.get(match[2], "epochs" if match[2].startswith("epoch") else "steps")
+    if number > 1e12:
+        raise ValueError("should be at most 1e12")
     if unit == "run":
         number /= 100
         if number > 1:

@@ -5,10 +5,11 @@ each field is what ``--help`` prints. A key's dotted path is its place in this t
 Method defaults that differ from paper to paper are ``None`` here and filled in by the method (see ``sparsity/methods``).
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from dist_sparse.config.duration import Duration, Interval, Length
 
@@ -20,6 +21,12 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError("should be of letters, digits and _ . - only")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class DataConfig:
     """How a small set's padding is filled. Default: zeros."""
     flip: bool | None = None
     """Random horizontal flips. Default: yes, except for digits."""
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
     """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
     resize: Count = 256
     """Shorter side in pixels before the centre crop of validation images (image_folder)."""
@@ -188,7 +195,7 @@ class EngineConfig:
     """What runs the step on all ranks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a device for each rank."""
-    timeout: Positive = 10.0
+    timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Minutes a rank waits for the others before the run ends."""
 
 
@@ -226,8 +233,8 @@ class Config:
 
     __pydantic_config__ = STRICT
 
-    name: str = "run"
-    """Name of the run; part of the default output folder."""
+    name: Annotated[str, AfterValidator(_plain_name)] = "run"
+    """Name of the run, of letters, digits and `_.-`; part of the default output folder."""
     output: str | None = None
     """The run's folder. Default: runs/<name>-<time>."""
     resume: str = "never"

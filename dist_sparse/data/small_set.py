@@ -55,7 +55,7 @@ def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
     root = Path(config.root).expanduser()
     with _alone(root, config, small_set):
         try:
-            return small_set.read(root)
+            return _checked(small_set.read(root), config, small_set)
         except MissingFilesError:
             if not config.download or small_set.download is None:
                 raise UserError(
@@ -64,12 +64,23 @@ def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
                 ) from None
         try:
             small_set.download(root)
-            return small_set.read(root)
+            return _checked(small_set.read(root), config, small_set)
         except (OSError, RuntimeError, MissingFilesError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
             ) from error
+
+
+def _checked(splits: tuple[Split, Split], config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
+    """Refuse files that are whole but do not fit together."""
+    for images, labels in splits:
+        if images.ndim != 4 or len(images) != len(labels) or not len(labels):
+            shape = "x".join(map(str, images.shape))
+            raise UserError(f"{config.name} in {config.root} is damaged: {shape} values of images and {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= small_set.classes:
+            raise UserError(f"{config.name} in {config.root} is damaged: labels are not all below {small_set.classes}")
+    return splits
 
 
 def _alone(root: Path, config: DataConfig, small_set: SmallSet) -> AbstractContextManager[object]:

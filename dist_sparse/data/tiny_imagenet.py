@@ -44,8 +44,10 @@ def read_tiny_imagenet(root: Path) -> tuple[Split, Split]:
     except OSError as error:
         raise MissingFilesError(str(error)) from error
     val = []
-    for line in lines:
-        name, wnid = line.split("\t")[:2]  # then the bounding box
+    for number, line in enumerate(lines, start=1):
+        name, wnid, *_ = [*line.split("\t"), ""]  # then the bounding box
+        if wnid not in numbers:
+            raise UserError(f"{folder}/val/val_annotations.txt, line {number}: {wnid!r} is not one of the classes in wnids.txt")
         val.append((folder / "val" / "images" / name, numbers[wnid]))
     return _cached(folder / "train.pt", train), _cached(folder / "val.pt", val)
 
@@ -81,6 +83,9 @@ def _cached(cache: Path, files: Sequence[Labelled]) -> Split:
 def _decode(files: Sequence[Labelled]) -> Split:
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
         pixels = list(pool.map(_pixels, [path for path, _ in files]))
+    odd = next((path for (path, _), image in zip(files, pixels, strict=True) if image.shape != pixels[0].shape), None)
+    if odd is not None:
+        raise UserError(f"{odd} is not of the other images' size; unpack {URL} again")
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor([label for _, label in files]))
 

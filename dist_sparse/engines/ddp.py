@@ -15,6 +15,11 @@ from dist_sparse.sparsity.masks import Masks
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+def parameter_state(optimizer: torch.optim.Optimizer) -> Mapping[Tensor, dict[str, Any]]:
+    """An optimizer's state by parameter. timm's lookahead keeps it in the optimizer that it wraps."""
+    return getattr(optimizer, "_base_optimizer", optimizer).state
+
+
 class DDPEngine:
     """Replicates the model; gradients are averaged over ranks while the last micro-batch of a step runs backward."""
 
@@ -91,7 +96,8 @@ class DDPEngine:
         masks.multiply_({name: self.grad(name) for name in masks.names})
 
     def mask_optimizer_state(self, masks: Masks) -> None:
-        states = [(name, self._optimizer.state.get(self._parameters[name], {})) for name in masks.names]
+        everything = parameter_state(self._optimizer)
+        states = [(name, everything.get(self._parameters[name], {})) for name in masks.names]
         for key in {key for _, state in states for key in state}:
             masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
 

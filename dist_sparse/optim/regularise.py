@@ -28,15 +28,7 @@ class SeededMixup:
 
         Returns:
             The images, and soft targets [B, classes] that sum to one, label smoothing included.
-
-        Raises:
-            UserError: B is odd.
         """
-        if len(images) % 2:
-            raise UserError(
-                f"train.mixup and train.cutmix need an even number of samples in a micro-batch, not {len(images)}; "
-                "change train.batch_size or train.accumulation"
-            )
         # timm draws from numpy's global generator: lend it a seed of our own for the call.
         state = np.random.get_state()  # noqa: NPY002
         seed = derive_seed("mixup", self._seed, step)
@@ -47,10 +39,19 @@ class SeededMixup:
             np.random.set_state(state)  # noqa: NPY002
 
 
-def build_mixup(config: TrainConfig, classes: int, seed: int) -> SeededMixup | None:
-    """Mixup and cutmix as configured (both: one or the other with equal odds), or None if both are off."""
+def build_mixup(config: TrainConfig, classes: int, *, seed: int, world_size: int) -> SeededMixup | None:
+    """Mixup and cutmix as configured (both: one or the other with equal odds), or None if both are off.
+
+    Raises:
+        UserError: a rank's micro-batch is odd.
+    """
     if not _mixes(config):
         return None
+    if (micro_batch := config.batch_size // (config.accumulation * world_size)) % 2:
+        raise UserError(
+            f"train.mixup and train.cutmix mix samples in pairs and need an even micro-batch on each rank, not {micro_batch}; "
+            "change train.batch_size or train.accumulation"
+        )
     mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
     return SeededMixup(mixup, seed)
 

@@ -13,5 +13,5 @@ def magnitude(tensor: Tensor) -> Tensor:
 
 
 def random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Independent uniform scores: the best k are a uniformly random choice of k."""
-    return torch.rand(shape, generator=generator, device=generator.device)
+    """Independent uniform scores, on the CPU: the best k are a uniformly random choice of k, the same for every device."""
+    return torch.rand(shape, generator=generator)

@@ -47,7 +47,7 @@ FORMS = [
     (["--name=None"], {"name": "None"}),
     (["--name=2024"], {"name": "2024"}),
     (["--name=1e-05"], {"name": "1e-05"}),
-    (["--name=a=b"], {"name": "a=b"}),
+    (["--output=a=b"], {"output": "a=b"}),
     (["--tracking.group="], {"tracking.group": ""}),
     (["--sparsity.keep_dense=['first']"], {"sparsity.keep_dense": ["first"]}),
     (["--sparsity.keep_dense=('first', 'last')"], {"sparsity.keep_dense": ["first", "last"]}),
@@ -197,7 +197,7 @@ ANYTHING = st.recursive(
     values=st.fixed_dictionaries(
         {},
         optional={
-            "name": st.text(),
+            "name": st.from_regex(r"[\w.-]+", fullmatch=True),
             "tracking.tags": st.lists(
                 st.sampled_from(["1e-05", "on", "null", "2024-01-01", "1:30", "0x1f", "<<", "=", "~", "- a", "#"])
             ),

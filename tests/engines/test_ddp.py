@@ -234,6 +234,6 @@ def test_agreeing_on_errors() -> None:
     with distributed.agreeing_on_errors():
         pass
     with pytest.raises(UserError, match=r"^no such folder$"), distributed.agreeing_on_errors():
-        raise ValueError("no such folder")
+        raise UserError("no such folder")
     with pytest.raises(ZeroDivisionError), distributed.agreeing_on_errors():
         raise ZeroDivisionError

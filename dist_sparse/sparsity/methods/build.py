@@ -94,7 +94,7 @@ def _random_mask(plan: Plan, name: str) -> Tensor:
     """A uniformly random mask with an exact count, the same on any number of ranks."""
     shape = plan.weights[name].shape
     rows, columns, _ = plan.structure.counts(shape)
-    score = scores.random((rows, columns), generator("initial mask", plan.run.seed, name, device=plan.run.device))
+    score = scores.random((rows, columns), generator("initial mask", plan.run.seed, name)).to(plan.run.device)
     chosen = top_k(score, torch.full((rows,), plan.units[name]), among=torch.ones_like(score, dtype=torch.bool))
     return plan.structure.mask(chosen, shape)
 

@@ -28,4 +28,4 @@ class Set(DropAndGrow):
     def grow_score(self, name: str, step: int) -> Tensor:
         weight = self.access.weight(name)
         sets, units, _ = self._structure.counts(weight.shape)
-        return scores.random((sets, units), generator("grow", self._seed, step, name, device=weight.device))
+        return scores.random((sets, units), generator("grow", self._seed, step, name)).to(weight.device)
