@@ -55,6 +55,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"optim.kwargs": {"betas": [0.9, 0.9]}}, "optim.kwargs.betas: sgd takes no such argument"),
     ({"scheduler.name": "cosin"}, "scheduler.name=cosin: unknown schedule; did you mean cosine"),
     ({"scheduler.warmup": "2 epochs"}, "scheduler.warmup=2 epochs: is 10 steps, the run has only 5"),
+    ({"train.mixup": 0.2, "train.batch_size": 255}, "train.mixup and train.cutmix mix samples in pairs"),
+    ({"engine.timeout": 1e13}, "engine.timeout=1"),
+    ({"name": "a/b"}, "name=a/b (from the command line): should be of letters, digits and _ . - only"),
+    ({"scheduler.warmup": "1e308 epochs"}, "scheduler.warmup=1e308 epochs (from the command line): should be at most 1e12"),
+    ({"checkpoint.every": 0}, "checkpoint.every=0 (from the command line): should be longer than 0"),
     ({"resume": "missing.pt"}, "missing.pt: no such checkpoint"),
     ({"output": "/dev/null/run"}, "output=/dev/null/run cannot be written: Not a directory"),
 ]  # fmt: skip

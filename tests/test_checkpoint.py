@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_resumable, check_world
+from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world
 from dist_sparse.config import Config, to_flat, with_values
 from dist_sparse.config.tree import leaves
 from dist_sparse.errors import UserError
@@ -286,3 +286,10 @@ def test_another_number_of_ranks_is_a_warning() -> None:
     (warning,) = check_world(4, 2)
     assert "2 ranks" in warning
     assert "rounding" in warning
+
+
+def test_another_data_set_is_refused() -> None:
+    facts = {"name": "image_folder", "classes": 10, "train_size": 1000}
+    check_data(facts, dict(facts))
+    with pytest.raises(UserError, match=r"another data set: the checkpoint's has train_size 1000 \(now 999\)$"):
+        check_data(facts, {**facts, "train_size": 999})

@@ -194,3 +194,13 @@ def test_without_an_output_the_folder_is_named_after_run_and_time(tmp_path: Path
     assert train_here({**values, "resume": "auto"}).code == 0
     assert list(Path("runs").iterdir()) == [folder], "an unfinished run of this name goes on where it is"
     assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "finished"
+
+
+@pytest.mark.slow
+def test_the_quickstart_keeps_its_word(tmp_path: Path) -> None:
+    """At least 97 % on held-out digits: the issue's promise for configs/digits/rigl.yaml, here in a world of one."""
+    outcome = train_here({"config": "configs/digits/rigl.yaml", "output": tmp_path, "tracking.wandb": "disabled"})
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["last_top1"] >= 0.97
+    assert summary["density"] == pytest.approx(0.1, abs=1e-3)

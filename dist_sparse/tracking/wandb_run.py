@@ -87,6 +87,7 @@ def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wand
         "config": to_flat(config),
         "dir": folder,
         "settings": settings,
+        "reinit": "finish_previous",  # one that failed in this process must not take over this run's rows
         **({} if run_id is None else {"id": run_id, "resume": "allow"}),
     }
     if mode == "online":

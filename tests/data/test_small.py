@@ -1,13 +1,17 @@
 """Small sets on the device: real digits, split, order, augmentation and resume."""
 
+import dataclasses
 from itertools import chain, pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from dist_sparse.config.schema import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Normalise
+from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.data.small_set import Split, read_small
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 
@@ -154,3 +158,18 @@ def test_a_gpu_sees_the_same_batches(load):
         assert b.images.is_cuda
         assert torch.allclose(a.images, b.images.cpu(), atol=1e-6)
         assert torch.equal(a.indices, b.indices.cpu())
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "reason"),
+    [
+        (torch.zeros(3, 1, 8, 8), torch.zeros(2), "3x1x8x8 values of images and 2 labels"),
+        (torch.zeros(3), torch.zeros(3), "3 values of images and 3 labels"),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([0, 10]), "labels are not all below 10"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_refused(images: torch.Tensor, labels: torch.Tensor, reason: str) -> None:
+    split = Split(images.to(torch.uint8), labels.long())
+    small_set = dataclasses.replace(SMALL_SETS["digits"], read=lambda _root: (split, split))
+    with pytest.raises(UserError, match=f"digits in data is damaged: {reason}$"):
+        read_small(DataConfig(), small_set)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dist_sparse import distributed
 from dist_sparse.config.schema import EngineConfig, SparsityConfig
-from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Decision, Method
@@ -73,7 +73,7 @@ class SmallRun:
     def per_weight_state(self, name: str) -> dict[str, Tensor]:
         """The optimizer's state of a layer that has the weight's shape."""
         weight = self.engine.model.get_parameter(name)
-        state = self.optimizer.state[weight]
+        state = parameter_state(self.optimizer)[weight]
         return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == weight.shape}
 
 

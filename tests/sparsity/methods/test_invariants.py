@@ -15,8 +15,8 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import OptimConfig, SparsityConfig, UpdateConfig
 from dist_sparse.optim import build_optimizer
 
-KEEPS_ZEROS = {"sgd": True, "momentum": True, "adamw": True, "muon": False}  # muon mixes the entries of a matrix
-CLASSES, STEPS = 3, 7
+KEEPS_ZEROS = {"sgd": True, "momentum": True, "adamw": True, "lookahead_sgd": True, "muon": False}  # muon mixes entries
+CLASSES, STEPS = 3, 8  # lookahead first moves its slow weights on step 6
 
 
 @dataclass(frozen=True)
