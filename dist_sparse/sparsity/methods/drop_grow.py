@@ -1,6 +1,5 @@
-"""Dynamic sparse training by dropping and growing: what SET and RigL share, in both published forms."""
+"""Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -8,13 +7,17 @@ import torch
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.schedules import UpdateSchedule, drop_count
+from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.removal import Removal, removal
+from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.selection import drop_and_grow
-from dist_sparse.sparsity.structures import Structure
 
 Form = Literal["original", "itop"]
+Growth = Literal["gradient", "random", "momentum", "random_unfired"]
 
 DEFAULTS: dict[Form, dict[str, Any]] = {
     "original": {
@@ -34,9 +37,12 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
 }
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
 
+_MEMORY = 0.9
+"""Of the average gradient, per step (SNFS's momentum)."""
 
-class DropAndGrow(Method, ABC):
-    """Every layer drops its smallest active weights and grows as many others; a subclass scores the growth.
+
+class DropAndGrow(Updating):
+    """Every layer drops its smallest active weights and grows as many others; a subclass says which grow by default.
 
     The two forms differ in their place in the step and in rounding:
 
@@ -48,53 +54,89 @@ class DropAndGrow(Method, ABC):
     ========  ==============================  ===================  =========================================
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
-    both at 0.
+    both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of
+    largest average gradient (``momentum``; the optimizer's own momentum is 0 where a weight is inactive, so an average over
+    steps of the dense gradients, with factor 0.9, is kept beside it); any (``random``); or weights that were never active
+    before any others (``random_unfired``).
     """
 
-    uses = Method.uses | {f"update.{key}" for key in ("form", *DEFAULTS["original"])}
-    needs_gradient: ClassVar[bool]
-    """Growth is scored by the dense gradient."""
+    uses = Method.uses | {
+        f"update.{key}" for key in ("form", "gradient_steps", "growth", "removal", "removal_threshold", *DEFAULTS["original"])
+    }
+    default_growth: ClassVar[Growth]
 
     def __init__(
-        self, *, structure: Structure, schedule: UpdateSchedule, form: Form, gradient_steps: int, seed: int, **method: Any
+        self,
+        *,
+        form: Form,
+        gradient_steps: int,
+        seed: int,
+        growth: Growth | None = None,
+        removal: Removal = "magnitude",
+        removal_threshold: float | None = None,
+        **method: Any,
     ) -> None:
         super().__init__(**method)
-        self._structure, self._schedule, self._form, self._seed = structure, schedule, form, seed
-        self._gradient_steps = gradient_steps
+        self._form, self._seed, self._gradient_steps = form, seed, gradient_steps
+        self._growth: Growth = growth or self.default_growth
+        self._removal: Removal = removal
+        self._removal_threshold = removal_threshold
+        self.needs_gradient = self._growth == "gradient" or removal == "taylor"
+        self.needs_average = self._growth == "momentum"
         self._gradients: dict[str, Tensor] = {}
-        self._last_step = 0
-        self._due: float | None = None
+        self._averages: dict[str, Tensor] = {}
 
-    @abstractmethod
-    def grow_score(self, name: str, step: int) -> Tensor:
-        """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        return fill(config, update={**DEFAULTS[config.update.form], "growth": cls.default_growth})
 
-    def after_backward(self, step: int) -> Decision:
-        self._due = self._schedule.due(self._last_step, step)
-        self._last_step = step
-        self._collect_gradients(step)
-        if self._due is not None and self._form == "original":
-            self._update(step, self._due)
-        self.access.mask_gradients(self.masks)
-        return Decision(skip_optimizer=self._due is not None and self._form == "original", updates_masks=self._due is not None)
+    @property
+    def replaces_step(self) -> bool:
+        return self._form == "original"
 
-    def after_step(self, step: int) -> None:
-        super().after_step(step)
-        if self._due is not None and self._form == "itop":
-            self._update(step, self._due)
-
-    def _update(self, step: int, fraction: float) -> None:
+    def update(self, step: int, regular: int) -> None:
+        fraction = self._schedule.drop(regular)
         self.replace_masks(self.agreement.decide(lambda name: self._select(name, step, fraction)))
         self._gradients.clear()
 
+    def grow_score(self, name: str, step: int) -> Tensor:
+        """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
+        if self._growth in ("gradient", "momentum"):
+            gradients = self._gradients if self._growth == "gradient" else self._averages
+            return self._structure.score(scores.magnitude(gradients[name]))
+        weight = self.access.weight(name)
+        sets, units, _ = self._structure.counts(weight.shape)
+        score = scores.random((sets, units), generator("grow", self._seed, step, name, device=weight.device))
+        if self._growth == "random_unfired":
+            score = score + ~self._structure.active(self.masks.explored(name))
+        return score
+
     def _select(self, name: str, step: int, fraction: float) -> Tensor:
         """The new mask of one layer."""
-        weight = self.access.weight(name)
+        keep_score, active, drop = self._to_drop(name, fraction)
+        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop)
+        return self._structure.mask(units, self.access.weight(name).shape)
+
+    def _to_drop(self, name: str, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one layer the score for keeping a unit, the active units, and how many of them to drop in each row."""
         active = self._structure.active(self.masks[name])
-        drop = [drop_count(fraction, count, up=self._form == "itop") for count in active.sum(1).tolist()]
-        keep_score = self._structure.score(scores.magnitude(weight))
-        units = drop_and_grow(active, keep_score, self.grow_score(name, step), torch.tensor(drop))
-        return self._structure.mask(units, weight.shape)
+        keep_score, drop = removal(
+            self._removal,
+            self._structure,
+            self.access.weight(name),
+            active,
+            fraction,
+            round_up=self._form == "itop",
+            threshold=self._removal_threshold,
+            gradient=self._gradients.get(name),
+        )
+        return keep_score, active, drop
+
+    def collect(self, step: int) -> None:
+        if self.needs_gradient:
+            self._collect_gradients(step)
+        if self.needs_average:
+            self._average_gradients()
 
     def _collect_gradients(self, step: int) -> None:
         """Sum dense gradients over the last steps before an update (the sum ranks like the mean).
@@ -102,8 +144,6 @@ class DropAndGrow(Method, ABC):
         One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
         steps every rank keeps all layers, so that any rank's checkpoint holds them.
         """
-        if not self.needs_gradient:
-            return
         if self._gradient_steps == 1:
             layers = self.agreement.owned() if self._due is not None else ()
         else:
@@ -116,11 +156,22 @@ class DropAndGrow(Method, ABC):
             else:
                 self._gradients[name] = self.access.grad(name).clone()
 
+    def _average_gradients(self) -> None:
+        """Every rank keeps the average of all layers, so that any rank's checkpoint holds it."""
+        for name in self.masks.names:
+            gradient = self.access.grad(name)
+            if name not in self._averages:
+                self._averages[name] = torch.zeros_like(gradient)
+            self._averages[name].lerp_(gradient, 1 - _MEMORY)
+
     def state_dict(self) -> dict[str, Any]:
         gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}
-        return {**super().state_dict(), "last_step": self._last_step, "gradients": gradients}
+        averages = {name: average.cpu().clone() for name, average in self._averages.items()}
+        return {**super().state_dict(), "gradients": gradients, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._last_step = state["last_step"]
-        self._gradients = {name: tensor.to(self.access.weight(name).device) for name, tensor in state["gradients"].items()}
+        self._gradients, self._averages = (
+            {name: tensor.to(self.access.weight(name).device) for name, tensor in state[key].items()}
+            for key in ("gradients", "averages")
+        )
