@@ -162,6 +162,8 @@ class UpdateConfig:
     """Which units drop: smallest, smallest of each sign (set), below a threshold, or smallest |weight * gradient| (taylor)."""
     removal_threshold: NonNegative | None = None
     """Units smaller than this drop, and as many grow, whatever `drop_fraction` says (`removal: threshold`)."""
+    redistribution: Literal["none", "magnitude", "momentum", "nonzeros"] | None = None
+    """What layers share the dropped units in proportion to; none: each grows its own again. Default: the method's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set, rigl, granet, granet_uniform, gmp or gmp_uniform."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp or gmp_uniform."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active, in the end (layers in `keep_dense` do not count)."""
     distribution: Literal["erk", "er", "uniform", "table"] = "erk"

@@ -74,6 +74,7 @@ RUNS = [
     pytest.param(pruning("granet"), 1, id="granet"),
     pytest.param(pruning("granet", initial_density=0.6), 2, id="granet-sparse-accumulated"),
     pytest.param(pruning("granet_uniform"), 1, id="granet_uniform"),
+    pytest.param({"sparsity.method": "snfs", "sparsity.update.interval": "2 steps"}, 1, id="snfs"),
 ]
 
 

@@ -102,7 +102,7 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
         options |= {"structure": plan.structure, "schedule": plan.schedule}
     if issubclass(cls, DropAndGrow):
         update = plan.config.update
-        keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold")
+        keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution")
         options |= {"seed": run.seed, **{key: getattr(update, key) for key in keys}}
     if plan.pruner is not None:
         options["pruner"] = plan.pruner
@@ -193,4 +193,9 @@ def _check_units(config: SparsityConfig, shapes: distributions.Shapes, structure
     if config.update.removal == "set" and any(structure.counts(shape)[2] > 1 for shape in shapes.values()):
         raise UserError(
             f"sparsity.update.removal=set looks at signs; structure {config.structure} drops several weights at once"
+        )
+    if config.update.redistribution != "none" and any(structure.counts(shape)[::2] != (1, 1) for shape in shapes.values()):
+        raise UserError(
+            f"sparsity.update.redistribution={config.update.redistribution} moves single weights between layers, "
+            f"which structure {config.structure} does not allow"
         )

@@ -12,6 +12,14 @@ from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.redistribution import (
+    Redistribution,
+    drop_fraction,
+    rooms,
+    share_out,
+    shares_of,
+    worth,
+)
 from dist_sparse.sparsity.methods.removal import Removal, removal
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.selection import drop_and_grow
@@ -61,9 +69,11 @@ class DropAndGrow(Updating):
     """
 
     uses = Method.uses | {
-        f"update.{key}" for key in ("form", "gradient_steps", "growth", "removal", "removal_threshold", *DEFAULTS["original"])
+        f"update.{key}"
+        for key in ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution", *DEFAULTS["original"])
     }
     default_growth: ClassVar[Growth]
+    default_redistribution: ClassVar[Redistribution] = "none"
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class DropAndGrow(Updating):
         growth: Growth | None = None,
         removal: Removal = "magnitude",
         removal_threshold: float | None = None,
+        redistribution: Redistribution | None = None,
         **method: Any,
     ) -> None:
         super().__init__(**method)
@@ -82,22 +93,55 @@ class DropAndGrow(Updating):
         self._removal: Removal = removal
         self._removal_threshold = removal_threshold
         self.needs_gradient = self._growth == "gradient" or removal == "taylor"
-        self.needs_average = self._growth == "momentum"
+        self._redistribution: Redistribution = redistribution or self.default_redistribution
+        self.needs_average = "momentum" in (self._growth, self._redistribution)
         self._gradients: dict[str, Tensor] = {}
         self._averages: dict[str, Tensor] = {}
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        return fill(config, update={**DEFAULTS[config.update.form], "growth": cls.default_growth})
+        return fill(config, update={**DEFAULTS[config.update.form], **cls.choices()})
+
+    @classmethod
+    def choices(cls) -> dict[str, Any]:
+        """The method's own growth and redistribution."""
+        return {"growth": cls.default_growth, "redistribution": cls.default_redistribution}
 
     @property
     def replaces_step(self) -> bool:
         return self._form == "original"
 
     def update(self, step: int, regular: int) -> None:
-        fraction = self._schedule.drop(regular)
-        self.replace_masks(self.agreement.decide(lambda name: self._select(name, step, fraction)))
+        fractions: dict[str, float] = dict.fromkeys(self.masks.names, self._schedule.drop(regular))
+        grown: dict[str, int] = {}
+        if self._redistribution != "none":
+            fractions, grown = self._shared_out(fractions)
+        masks = self.agreement.decide(lambda name: self._select(name, step, fractions[name], grown.get(name)))
+        self.replace_masks(masks)
         self._gradients.clear()
+
+    def _shared_out(self, fractions: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+        """Which fraction each layer drops and how many weights it grows where layers share them. Collective."""
+        names, owned, active = self.masks.names, self.agreement.owned(), self.masks.active()
+        worths = {
+            name: worth(self._redistribution, self.masks[name], self.access.weight(name), self._averages.get(name))
+            for name in owned
+        }
+        shares = shares_of(self._of_all_layers(worths))
+        density = self.masks.densities()
+        fractions = {name: drop_fraction(fractions[name], density[name], shares[name], len(names)) for name in names}
+        dropped = self._of_all_layers({name: int(self._to_drop(name, fractions[name])[2].sum()) for name in owned})
+        total = int(sum(dropped.values()))
+        units = {name: self.access.weight(name).numel() for name in names}
+        room = rooms(units, {name: active[name] - int(dropped[name]) for name in names}, total)
+        return fractions, share_out(total, shares, room)
+
+    def _of_all_layers(self, values: Mapping[str, float]) -> dict[str, float]:
+        """A number of each layer, of which this rank knows its own layers'. Collective."""
+        names = self.masks.names
+        known = [values.get(name, 0.0) for name in names]
+        numbers = torch.tensor(known, dtype=torch.float64, device=self.access.weight(names[0]).device)
+        return dict(zip(names, self.agreement.total(numbers).tolist(), strict=True))
 
     def grow_score(self, name: str, step: int) -> Tensor:
         """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
@@ -111,10 +155,11 @@ class DropAndGrow(Updating):
             score = score + ~self._structure.active(self.masks.explored(name))
         return score
 
-    def _select(self, name: str, step: int, fraction: float) -> Tensor:
-        """The new mask of one layer."""
+    def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
+        """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grown``."""
         keep_score, active, drop = self._to_drop(name, fraction)
-        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop)
+        grow = None if grown is None else torch.tensor([grown])
+        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop, grow)
         return self._structure.mask(units, self.access.weight(name).shape)
 
     def _to_drop(self, name: str, fraction: float) -> tuple[Tensor, Tensor, Tensor]:

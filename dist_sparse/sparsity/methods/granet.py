@@ -42,7 +42,7 @@ class GraNet(DropAndGrow):
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        return fill(config, update={**DEFAULTS["itop"], "growth": cls.default_growth}, ramp=RAMP)
+        return fill(config, update={**DEFAULTS["itop"], **cls.choices()}, ramp=RAMP)
 
     def update(self, step: int, regular: int) -> None:
         pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)
