@@ -82,3 +82,15 @@ def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> 
     assert len(densities) == 1
     if config.sparsity.density is not None:
         assert densities.pop() == pytest.approx(config.sparsity.density, abs=0.002)
+
+
+@pytest.mark.parametrize("method", ["gmp", "granet", "granet_uniform"])
+def test_pruning_ends_at_the_density_and_the_summary_tells_the_end(method: str, tmp_path: Path) -> None:
+    keys = {"sparsity.method": method, "sparsity.density": 0.1, "sparsity.ramp.end": "60%"}
+    summary = train(load_config(overrides={**SMALL, **keys, "output": str(tmp_path)}))
+    with (tmp_path / "metrics.csv").open() as file:
+        densities = [float(row["sparsity/density"]) for row in csv.DictReader(file) if row["sparsity/density"]]
+    assert densities[0] == 1 and densities == sorted(densities, reverse=True)
+    assert densities[-1] == summary["density"] == pytest.approx(0.1, abs=0.002)
+    assert summary["active_parameters"] < 0.2 * summary["parameters"]
+    assert summary["flops"] < 0.5 * summary["dense_flops"]

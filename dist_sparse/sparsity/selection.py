@@ -24,23 +24,24 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     return _top_k_rows(torch.where(among, score, -torch.inf), k)
 
 
-def drop_and_grow(active: Tensor, keep_score: Tensor, grow_score: Tensor, drop: Tensor) -> Tensor:
-    """Drop the worst active units of each row and grow as many of the best that are then inactive.
+def drop_and_grow(active: Tensor, keep_score: Tensor, grow_score: Tensor, drop: Tensor, grow: Tensor | None = None) -> Tensor:
+    """Drop the worst active units of each row and grow as many (or ``grow``) of the best that are then inactive.
 
-    A unit that was just dropped may grow again. The number of active units of each row does not change.
+    A unit that was just dropped may grow again.
 
     Args:
         active: bool [S, U].
         keep_score: finite [S, U]; the active units that score least are dropped.
         grow_score: finite [S, U]; the inactive units that score most are grown.
         drop: int64 [S] on the CPU, each at most the row's number of active units.
+        grow: int64 [S] on the CPU, each at most the row's number of units that are then inactive; by default ``drop``.
 
     Returns:
         bool [S, U], the units active afterwards.
     """
     keep = active.sum(1).cpu() - drop
     kept = top_k(keep_score, keep, among=active)
-    return kept | top_k(grow_score, drop, among=~kept)
+    return kept | top_k(grow_score, drop if grow is None else grow, among=~kept)
 
 
 def _top_k_row(score: Tensor, k: int, among: Tensor) -> Tensor:

@@ -45,6 +45,12 @@ def updates(method: str, *, form: str = "original", interval: int = 2, **keys: A
     }
 
 
+def pruning(method: str, **ramp: Any) -> dict[str, Any]:
+    """An update at every other step, the first half of them on the ramp."""
+    keys = {"sparsity.method": method, "sparsity.update.interval": "2 steps", "sparsity.ramp.end": "50%"}
+    return keys | {f"sparsity.ramp.{key}": value for key, value in ramp.items()}
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     static = values["sparsity.method"] == "static"
     return {key: value for key, value in values.items() if not (static and key.startswith("sparsity.update"))}
@@ -65,6 +71,10 @@ RUNS = [
     pytest.param(updates("rigl", form="itop"), 1, id="rigl-itop"),
     pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, id="rigl-itop-averaged-accumulated"),
     pytest.param(updates("rigl", gradient_steps=2), 1, id="rigl-original-averaged"),
+    pytest.param(pruning("granet"), 1, id="granet"),
+    pytest.param(pruning("granet", initial_density=0.6), 2, id="granet-sparse-accumulated"),
+    pytest.param(pruning("granet_uniform"), 1, id="granet_uniform"),
+    pytest.param({"sparsity.method": "snfs", "sparsity.update.interval": "2 steps"}, 1, id="snfs"),
 ]
 
 

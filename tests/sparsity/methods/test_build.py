@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
@@ -202,7 +202,9 @@ def test_dense_masks_nothing() -> None:
 def test_every_method_goes_on_from_its_own_state(small_run, name: str, saved_at: int) -> None:
     """Seven steps with a break are seven steps without one (the optimizer's state travels with the engine)."""
     update = UpdateConfig(interval=Length(2, "steps"), gradient_steps=2)
-    keys = {"update": update} if name in ("set", "rigl") else {}
+    keys: dict = {} if name in ("dense", "static") else {"update": update}
+    if "ramp.end" in METHODS[name].uses:
+        keys["ramp"] = RampConfig(end=Length(6, "steps"))
     config = sparse(name, density=0.3, **keys)
     whole, saved, resumed = (fresh_run(small_run, config) for _ in range(3))
     advance(whole, 7)
