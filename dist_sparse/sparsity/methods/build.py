@@ -17,10 +17,11 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.combinations import check_fit, warn_of_rounding
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
-from dist_sparse.sparsity.structures import STRUCTURES, Structure
+from dist_sparse.sparsity.structures import Structure, parse_structure
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
     """
     method = METHODS[config.method]
     masked = weights if "density" in method.uses else {}
-    structure = STRUCTURES[config.structure]()
+    structure = parse_structure(config.structure)
     return Plan(
         config=config,
         run=run,
@@ -101,15 +102,12 @@ def _random_mask(plan: Plan, name: str) -> Tensor:
 
 def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structure: Structure) -> dict[str, int]:
     """Active units per selection set of each layer."""
-    for name, shape in shapes.items():
-        if reason := structure.misfit(shape):
-            raise UserError(
-                f"sparsity.structure={config.structure} does not fit layer {name!r}: {reason}; add it to sparsity.keep_dense"
-            )
+    check_fit(config, structure, shapes)
     distribute = _distribution(config, shapes)
     density = config.density or 1.0
     try:
-        return distributions.allocate(shapes, distribute(density), structure)
+        densities = distribute(density)
+        units = distributions.allocate(shapes, densities, structure)
     except ValueError as error:
         if config.distribution == "table":
             raise UserError(f"sparsity.table: {error}") from error
@@ -119,6 +117,8 @@ def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structur
             f"{config.distribution} on this model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers in "
             "sparsity.keep_dense"
         ) from error
+    warn_of_rounding(config, structure, shapes, densities, units)
+    return units
 
 
 def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Callable[[float], distributions.Densities]:

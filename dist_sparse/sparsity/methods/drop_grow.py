@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.sparsity.schedules import UpdateSchedule, drop_count
-from dist_sparse.sparsity.selection import drop_and_grow
+from dist_sparse.sparsity.selection import drop_and_grow, worst_per_row
 from dist_sparse.sparsity.structures import Structure
 
 Form = Literal["original", "itop"]
@@ -46,6 +45,9 @@ class DropAndGrow(Method, ABC):
     original  replaces the optimizer step     floor(f * active)    Evci et al., RigL, ICML 2020, 1911.11134
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
+
+    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped; where
+    units compete within smaller sets, each set grows as many as it lost.
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
     both at 0.
@@ -91,9 +93,10 @@ class DropAndGrow(Method, ABC):
         """The new mask of one layer."""
         weight = self.access.weight(name)
         active = self._structure.active(self.masks[name])
-        drop = [drop_count(fraction, count, up=self._form == "itop") for count in active.sum(1).tolist()]
+        count = drop_count(fraction, int(active.count_nonzero()), up=self._form == "itop")
         keep_score = self._structure.score(scores.magnitude(weight))
-        units = drop_and_grow(active, keep_score, self.grow_score(name, step), torch.tensor(drop))
+        drop = worst_per_row(active, keep_score, count)
+        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop)
         return self._structure.mask(units, weight.shape)
 
     def _collect_gradients(self, step: int) -> None:

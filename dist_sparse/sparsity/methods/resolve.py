@@ -9,8 +9,8 @@ from typing import Any
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.combinations import settle_structure
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow
-from dist_sparse.sparsity.structures import STRUCTURES
 
 _log = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     """Fill in the method's own defaults, and warn of keys that are set but do nothing.
 
     Raises:
-        UserError: unknown method or structure, or a density that is missing or given twice.
+        UserError: unknown method or structure, two that cannot go together, or a density that is missing or given twice.
     """
     method = _lookup("sparsity.method", config.method, METHODS)
-    _lookup("sparsity.structure", config.structure, STRUCTURES)
+    config = settle_structure(config, method)
     _warn_of_unused(config, method.uses)
     if "density" in method.uses:
         _check_density(config)

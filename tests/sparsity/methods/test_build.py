@@ -72,9 +72,10 @@ def test_what_is_given_stays_and_resolving_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ["dense", "static"])
-def test_methods_that_do_not_move_get_no_defaults(method: str) -> None:
-    config = sparse(method, density=None if method == "dense" else 0.1)
-    assert resolve(config) == config
+def test_methods_that_do_not_move_get_no_schedule(method: str) -> None:
+    config = resolve(sparse(method, density=None if method == "dense" else 0.1))
+    assert config.update == UpdateConfig()
+    assert config.distribution == (None if method == "dense" else "erk")
 
 
 def warnings(caplog: pytest.LogCaptureFixture, config: SparsityConfig) -> list[str]:
