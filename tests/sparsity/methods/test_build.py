@@ -199,12 +199,13 @@ def test_dense_masks_nothing() -> None:
 
 
 @pytest.mark.parametrize("saved_at", [3, 4], ids=["before an update", "after an update"])
+@pytest.mark.parametrize("structure", ["unstructured", "block:2x1", "fan_in"])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_goes_on_from_its_own_state(small_run, name: str, saved_at: int) -> None:
+def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure: str, saved_at: int) -> None:
     """Seven steps with a break are seven steps without one (the optimizer's state travels with the engine)."""
     update = UpdateConfig(interval=Length(2, "steps"), gradient_steps=2)
     keys = {"update": update} if name in ("set", "rigl") else {}
-    config = sparse(name, density=0.3, **keys)
+    config = sparse(name, density=0.3, structure=structure, **keys)
     whole, saved, resumed = (fresh_run(small_run, config) for _ in range(3))
     advance(whole, 7)
     advance(saved, saved_at)
