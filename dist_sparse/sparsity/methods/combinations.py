@@ -19,7 +19,7 @@ _ROUNDING = 0.02
 
 
 def settle_structure(config: SparsityConfig, method: type[Method]) -> SparsityConfig:
-    """Check the structure against method and distribution, and fill in what follows from it: distribution and, for N:M, density.
+    """Check the structure against method and distribution, and fill in the distribution and, for N:M, the density.
 
     Raises:
         UserError: an unknown structure, or one that cannot go with the rest.
@@ -79,7 +79,10 @@ def warn_of_rounding(
     if abs(active - wanted) > _ROUNDING * wanted:
         total = sum(shape.numel() for shape in shapes.values())
         _log.warning(
-            "whole units of structure %s make the density %.4f instead of %.4f", config.structure, active / total, wanted / total
+            "whole units of structure %s make the density %.4f instead of %.4f",
+            config.structure,
+            active / total,
+            wanted / total,
         )
 
 

@@ -46,8 +46,8 @@ class DropAndGrow(Method, ABC):
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
 
-    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped; where
-    units compete within smaller sets, each set grows as many as it lost.
+    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped;
+    where units compete within smaller sets, each set grows as many as it lost.
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
     both at 0.

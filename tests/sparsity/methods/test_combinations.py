@@ -37,7 +37,11 @@ def model() -> nn.Module:
 @pytest.mark.parametrize("structure", EXAMPLES)
 @pytest.mark.parametrize(
     ("method", "form"),
-    [(name, form) for name in STRUCTURED for form in (("original", "itop") if issubclass(METHODS[name], DropAndGrow) else ("",))],
+    [
+        (name, form)
+        for name in STRUCTURED
+        for form in (("original", "itop") if issubclass(METHODS[name], DropAndGrow) else ("",))
+    ],
 )
 def test_what_the_table_allows_trains(small_run, structure: str, method: str, form: str) -> None:
     """Every selection set keeps its units through all updates, the masks move, and nothing but whole units is kept."""
@@ -118,7 +122,7 @@ def refusal(settings: SparsityConfig, **shapes: tuple[int, ...]) -> str:
             config("nm:2:4", distribution="erk"),
             "sparsity.structure=nm:2:4 cannot go with sparsity.distribution=erk: it gives every layer density 0.5; ",
         ),
-        (config("nm:2:4", distribution="table", table={"*": 0.5}), "sparsity.structure=nm:2:4 cannot go with sparsity.distribution"),
+        (config("nm:2:4", distribution="table", table={"*": 0.5}), "sparsity.structure=nm:2:4 cannot go with"),
         (config("nm:2:4", table={"*": 0.5}), "sparsity.table needs sparsity.distribution=table, not uniform"),
         (config("filter"), "sparsity.density is needed for method static"),
     ],
@@ -132,8 +136,8 @@ def test_layers_that_do_not_fit_are_named_with_the_key_that_leaves_them_out() ->
     shapes = {"stem": (64, 3, 7, 7), "mid": (64, 64, 3, 3), "head": (10, 63)}
     message = refusal(config("nm:2:4", keep_dense=["last"]), **shapes)
     assert message == (
-        "sparsity.structure=nm:2:4 does not fit every layer (stem: 3 input channels do not divide by 4; head: 63 input channels "
-        "do not divide by 4); sparsity.keep_dense=[last, stem, head] leaves these dense"
+        "sparsity.structure=nm:2:4 does not fit every layer (stem: 3 input channels do not divide by 4; head: 63 input "
+        "channels do not divide by 4); sparsity.keep_dense=[last, stem, head] leaves these dense"
     )
     assert refusal(config("block:5x1", density=0.5), stem=(64, 3, 7, 7)) == (
         "sparsity.structure=block:5x1 fits none of the sparse layers; stem, for one: 64 output filters do not divide by 5"
