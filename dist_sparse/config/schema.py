@@ -192,9 +192,9 @@ class SparsityConfig:
     method: str = "rigl"
     """dense, static, set, rigl, snfs, granet, granet_uniform, gmp or gmp_uniform."""
     density: Density | None = None
-    """Fraction of the sparse layers' weights that are active, in the end (layers in `keep_dense` do not count)."""
-    distribution: Literal["erk", "er", "uniform", "table"] = "erk"
-    """How the active weights are shared out between layers."""
+    """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
+    distribution: Literal["erk", "er", "uniform", "table"] | None = None
+    """How the active weights are shared out between layers. Default: erk; for structure nm uniform, the only one it has."""
     er_power: Positive = 1.0
     """Exponent of the Erdos-Renyi (kernel) ratio."""
     table: dict[str, Density] = field(default_factory=dict)
@@ -202,7 +202,7 @@ class SparsityConfig:
     keep_dense: list[str] = field(default_factory=list)
     """Layers without a mask: name patterns such as `*.downsample.*`, or the words `first` and `last`."""
     structure: str = "unstructured"
-    """What is kept or dropped together: unstructured."""
+    """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, channel, filter."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
     ramp: RampConfig = RampConfig()

@@ -18,6 +18,7 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.combinations import check_fit, warn_of_rounding
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.methods.gmp import Gmp
 from dist_sparse.sparsity.methods.granet import GraNet
@@ -26,7 +27,7 @@ from dist_sparse.sparsity.methods.ramp import Window, at_start, build_pruner, wi
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
-from dist_sparse.sparsity.structures import STRUCTURES, Structure
+from dist_sparse.sparsity.structures import Structure, parse_structure
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
     """
     method = METHODS[config.method]
     masked = weights if "density" in method.uses else {}
-    structure = STRUCTURES[config.structure]()
+    structure = parse_structure(config.structure)
     shapes = {name: weight.shape for name, weight in masked.items()}
     schedule = pruner = None
     pruned = issubclass(method, Gmp | GraNet)
@@ -120,15 +121,12 @@ def _random_mask(plan: Plan, name: str) -> Tensor:
 
 def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structure: Structure) -> dict[str, int]:
     """Active units per selection set of each layer."""
-    for name, shape in shapes.items():
-        if reason := structure.misfit(shape):
-            raise UserError(
-                f"sparsity.structure={config.structure} does not fit layer {name!r}: {reason}; add it to sparsity.keep_dense"
-            )
+    check_fit(config, structure, shapes)
     distribute = _distribution(config, shapes)
     density = config.density or 1.0
     try:
-        return distributions.allocate(shapes, distribute(density), structure)
+        densities = distribute(density)
+        units = distributions.allocate(shapes, densities, structure)
     except ValueError as error:
         if config.distribution == "table":
             raise UserError(f"sparsity.table: {error}") from error
@@ -138,6 +136,8 @@ def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structur
             f"{config.distribution} on this model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers in "
             "sparsity.keep_dense"
         ) from error
+    warn_of_rounding(config, structure, shapes, densities, units)
+    return units
 
 
 def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Callable[[float], distributions.Densities]:

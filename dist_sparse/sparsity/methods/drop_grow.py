@@ -61,6 +61,9 @@ class DropAndGrow(Updating):
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
 
+    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped;
+    where units compete within smaller sets, each set grows as many as it lost.
+
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
     both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of
     largest average gradient (``momentum``; the optimizer's own momentum is 0 where a weight is inactive, so an average over

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.pruning import Pruner
+from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
 from dist_sparse.sparsity.methods.updating import Updating
+from dist_sparse.sparsity.structures import Structure
 
 RAMP: dict[str, Any] = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.5, "run")}
 
@@ -41,6 +42,10 @@ class Gmp(Updating):
     def __init__(self, *, pruner: Pruner, **method: Any) -> None:
         super().__init__(**method)
         self._pruner = pruner
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return refusal_of_global_pruning(structure) if cls.prunes_globally else None
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:

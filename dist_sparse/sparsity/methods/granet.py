@@ -25,7 +25,8 @@ from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
 from dist_sparse.sparsity.methods.gmp import RAMP
-from dist_sparse.sparsity.methods.pruning import Pruner
+from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
+from dist_sparse.sparsity.structures import Structure
 
 
 class GraNet(DropAndGrow):
@@ -39,6 +40,10 @@ class GraNet(DropAndGrow):
     def __init__(self, *, pruner: Pruner, form: Form, **method: Any) -> None:
         super().__init__(form="itop", **method)  # whatever ``form``: GraNet has no other
         self._pruner = pruner
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return refusal_of_global_pruning(structure) if cls.prunes_globally else None
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:

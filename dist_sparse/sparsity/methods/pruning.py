@@ -100,6 +100,15 @@ class UniformPruner(Pruner):
         return self.structure.mask(top_k(score, keep, among=active), weight.shape)
 
 
+def refusal_of_global_pruning(structure: Structure) -> str | None:
+    """Why a structure cannot be pruned over all layers together, or None if it can."""
+    return (
+        None
+        if structure.layer_wide
+        else "it prunes all layers together, whatever is then left in a set; its `_uniform` form counts"
+    )
+
+
 def classifier_to_spare(classifier: str, shapes: Mapping[str, Size], density: float) -> str | None:
     """The classifier if it is masked, not alone, and leaves something for the other layers at the final density."""
     total = sum(shape.numel() for shape in shapes.values())

@@ -47,7 +47,7 @@ def build_pruner(
     """The pruner of the resolved configuration.
 
     Raises:
-        UserError: no update falls into the ramp, a structure that cannot be pruned so, or a layer that would be left empty.
+        UserError: no update falls into the ramp, or a layer that would be left empty.
     """
     initial, final = config.ramp.initial_density, config.density
     assert final is not None, "resolve() asks for it"
@@ -60,13 +60,9 @@ def build_pruner(
     ramp = CubicRamp(initial=initial or 1.0, final=final, first=first, last=last)
     parts = {"ramp": ramp, "interval": window.interval, "structure": structure}
     if globally:
-        if uneven := [name for name, shape in shapes.items() if structure.counts(shape)[0] > 1]:
-            raise UserError(
-                f"sparsity.structure={config.structure} keeps as many in each row of {uneven[0]!r}, which method "
-                f"{config.method} would not, since it prunes all layers together; {config.method}_uniform does"
-            )
         return GlobalPruner(**parts)
-    pruner = UniformPruner(**parts, shapes=shapes, classifier=classifier_to_spare(classifier, shapes, final))
+    spared = classifier_to_spare(classifier, shapes, final) if structure.density is None else None  # N:M has N of M everywhere
+    pruner = UniformPruner(**parts, shapes=shapes, classifier=spared)
     for name, density in pruner.densities(ramp(last)).items():
         units = structure.counts(shapes[name])[1]
         if share_of(density, units) < 1:

@@ -10,8 +10,8 @@ from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.combinations import settle_structure
 from dist_sparse.sparsity.methods.defaults import Completes
-from dist_sparse.sparsity.structures import STRUCTURES
 
 _log = logging.getLogger(__name__)
 
@@ -20,13 +20,13 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     """Fill in the method's own defaults, and warn of keys that are set but do nothing.
 
     Raises:
-        UserError: unknown method or structure, or a density that is missing or given twice.
+        UserError: unknown method or structure, two that cannot go together, or a density that is missing or given twice.
     """
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
-    _lookup("sparsity.structure", config.structure, STRUCTURES)
     given = config
+    config = settle_structure(config, method)
     config = method.complete(config) if issubclass(method, Completes) else config
-    _warn_of_unused(given, _acting(method.uses, config))
+    _warn_of_unused(set(_given(given)), config, _acting(method.uses, config))
     if "density" in method.uses:
         _check_density(config, method.uses)
     if "update.removal" in method.uses:
@@ -49,8 +49,8 @@ def _check_removal(config: SparsityConfig) -> None:
         raise UserError("sparsity.update.removal=threshold needs sparsity.update.removal_threshold, such as 0.001")
 
 
-def _warn_of_unused(config: SparsityConfig, uses: frozenset[str]) -> None:
-    given = set(_given(config))
+def _warn_of_unused(given: set[str], config: SparsityConfig, uses: frozenset[str]) -> None:
+    """Warn of keys that are ``given`` and do nothing in the completed configuration."""
     for key in sorted(given - uses):
         _log.warning("sparsity.%s is set but method %s does not use it", key, config.method)
     given &= uses

@@ -23,6 +23,7 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
+from dist_sparse.sparsity.structures import Structure, Unstructured
 
 
 class Snfs(DropAndGrow):
@@ -35,6 +36,10 @@ class Snfs(DropAndGrow):
 
     def __init__(self, *, form: Form, **method: Any) -> None:
         super().__init__(form="itop", **method)  # whatever ``form``: SNFS has no other
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return None if isinstance(structure, Unstructured) else "it moves single weights from layer to layer"
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:

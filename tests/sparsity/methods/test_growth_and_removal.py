@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.structures import Unstructured
+from dist_sparse.sparsity.structures import NM, Unstructured
 
 GROWTHS = ["gradient", "random", "momentum", "random_unfired"]
 REMOVALS = ["magnitude", "set", "threshold", "taylor"]
@@ -175,3 +175,12 @@ def test_what_another_choice_makes_idle_is_named(caplog: pytest.LogCaptureFixtur
 def test_threshold_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"removal=threshold needs sparsity\.update\.removal_threshold"):
         resolve(SparsityConfig(method="rigl", density=0.1, update=UpdateConfig(removal="threshold")))
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "set", "taylor"])
+def test_where_units_compete_in_sets_the_fraction_is_of_the_layer(kind: Literal["magnitude", "set", "taylor"]) -> None:
+    """30 % of the four active weights of two 2:4 groups; the smallest of the layer (of either sign for ``set``) go."""
+    weight = torch.tensor([[0.2, 0.9, 0.0, 0.0, -0.4, 0.0, 0.0, -0.8]])
+    active = NM(2, 4).active(weight != 0)
+    _, drop = removal(kind, NM(2, 4), weight, active, 0.3, round_up=True, gradient=torch.ones(1, 8))
+    assert drop.tolist() == [1, 1]
