@@ -30,7 +30,7 @@ from dist_sparse.optim import (
     check_zero_preservation,
 )
 from dist_sparse.run_folder import RunFolder
-from dist_sparse.sparsity.layers import sparse_layers
+from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods.build import Plan, Run, build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.tracking import build_tracker
@@ -105,6 +105,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         rank=ranks.rank,
         world_size=ranks.world_size,
         device=ranks.device,
+        classifier=next(reversed(weight_layers(model)), ""),
     )
     return Parts(
         config=config,

@@ -18,6 +18,9 @@ from dist_sparse.trainer import Diverged, Trainer
 
 _log = logging.getLogger(__name__)
 
+Image = tuple[int, int, int]
+"""[channels, height, width]."""
+
 
 def train(config: Config) -> dict[str, Any]:
     """Train, and return the summary that the run's folder holds. Collective: every rank calls it.
@@ -42,12 +45,12 @@ def _train(config: Config, ranks: Ranks) -> dict[str, Any]:
         _tell(ranks, f"{folder.path} is finished, nothing is left to do")
         return folder.summary()
     try:
-        trainer, cost = _prepare(config, folder, ranks)
+        trainer, image = _prepare(config, folder, ranks)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
         raise
-    return _fit(trainer, cost, folder)
+    return _fit(trainer, image, folder)
 
 
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
@@ -59,7 +62,7 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
     return distributed.from_first_rank(folder)
 
 
-def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Cost]:
+def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Image]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained."""
     checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
@@ -69,14 +72,19 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     trainer = build_trainer(parts, folder, state)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)
-    cost = measure(parts.model, image, trainer.method.masks.active(), config.sparsity.structure)
+    cost = _cost(trainer, image)
     if ranks.is_first:
         folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
     _tell(ranks, cost.table())
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
-    return trainer, cost
+    return trainer, image
+
+
+def _cost(trainer: Trainer, image: Image) -> Cost:
+    """What the network costs with the masks of now."""
+    return measure(trainer.engine.model, image, trainer.method.masks.active(), trainer.config.sparsity.structure)
 
 
 def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
@@ -102,7 +110,7 @@ def _load(path: Path, parts: Parts) -> dict[str, Any]:
     return state
 
 
-def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
+def _fit(trainer: Trainer, image: Image, folder: RunFolder) -> dict[str, Any]:
     """Train to the end, and leave a summary whatever the end is."""
     reason = "crashed"
     try:
@@ -118,7 +126,7 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         reason = "interrupted"
         raise
     finally:
-        summary = _summary(trainer, cost, reason)
+        summary = _summary(trainer, image, reason)
         trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary)
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
@@ -126,7 +134,7 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
+def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
     progress = trainer.progress
     return {
         "exit_reason": reason,
@@ -134,7 +142,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "best_step": progress.best_step,
         "last_top1": progress.last_top1 if progress.best_step else None,
         "density": trainer.method.masks.density(),
-        **cost.summary(),
+        **_cost(trainer, image).summary(),
         "steps": progress.step,
         "wall_seconds": progress.seconds,
     }

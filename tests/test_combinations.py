@@ -29,6 +29,9 @@ VIT = {
     "model.kwargs": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
 }
 
+BLOCKS = {"sparsity.structure": "block:4x1", "sparsity.keep_dense": ["last"]}
+HALF = {"sparsity.density": 0.5, "sparsity.distribution": "uniform", "sparsity.update.drop_fraction": 0.5}
+
 COMBINATIONS = {
     "bf16 in channels_last": {"train.precision": "bf16", "train.channels_last": True},
     "fp16 with a scaler and accumulation": {"train.precision": "fp16", "train.accumulation": 2},
@@ -55,6 +58,34 @@ COMBINATIONS = {
         "sparsity.distribution": "table",
         "sparsity.table": {"layer1.*": 0.5, "*": 0.2},
     },
+    "rigl with blocks in channels_last": {**BLOCKS, "train.channels_last": True, "train.precision": "bf16"},
+    "set with n of m in itop form": {
+        "sparsity.method": "set",
+        "sparsity.update.form": "itop",
+        "sparsity.update.interval": 3,
+        "sparsity.density": None,
+        "sparsity.structure": "nm:2:4",
+        "sparsity.keep_dense": ["first"],
+    },
+    "rigl with constant fan-in, fp16 and accumulation": {
+        "sparsity.structure": "fan_in",
+        "sparsity.keep_dense": ["first"],
+        "train.precision": "fp16",
+        "train.accumulation": 2,
+    },
+    "set with kernels": {"sparsity.method": "set", "sparsity.structure": "kernel"},
+    "rigl with kernels in every filter": {"sparsity.structure": "kernel_per_filter", "sparsity.keep_dense": ["first"]},
+    "rigl with filters": {"sparsity.structure": "filter", **HALF},
+    "set with channels": {"sparsity.method": "set", "sparsity.structure": "channel", "sparsity.keep_dense": ["first"], **HALF},
+    "static with blocks on a transformer": {
+        **VIT,
+        **BLOCKS,
+        "sparsity.method": "static",
+        "sparsity.update.interval": None,
+        "sparsity.keep_dense": ["last"],
+        "optim.name": "adamw",
+        "optim.lr": 1e-3,
+    },
     "static with a multistep schedule": {
         "sparsity.method": "static",
         "sparsity.update.interval": None,
@@ -80,5 +111,20 @@ def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> 
     assert (len(digests) > 2) if moves else (len(digests) == 1)
     densities = {float(row["sparsity/density"]) for row in rows if row["sparsity/density"]}
     assert len(densities) == 1
+    if config.sparsity.structure.startswith("nm"):
+        assert densities == {0.5}
     if config.sparsity.density is not None:
-        assert densities.pop() == pytest.approx(config.sparsity.density, abs=0.002)
+        rounding = 0.002 if config.sparsity.structure == "unstructured" else 0.02  # whole units of narrow layers
+        assert densities.pop() == pytest.approx(config.sparsity.density, abs=rounding)
+
+
+@pytest.mark.parametrize("method", ["gmp", "granet", "granet_uniform"])
+def test_pruning_ends_at_the_density_and_the_summary_tells_the_end(method: str, tmp_path: Path) -> None:
+    keys = {"sparsity.method": method, "sparsity.density": 0.1, "sparsity.ramp.end": "60%"}
+    summary = train(load_config(overrides={**SMALL, **keys, "output": str(tmp_path)}))
+    with (tmp_path / "metrics.csv").open() as file:
+        densities = [float(row["sparsity/density"]) for row in csv.DictReader(file) if row["sparsity/density"]]
+    assert densities[0] == 1 and densities == sorted(densities, reverse=True)
+    assert densities[-1] == summary["density"] == pytest.approx(0.1, abs=0.002)
+    assert summary["active_parameters"] < 0.2 * summary["parameters"]
+    assert summary["flops"] < 0.5 * summary["dense_flops"]

@@ -35,6 +35,15 @@ DIGITS = {
 }
 """33 steps in 3 epochs; dropout, mixup, a moving average, and what is collected over several steps: gradients and losses."""
 
+RAMP = {
+    **{key: value for key, value in DIGITS.items() if key != "sparsity.update.gradient_steps"},
+    "sparsity.method": "granet",
+    "sparsity.update.interval": "2 steps",
+    "sparsity.update.growth": "momentum",
+    "sparsity.ramp.end": "28 steps",
+}
+"""The same run on a ramp that is not over when it is interrupted."""
+
 FOLDER = {
     **COMMON,
     "data.name": "image_folder",
@@ -95,6 +104,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     (resumed_at,) = map(int, re.findall(rf"going on after step (\d+) of {steps}", outcome.out))
     assert killed_at - 3 <= resumed_at < steps
     assert metrics(tmp_path) == reference
+
+
+def test_a_run_goes_on_in_the_middle_of_its_ramp(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    values = {**RAMP, "output": tmp_path}
+    assert train_here(values, interrupt_after=14).code == 130
+    assert "going on after step 12 of 33" in train_here(values).out
+    assert metrics(tmp_path) == uninterrupted(RAMP)
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, uninterrupted: Uninterrupted) -> None:

@@ -162,7 +162,27 @@ class UpdateConfig:
     end: Duration | None = None
     """When the masks stop moving. Default: the method's."""
     gradient_steps: Count = 1
-    """Steps, up to and with the update, over which the gradient that scores growth is averaged."""
+    """Steps, up to and with the update, over which the gradient that scores growth or removal is averaged."""
+    growth: Literal["gradient", "random", "momentum", "random_unfired"] | None = None
+    """Which inactive units grow: largest gradient or average gradient (momentum), any, or never active ones first."""
+    removal: Literal["magnitude", "set", "threshold", "taylor"] = "magnitude"
+    """Which units drop: smallest, smallest of each sign (set), below a threshold, or smallest |weight * gradient| (taylor)."""
+    removal_threshold: NonNegative | None = None
+    """Units smaller than this drop, and as many grow, whatever `drop_fraction` says (`removal: threshold`)."""
+    redistribution: Literal["none", "magnitude", "momentum", "nonzeros"] | None = None
+    """What layers share the dropped units in proportion to; none: each grows its own again. Default: the method's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RampConfig:
+    __pydantic_config__ = STRICT
+
+    initial_density: Density | None = None
+    """Density at the start; `sparsity.density` is that of the end. Default: 1, dense."""
+    start: Duration | None = None
+    """When pruning begins. Default: at once."""
+    end: Duration | None = None
+    """When the density has come down to `sparsity.density`. Default: the method's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +190,11 @@ class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set or rigl."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp or gmp_uniform."""
     density: Density | None = None
-    """Fraction of the sparse layers' weights that are active (layers in `keep_dense` do not count)."""
-    distribution: Literal["erk", "er", "uniform", "table"] = "erk"
-    """How the active weights are shared out between layers."""
+    """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
+    distribution: Literal["erk", "er", "uniform", "table"] | None = None
+    """How the active weights are shared out between layers. Default: erk; for structure nm uniform, the only one it has."""
     er_power: Positive = 1.0
     """Exponent of the Erdos-Renyi (kernel) ratio."""
     table: dict[str, Density] = field(default_factory=dict)
@@ -182,9 +202,11 @@ class SparsityConfig:
     keep_dense: list[str] = field(default_factory=list)
     """Layers without a mask: name patterns such as `*.downsample.*`, or the words `first` and `last`."""
     structure: str = "unstructured"
-    """What is kept or dropped together: unstructured."""
+    """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, channel, filter."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
+    ramp: RampConfig = RampConfig()
+    """How methods that prune come down to the density."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,12 @@ class Agreement:
         dist.all_gather(everyone, mine)
         return self._take_apart(everyone, sizes)
 
+    def total(self, values: Tensor) -> Tensor:
+        """The element-wise sum over all ranks, in place. Collective."""
+        if self._world_size > 1:
+            dist.all_reduce(values)
+        return values
+
     def _take_apart(self, gathered: list[Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
         offsets = [0] * self._world_size
         masks = {}

@@ -73,6 +73,11 @@ class Masks:
         explored = {name: bits.popcount(packed) for name, packed in self._explored.items()}
         return self.share(explored) if explored else 1.0
 
+    def explored(self, name: str) -> Tensor:
+        """Which weights of a layer were ever active (bool, on the layer's device)."""
+        multiplier = self._multipliers[name]
+        return bits.unpack(self._explored[name].to(multiplier.device), multiplier.shape)
+
     def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Counts of weights as fractions of their layers."""
         return {name: count / self._multipliers[name].numel() for name, count in counts.items()}

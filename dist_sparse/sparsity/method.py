@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.structures import Structure
 
 
 class WeightAccess(Protocol):
@@ -59,6 +60,11 @@ class Method:
         self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
         self.changed: dict[str, int] = {}
         """Entries of each mask that the last update changed."""
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        """Why the method cannot work with a structure, or None if it can."""
+        return None
 
     def start(self) -> None:
         """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""

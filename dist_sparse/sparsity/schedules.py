@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 DropSchedule = Callable[[int], float]
 """From the step to the fraction of active units that an update drops."""
@@ -48,25 +49,57 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSchedule:
-    """A mask update every ``interval`` steps, at steps before ``end``."""
+    """A mask update every ``interval`` steps, from step ``start`` on and before ``end``."""
 
     interval: int
     end: int
     drop: DropSchedule
+    start: int = 0
 
     def due(self, previous: int, step: int) -> float | None:
-        """The drop fraction if an update falls in (previous, step], else None.
+        """The drop fraction if an update falls in (previous, step], else None; see :meth:`due_step`."""
+        regular = self.due_step(previous, step)
+        return None if regular is None else self.drop(regular)
+
+    def due_step(self, previous: int, step: int) -> int | None:
+        """The latest regular update in (previous, step], or None.
 
         ``previous`` is the last step that could have updated, usually ``step - 1``. After steps whose gradients overflowed
         it is earlier, so that an update which fell on one of them is made up for and not lost.
         """
         latest = min(step, self.end - 1) // self.interval * self.interval
-        return self.drop(latest) if previous < latest else None
+        return latest if max(previous, self.start - 1) < latest else None
 
     def until_next(self, step: int) -> int | None:
         """Steps from ``step`` to the next regular update (0 on an update), or None if there is none any more."""
-        distance = -step % self.interval
-        return distance if step + distance < self.end else None
+        earliest = max(step, self.start)
+        following = earliest + -earliest % self.interval
+        return following - step if following < self.end else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubicRamp:
+    """Density from ``initial`` at update ``first`` to ``final`` at update ``last``, as Zhu and Gupta (2017) prune.
+
+    The density is a fraction of whole numbers, read from the decimals that the user wrote, so that counts made from it are
+    exact: 20 % of 10,000 are 2,000 and not 1,999.
+    """
+
+    initial: float
+    final: float
+    first: int
+    last: int
+
+    def __call__(self, number: int) -> Fraction:
+        """The density after update ``number`` (the first of all is 1)."""
+        initial, final = Fraction(str(self.initial)), Fraction(str(self.final))
+        left = Fraction(self.last - min(max(number, self.first), self.last), self.last - self.first)
+        return final + (initial - final) * left**3
+
+
+def share_of(density: Fraction, units: int) -> int:
+    """``density * units`` rounded to the nearest, a half upwards."""
+    return math.floor(density * units + Fraction(1, 2))
 
 
 def drop_count(fraction: float, active: int, *, up: bool) -> int:

@@ -17,6 +17,7 @@ from dist_sparse.config import Config, with_values
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
+from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
@@ -134,6 +135,27 @@ def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list
     masks = agreement.decide(select)
     agreement.verify(lambda: {name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
     return agreement.owned(), {name: mask.tolist() for name, mask in masks.items()}, chosen
+
+
+def select_globally(scores: dict[str, list[float]], among: dict[str, list[bool]], k: int) -> dict[str, list[bool]]:
+    """The best k over all layers: the choice of the layers that this rank owns."""
+    agreement = Agreement(
+        {name: torch.Size([len(values)]) for name, values in scores.items()},
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        device=torch.device("cpu"),
+    )
+    chosen = global_top_k(
+        {name: torch.tensor(scores[name]) for name in agreement.owned()},
+        {name: torch.tensor(among[name]) for name in agreement.owned()},
+        k,
+        layers=list(scores),
+        sizes=dict.fromkeys(scores, 1),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        total=agreement.total,
+    )
+    return {name: mask.tolist() for name, mask in chosen.items()}
 
 
 def fail_on(rank: int) -> int:

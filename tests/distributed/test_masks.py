@@ -3,7 +3,7 @@
 The three claims, as the project states them:
 
 - on 1, 2 and 4 gloo ranks every rank holds the same masks (digest) at every update of a run of at least 20 updates, for
-  static, SET and RigL;
+  static, SET and RigL, unstructured and in structures;
 - the initial masks and the random draws are the same whatever the number of ranks;
 - in double precision, with the same global batch and a model without batch statistics, the masks of all three methods are
   the same on 1, 2 and 4 ranks at every update.
@@ -45,6 +45,12 @@ def updates(method: str, *, form: str = "original", interval: int = 2, **keys: A
     }
 
 
+def pruning(method: str, **ramp: Any) -> dict[str, Any]:
+    """An update at every other step, the first half of them on the ramp."""
+    keys = {"sparsity.method": method, "sparsity.update.interval": "2 steps", "sparsity.ramp.end": "50%"}
+    return keys | {f"sparsity.ramp.{key}": value for key, value in ramp.items()}
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     static = values["sparsity.method"] == "static"
     return {key: value for key, value in values.items() if not (static and key.startswith("sparsity.update"))}
@@ -56,6 +62,9 @@ def on_all_worlds(worlds: Callable[[int], World], folder: Path, values: dict[str
     return [worlds(size).run(cases.train, values, str(folder / str(size))) for size in SIZES]
 
 
+BLOCKS = {"sparsity.structure": "block:4x1", "sparsity.keep_dense": ["last"]}
+TWO_OF_FOUR = {"sparsity.structure": "nm:2:4", "sparsity.density": None, "sparsity.keep_dense": ["first"]}
+
 RUNS = [
     pytest.param(updates("static"), 1, id="static"),
     pytest.param(updates("set"), 1, id="set-original"),
@@ -65,6 +74,13 @@ RUNS = [
     pytest.param(updates("rigl", form="itop"), 1, id="rigl-itop"),
     pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, id="rigl-itop-averaged-accumulated"),
     pytest.param(updates("rigl", gradient_steps=2), 1, id="rigl-original-averaged"),
+    pytest.param(pruning("granet"), 1, id="granet"),
+    pytest.param(pruning("granet", initial_density=0.6), 2, id="granet-sparse-accumulated"),
+    pytest.param(pruning("granet_uniform"), 1, id="granet_uniform"),
+    pytest.param({"sparsity.method": "snfs", "sparsity.update.interval": "2 steps"}, 1, id="snfs"),
+    pytest.param({**updates("rigl"), **BLOCKS}, 1, id="rigl-blocks"),
+    pytest.param({**updates("rigl", form="itop"), **TWO_OF_FOUR}, 1, id="rigl-itop-two-of-four"),
+    pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, id="set-fan-in"),
 ]
 
 
@@ -86,8 +102,14 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
             assert trained.column("val/loss") == pytest.approx(alone.column("val/loss"), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["static", "set", "rigl"])
-def test_every_rank_holds_the_same_masks(worlds: Callable[[int], World], tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "structure"),
+    [("static", {}), ("set", {}), ("rigl", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR)],
+    ids=["static", "set", "rigl", "set-blocks", "rigl-two-of-four"],
+)
+def test_every_rank_holds_the_same_masks(
+    worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any]
+) -> None:
     """In float32 and with batch norm too, where rounding and statistics let runs of different world sizes drift apart."""
     values = {
         "model.name": "cifar_resnet20",
@@ -96,7 +118,8 @@ def test_every_rank_holds_the_same_masks(worlds: Callable[[int], World], tmp_pat
         "train.epochs": 2,
         "sparsity.density": 0.2,
         "sparsity.update.end": "100%",
-        **updates(method, interval=1),
+        **updates(method, interval=1, drop_schedule="constant"),
+        **structure,
     }
     runs = on_all_worlds(worlds, tmp_path, values)
     for ranks in runs:

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from torch import Tensor
 
 from dist_sparse.sparsity.scores import magnitude
-from dist_sparse.sparsity.selection import _kth_largest, drop_and_grow, top_k
+from dist_sparse.sparsity.selection import _kth_largest, drop_and_grow, top_k, worst_per_row
 
 FEW_VALUES = st.sampled_from([0.0, 0.25, 1.0, 3.0])
 MANY_VALUES = st.floats(0, 2.0**90, width=32)
@@ -98,6 +98,17 @@ def test_drop_and_grow(keep: tuple[Tensor, Tensor], grow: tuple[Tensor, Tensor],
     grown = torch.tensor(plain_rows(grow_score, drop, ~kept))
     assert after.tolist() == (kept | grown).tolist()
     assert after.sum(1).tolist() == active.sum(1).tolist()
+
+
+@given(rows(FEW_VALUES) | rows(MANY_VALUES), st.data())
+def test_the_worst_of_all_rows(problem: tuple[Tensor, Tensor], data: st.DataObject) -> None:
+    """What the rows lose together is what a sort of all of them as one would drop."""
+    score, active = problem
+    count = data.draw(st.integers(0, int(active.sum())))
+    flat = plain_top_k(score.view(-1).tolist(), int(active.sum()) - count, active.view(-1).tolist())
+    lost = active.sum(1) - torch.tensor(flat).view_as(active).sum(1)
+    drop = worst_per_row(active, score, count)
+    assert drop.tolist() == lost.tolist()
 
 
 def test_a_dropped_unit_may_grow_again() -> None:

@@ -1,5 +1,6 @@
 """From a resolved sparsity section to a method with its masks: first the plan, which each rank makes alone, then the method."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,16 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.combinations import check_fit, warn_of_rounding
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.gmp import Gmp
+from dist_sparse.sparsity.methods.granet import GraNet
+from dist_sparse.sparsity.methods.pruning import Pruner
+from dist_sparse.sparsity.methods.ramp import Window, at_start, build_pruner, with_ramp
+from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
-from dist_sparse.sparsity.structures import STRUCTURES, Structure
+from dist_sparse.sparsity.structures import Structure, parse_structure
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +42,8 @@ class Run:
     rank: int
     world_size: int
     device: torch.device
+    classifier: str = ""
+    """The model's last weight layer, masked or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,7 @@ class Plan:
     weights: Mapping[str, Tensor]
     units: Mapping[str, int]
     schedule: UpdateSchedule | None
+    pruner: Pruner | None
 
 
 def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run) -> Plan:
@@ -57,15 +67,27 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
     """
     method = METHODS[config.method]
     masked = weights if "density" in method.uses else {}
-    structure = STRUCTURES[config.structure]()
-    return Plan(
-        config=config,
-        run=run,
-        structure=structure,
-        weights=masked,
-        units=_active_units(config, {name: weight.shape for name, weight in masked.items()}, structure) if masked else {},
-        schedule=_update_schedule(config.update, run) if issubclass(method, DropAndGrow) else None,
-    )
+    structure = parse_structure(config.structure)
+    shapes = {name: weight.shape for name, weight in masked.items()}
+    schedule = pruner = None
+    pruned = issubclass(method, Gmp | GraNet)
+    start = at_start(config, pruned=pruned, chosen="ramp.initial_density" in method.uses)
+    units = _active_units(start, shapes, structure) if masked else {}
+    if issubclass(method, DropAndGrow):
+        schedule = _update_schedule(config.update, run)
+        _check_units(config, shapes, structure)
+    if issubclass(method, Gmp | GraNet):
+        window = _window(config, run)
+        pruner = build_pruner(
+            dataclasses.replace(config, ramp=dataclasses.replace(config.ramp, initial_density=start.density)),
+            window,
+            shapes,
+            structure,
+            globally=method.prunes_globally,
+            classifier=run.classifier,
+        )
+        schedule = with_ramp(schedule, pruner, window)
+    return Plan(config=config, run=run, structure=structure, weights=masked, units=units, schedule=schedule, pruner=pruner)
 
 
 def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
@@ -76,17 +98,15 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
     masks.replace(agreement.decide(lambda name: _random_mask(plan, name)) if shapes else {})
     options: dict[str, Any] = {"access": access, "masks": masks, "agreement": agreement, "remask": remask}
     cls = METHODS[plan.config.method]
-    if issubclass(cls, DropAndGrow):
+    if issubclass(cls, Updating):
         assert plan.schedule is not None, "plan_method() makes one"
+        options |= {"structure": plan.structure, "schedule": plan.schedule}
+    if issubclass(cls, DropAndGrow):
         update = plan.config.update
-        return cls(
-            structure=plan.structure,
-            schedule=plan.schedule,
-            form=update.form,
-            gradient_steps=update.gradient_steps,
-            seed=run.seed,
-            **options,
-        )
+        keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution")
+        options |= {"seed": run.seed, **{key: getattr(update, key) for key in keys}}
+    if plan.pruner is not None:
+        options["pruner"] = plan.pruner
     return cls(**options)
 
 
@@ -101,15 +121,12 @@ def _random_mask(plan: Plan, name: str) -> Tensor:
 
 def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structure: Structure) -> dict[str, int]:
     """Active units per selection set of each layer."""
-    for name, shape in shapes.items():
-        if reason := structure.misfit(shape):
-            raise UserError(
-                f"sparsity.structure={config.structure} does not fit layer {name!r}: {reason}; add it to sparsity.keep_dense"
-            )
+    check_fit(config, structure, shapes)
     distribute = _distribution(config, shapes)
     density = config.density or 1.0
     try:
-        return distributions.allocate(shapes, distribute(density), structure)
+        densities = distribute(density)
+        units = distributions.allocate(shapes, densities, structure)
     except ValueError as error:
         if config.distribution == "table":
             raise UserError(f"sparsity.table: {error}") from error
@@ -119,6 +136,8 @@ def _active_units(config: SparsityConfig, shapes: distributions.Shapes, structur
             f"{config.distribution} on this model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers in "
             "sparsity.keep_dense"
         ) from error
+    warn_of_rounding(config, structure, shapes, densities, units)
+    return units
 
 
 def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Callable[[float], distributions.Densities]:
@@ -133,10 +152,8 @@ def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Calla
 
 def _update_schedule(update: UpdateConfig, run: Run) -> UpdateSchedule:
     assert update.interval is not None and update.end is not None, "resolve() fills these in"
-    interval = update.interval.steps(run.steps_per_epoch, run.total_steps)
+    interval = _interval(update, run)
     end = update.end.steps(run.steps_per_epoch, run.total_steps)
-    if interval < 1:
-        raise UserError(f"sparsity.update.interval={update.interval} is less than one step")
     if update.gradient_steps > interval:
         raise UserError(
             f"sparsity.update.gradient_steps={update.gradient_steps} is longer than the interval of {interval} steps"
@@ -152,3 +169,33 @@ def _drop_schedule(update: UpdateConfig, end: int) -> DropSchedule:
         return Constant(start=update.drop_fraction)
     shape = Cosine if update.drop_schedule == "cosine" else Linear
     return shape(start=update.drop_fraction, floor=update.drop_floor, end=max(end, 1))
+
+
+def _interval(update: UpdateConfig, run: Run) -> int:
+    assert update.interval is not None, "resolve() fills it in"
+    interval = update.interval.steps(run.steps_per_epoch, run.total_steps)
+    if interval < 1:
+        raise UserError(f"sparsity.update.interval={update.interval} is less than one step")
+    return interval
+
+
+def _window(config: SparsityConfig, run: Run) -> Window:
+    start, end = config.ramp.start, config.ramp.end
+    assert start is not None and end is not None, "resolve() fills these in"
+    steps = {"start": start.steps(run.steps_per_epoch, run.total_steps), "end": end.steps(run.steps_per_epoch, run.total_steps)}
+    if steps["end"] > run.total_steps:
+        raise UserError(f"sparsity.ramp.end={end} is after the run's {run.total_steps} steps: the density would not be reached")
+    return Window(**steps, interval=_interval(config.update, run))
+
+
+def _check_units(config: SparsityConfig, shapes: distributions.Shapes, structure: Structure) -> None:
+    """Options that look at single weights need a structure of single weights."""
+    if config.update.removal == "set" and any(structure.counts(shape)[2] > 1 for shape in shapes.values()):
+        raise UserError(
+            f"sparsity.update.removal=set looks at signs; structure {config.structure} drops several weights at once"
+        )
+    if config.update.redistribution != "none" and any(structure.counts(shape)[::2] != (1, 1) for shape in shapes.values()):
+        raise UserError(
+            f"sparsity.update.redistribution={config.update.redistribution} moves single weights between layers, "
+            f"which structure {config.structure} does not allow"
+        )

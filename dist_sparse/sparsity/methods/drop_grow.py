@@ -1,6 +1,5 @@
-"""Dynamic sparse training by dropping and growing: what SET and RigL share, in both published forms."""
+"""Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -8,13 +7,25 @@ import torch
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.schedules import UpdateSchedule, drop_count
+from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.redistribution import (
+    Redistribution,
+    drop_fraction,
+    rooms,
+    share_out,
+    shares_of,
+    worth,
+)
+from dist_sparse.sparsity.methods.removal import Removal, removal
+from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.selection import drop_and_grow
-from dist_sparse.sparsity.structures import Structure
 
 Form = Literal["original", "itop"]
+Growth = Literal["gradient", "random", "momentum", "random_unfired"]
 
 DEFAULTS: dict[Form, dict[str, Any]] = {
     "original": {
@@ -34,9 +45,12 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
 }
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
 
+_MEMORY = 0.9
+"""Of the average gradient, per step (SNFS's momentum)."""
 
-class DropAndGrow(Method, ABC):
-    """Every layer drops its smallest active weights and grows as many others; a subclass scores the growth.
+
+class DropAndGrow(Updating):
+    """Every layer drops its smallest active weights and grows as many others; a subclass says which grow by default.
 
     The two forms differ in their place in the step and in rounding:
 
@@ -47,54 +61,130 @@ class DropAndGrow(Method, ABC):
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
 
+    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped;
+    where units compete within smaller sets, each set grows as many as it lost.
+
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
-    both at 0.
+    both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of
+    largest average gradient (``momentum``; the optimizer's own momentum is 0 where a weight is inactive, so an average over
+    steps of the dense gradients, with factor 0.9, is kept beside it); any (``random``); or weights that were never active
+    before any others (``random_unfired``).
     """
 
-    uses = Method.uses | {f"update.{key}" for key in ("form", *DEFAULTS["original"])}
-    needs_gradient: ClassVar[bool]
-    """Growth is scored by the dense gradient."""
+    uses = Method.uses | {
+        f"update.{key}"
+        for key in ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution", *DEFAULTS["original"])
+    }
+    default_growth: ClassVar[Growth]
+    default_redistribution: ClassVar[Redistribution] = "none"
 
     def __init__(
-        self, *, structure: Structure, schedule: UpdateSchedule, form: Form, gradient_steps: int, seed: int, **method: Any
+        self,
+        *,
+        form: Form,
+        gradient_steps: int,
+        seed: int,
+        growth: Growth | None = None,
+        removal: Removal = "magnitude",
+        removal_threshold: float | None = None,
+        redistribution: Redistribution | None = None,
+        **method: Any,
     ) -> None:
         super().__init__(**method)
-        self._structure, self._schedule, self._form, self._seed = structure, schedule, form, seed
-        self._gradient_steps = gradient_steps
+        self._form, self._seed, self._gradient_steps = form, seed, gradient_steps
+        self._growth: Growth = growth or self.default_growth
+        self._removal: Removal = removal
+        self._removal_threshold = removal_threshold
+        self.needs_gradient = self._growth == "gradient" or removal == "taylor"
+        self._redistribution: Redistribution = redistribution or self.default_redistribution
+        self.needs_average = "momentum" in (self._growth, self._redistribution)
         self._gradients: dict[str, Tensor] = {}
-        self._last_step = 0
-        self._due: float | None = None
+        self._averages: dict[str, Tensor] = {}
 
-    @abstractmethod
-    def grow_score(self, name: str, step: int) -> Tensor:
-        """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        return fill(config, update={**DEFAULTS[config.update.form], **cls.choices()})
 
-    def after_backward(self, step: int) -> Decision:
-        self._due = self._schedule.due(self._last_step, step)
-        self._last_step = step
-        self._collect_gradients(step)
-        if self._due is not None and self._form == "original":
-            self._update(step, self._due)
-        self.access.mask_gradients(self.masks)
-        return Decision(skip_optimizer=self._due is not None and self._form == "original", updates_masks=self._due is not None)
+    @classmethod
+    def choices(cls) -> dict[str, Any]:
+        """The method's own growth and redistribution."""
+        return {"growth": cls.default_growth, "redistribution": cls.default_redistribution}
 
-    def after_step(self, step: int) -> None:
-        super().after_step(step)
-        if self._due is not None and self._form == "itop":
-            self._update(step, self._due)
+    @property
+    def replaces_step(self) -> bool:
+        return self._form == "original"
 
-    def _update(self, step: int, fraction: float) -> None:
-        self.replace_masks(self.agreement.decide(lambda name: self._select(name, step, fraction)))
+    def update(self, step: int, regular: int) -> None:
+        fractions: dict[str, float] = dict.fromkeys(self.masks.names, self._schedule.drop(regular))
+        grown: dict[str, int] = {}
+        if self._redistribution != "none":
+            fractions, grown = self._shared_out(fractions)
+        masks = self.agreement.decide(lambda name: self._select(name, step, fractions[name], grown.get(name)))
+        self.replace_masks(masks)
         self._gradients.clear()
 
-    def _select(self, name: str, step: int, fraction: float) -> Tensor:
-        """The new mask of one layer."""
+    def _shared_out(self, fractions: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+        """Which fraction each layer drops and how many weights it grows where layers share them. Collective."""
+        names, owned, active = self.masks.names, self.agreement.owned(), self.masks.active()
+        worths = {
+            name: worth(self._redistribution, self.masks[name], self.access.weight(name), self._averages.get(name))
+            for name in owned
+        }
+        shares = shares_of(self._of_all_layers(worths))
+        density = self.masks.densities()
+        fractions = {name: drop_fraction(fractions[name], density[name], shares[name], len(names)) for name in names}
+        dropped = self._of_all_layers({name: int(self._to_drop(name, fractions[name])[2].sum()) for name in owned})
+        total = int(sum(dropped.values()))
+        units = {name: self.access.weight(name).numel() for name in names}
+        room = rooms(units, {name: active[name] - int(dropped[name]) for name in names}, total)
+        return fractions, share_out(total, shares, room)
+
+    def _of_all_layers(self, values: Mapping[str, float]) -> dict[str, float]:
+        """A number of each layer, of which this rank knows its own layers'. Collective."""
+        names = self.masks.names
+        known = [values.get(name, 0.0) for name in names]
+        numbers = torch.tensor(known, dtype=torch.float64, device=self.access.weight(names[0]).device)
+        return dict(zip(names, self.agreement.total(numbers).tolist(), strict=True))
+
+    def grow_score(self, name: str, step: int) -> Tensor:
+        """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
+        if self._growth in ("gradient", "momentum"):
+            gradients = self._gradients if self._growth == "gradient" else self._averages
+            return self._structure.score(scores.magnitude(gradients[name]))
         weight = self.access.weight(name)
+        sets, units, _ = self._structure.counts(weight.shape)
+        score = scores.random((sets, units), generator("grow", self._seed, step, name)).to(weight.device)
+        if self._growth == "random_unfired":
+            score = score + ~self._structure.active(self.masks.explored(name))
+        return score
+
+    def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
+        """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grown``."""
+        keep_score, active, drop = self._to_drop(name, fraction)
+        grow = None if grown is None else torch.tensor([grown])
+        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop, grow)
+        return self._structure.mask(units, self.access.weight(name).shape)
+
+    def _to_drop(self, name: str, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one layer the score for keeping a unit, the active units, and how many of them to drop in each row."""
         active = self._structure.active(self.masks[name])
-        drop = [drop_count(fraction, count, up=self._form == "itop") for count in active.sum(1).tolist()]
-        keep_score = self._structure.score(scores.magnitude(weight))
-        units = drop_and_grow(active, keep_score, self.grow_score(name, step), torch.tensor(drop))
-        return self._structure.mask(units, weight.shape)
+        keep_score, drop = removal(
+            self._removal,
+            self._structure,
+            self.access.weight(name),
+            active,
+            fraction,
+            round_up=self._form == "itop",
+            threshold=self._removal_threshold,
+            gradient=self._gradients.get(name),
+        )
+        return keep_score, active, drop
+
+    def collect(self, step: int) -> None:
+        if self.needs_gradient:
+            self._collect_gradients(step)
+        if self.needs_average:
+            self._average_gradients()
 
     def _collect_gradients(self, step: int) -> None:
         """Sum dense gradients over the last steps before an update (the sum ranks like the mean).
@@ -102,8 +192,6 @@ class DropAndGrow(Method, ABC):
         One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
         steps every rank keeps all layers, so that any rank's checkpoint holds them.
         """
-        if not self.needs_gradient:
-            return
         if self._gradient_steps == 1:
             layers = self.agreement.owned() if self._due is not None else ()
         else:
@@ -116,11 +204,22 @@ class DropAndGrow(Method, ABC):
             else:
                 self._gradients[name] = self.access.grad(name).clone()
 
+    def _average_gradients(self) -> None:
+        """Every rank keeps the average of all layers, so that any rank's checkpoint holds it."""
+        for name in self.masks.names:
+            gradient = self.access.grad(name)
+            if name not in self._averages:
+                self._averages[name] = torch.zeros_like(gradient)
+            self._averages[name].lerp_(gradient, 1 - _MEMORY)
+
     def state_dict(self) -> dict[str, Any]:
         gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}
-        return {**super().state_dict(), "last_step": self._last_step, "gradients": gradients}
+        averages = {name: average.cpu().clone() for name, average in self._averages.items()}
+        return {**super().state_dict(), "gradients": gradients, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._last_step = state["last_step"]
-        self._gradients = {name: tensor.to(self.access.weight(name).device) for name, tensor in state["gradients"].items()}
+        self._gradients, self._averages = (
+            {name: tensor.to(self.access.weight(name).device) for name, tensor in state[key].items()}
+            for key in ("gradients", "averages")
+        )

@@ -8,9 +8,10 @@ from typing import Any
 
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
+from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow
-from dist_sparse.sparsity.structures import STRUCTURES
+from dist_sparse.sparsity.methods.combinations import settle_structure
+from dist_sparse.sparsity.methods.defaults import Completes
 
 _log = logging.getLogger(__name__)
 
@@ -19,22 +20,37 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     """Fill in the method's own defaults, and warn of keys that are set but do nothing.
 
     Raises:
-        UserError: unknown method or structure, or a density that is missing or given twice.
+        UserError: unknown method or structure, two that cannot go together, or a density that is missing or given twice.
     """
-    method = _lookup("sparsity.method", config.method, METHODS)
-    _lookup("sparsity.structure", config.structure, STRUCTURES)
-    _warn_of_unused(config, method.uses)
+    method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
+    given = config
+    config = settle_structure(config, method)
+    config = method.complete(config) if issubclass(method, Completes) else config
+    _warn_of_unused(set(_given(given)), config, _acting(method.uses, config))
     if "density" in method.uses:
-        _check_density(config)
-    if issubclass(method, DropAndGrow):
-        update = config.update
-        missing = {key: value for key, value in DEFAULTS[update.form].items() if getattr(update, key) is None}
-        config = dataclasses.replace(config, update=dataclasses.replace(update, **missing))
+        _check_density(config, method.uses)
+    if "update.removal" in method.uses:
+        _check_removal(config)
     return config
 
 
-def _warn_of_unused(config: SparsityConfig, uses: frozenset[str]) -> None:
-    given = set(_given(config))
+def _acting(uses: frozenset[str], config: SparsityConfig) -> frozenset[str]:
+    """The keys that act beside what a completed configuration chooses."""
+    update = config.update
+    if update.growth != "gradient" and update.removal != "taylor":
+        uses -= {"update.gradient_steps"}
+    if update.removal == "threshold":
+        return uses - {"update.drop_fraction", "update.drop_schedule", "update.drop_floor"}
+    return uses - {"update.removal_threshold"}
+
+
+def _check_removal(config: SparsityConfig) -> None:
+    if config.update.removal == "threshold" and config.update.removal_threshold is None:
+        raise UserError("sparsity.update.removal=threshold needs sparsity.update.removal_threshold, such as 0.001")
+
+
+def _warn_of_unused(given: set[str], config: SparsityConfig, uses: frozenset[str]) -> None:
+    """Warn of keys that are ``given`` and do nothing in the completed configuration."""
     for key in sorted(given - uses):
         _log.warning("sparsity.%s is set but method %s does not use it", key, config.method)
     given &= uses
@@ -49,13 +65,17 @@ def _given(config: Any, prefix: str = "") -> Iterator[str]:
     default = type(config)()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name == "update":
-            yield from _given(value, "update.")
+        if field.name in ("update", "ramp"):
+            yield from _given(value, f"{field.name}.")
         elif field.name != "method" and value != getattr(default, field.name):
             yield f"{prefix}{field.name}"
 
 
-def _check_density(config: SparsityConfig) -> None:
+def _check_density(config: SparsityConfig, uses: frozenset[str]) -> None:
+    if config.distribution == "table" and "table" not in uses:
+        raise UserError(
+            f"sparsity.distribution=table does not go with method {config.method}, which comes down to sparsity.density"
+        )
     if config.distribution == "table":
         if config.density is not None:
             raise UserError(

@@ -23,9 +23,6 @@ Deviations from the references: the gradient is the mean over ranks and micro-ba
 0 is kept before an inactive one.
 """
 
-from torch import Tensor
-
-from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 
 
@@ -33,8 +30,4 @@ class RigL(DropAndGrow):
     """Drop by magnitude, grow by gradient."""
 
     name = "rigl"
-    uses = DropAndGrow.uses | {"update.gradient_steps"}
-    needs_gradient = True
-
-    def grow_score(self, name: str, step: int) -> Tensor:
-        return self._structure.score(scores.magnitude(self._gradients[name]))
+    default_growth = "gradient"

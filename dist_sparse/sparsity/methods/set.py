@@ -9,13 +9,9 @@ generator that is seeded by (seed, step, layer): the same on any number of ranks
 
 Deviations from the references: growth is an exact count (the GraNet repository grows each weight with a probability, so its
 density drifts); the original paper drops the smallest positive and the largest negative weights separately, here |w|
-decides for both.
+decides for both unless ``removal: set`` asks for that (the ITOP code has it the wrong way round for negative weights).
 """
 
-from torch import Tensor
-
-from dist_sparse.seeding import generator
-from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 
 
@@ -23,9 +19,4 @@ class Set(DropAndGrow):
     """Drop by magnitude, grow at random."""
 
     name = "set"
-    needs_gradient = False
-
-    def grow_score(self, name: str, step: int) -> Tensor:
-        weight = self.access.weight(name)
-        sets, units, _ = self._structure.counts(weight.shape)
-        return scores.random((sets, units), generator("grow", self._seed, step, name)).to(weight.device)
+    default_growth = "random"

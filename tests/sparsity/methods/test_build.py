@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
@@ -16,6 +16,7 @@ from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.schedules import Constant, Cosine, Linear
+from dist_sparse.sparsity.structures import parse_structure
 
 WEIGHTS = {"conv.weight": torch.ones(16, 8, 3, 3), "fc.weight": torch.ones(10, 16)}
 
@@ -72,9 +73,10 @@ def test_what_is_given_stays_and_resolving_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ["dense", "static"])
-def test_methods_that_do_not_move_get_no_defaults(method: str) -> None:
-    config = sparse(method, density=None if method == "dense" else 0.1)
-    assert resolve(config) == config
+def test_methods_that_do_not_move_get_no_schedule(method: str) -> None:
+    config = resolve(sparse(method, density=None if method == "dense" else 0.1))
+    assert config.update == UpdateConfig()
+    assert config.distribution == (None if method == "dense" else "erk")
 
 
 def warnings(caplog: pytest.LogCaptureFixture, config: SparsityConfig) -> list[str]:
@@ -198,12 +200,17 @@ def test_dense_masks_nothing() -> None:
 
 
 @pytest.mark.parametrize("saved_at", [3, 4], ids=["before an update", "after an update"])
+@pytest.mark.parametrize("structure", ["unstructured", "block:2x1", "fan_in"])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_goes_on_from_its_own_state(small_run, name: str, saved_at: int) -> None:
+def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure: str, saved_at: int) -> None:
     """Seven steps with a break are seven steps without one (the optimizer's state travels with the engine)."""
     update = UpdateConfig(interval=Length(2, "steps"), gradient_steps=2)
-    keys = {"update": update} if name in ("set", "rigl") else {}
-    config = sparse(name, density=0.3, **keys)
+    keys: dict = {} if name in ("dense", "static") else {"update": update}
+    if "ramp.end" in METHODS[name].uses:
+        keys["ramp"] = RampConfig(end=Length(6, "steps"))
+    if METHODS[name].refusal(parse_structure(structure)):
+        return
+    config = sparse(name, density=0.3, structure=structure, **keys)
     whole, saved, resumed = (fresh_run(small_run, config) for _ in range(3))
     advance(whole, 7)
     advance(saved, saved_at)

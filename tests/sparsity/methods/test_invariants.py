@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import OptimConfig, SparsityConfig, UpdateConfig
 from dist_sparse.optim import build_optimizer
+from dist_sparse.sparsity.structures import parse_structure
 
 KEEPS_ZEROS = {"sgd": True, "momentum": True, "adamw": True, "lookahead_sgd": True, "muon": False}  # muon mixes entries
+STRUCTURED = ["block:2x1", "nm:1:2", "fan_in", "kernel", "kernel_per_filter", "channel", "filter"]
 CLASSES, STEPS = 3, 8  # lookahead first moves its slow weights on step 6
 
 
@@ -28,6 +30,7 @@ class Case:
     channels_last: bool
     density: float
     distribution: str
+    structure: str
     optimizer: str
     method: str
     form: str
@@ -46,7 +49,14 @@ class Case:
             gradient_steps=self.gradient_steps,
         )
         moving = {} if self.method == "static" else {"update": update}
-        return SparsityConfig(method=self.method, density=self.density, distribution=self.distribution, **moving)
+        return SparsityConfig(
+            method=self.method,
+            density=self.density,
+            distribution=self.distribution,
+            structure=self.structure,
+            keep_dense=[] if self.structure == "unstructured" else ["last"],  # three classes make no block
+            **moving,
+        )
 
     def model(self) -> nn.Module:
         model = nn.Sequential(
@@ -65,14 +75,17 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     interval = draw(st.integers(1, 4))
+    structure = draw(st.just("unstructured") | st.sampled_from(STRUCTURED))
+    coarse, fixed = structure != "unstructured", structure == "nm:1:2"
     return Case(
-        channels=draw(st.sampled_from([2, 4, 6])),
-        hidden=draw(st.integers(3, 12)),
+        channels=draw(st.sampled_from([4, 8] if coarse else [2, 4, 6])),
+        hidden=draw(st.sampled_from([4, 8]) if coarse else st.integers(3, 12)),
         kernel=draw(st.sampled_from([1, 3])),
         groups=draw(st.sampled_from([1, 2])),
+        structure=structure,
         channels_last=draw(st.booleans()),
-        density=draw(st.floats(0.3, 1.0)),
-        distribution=draw(st.sampled_from(["erk", "er", "uniform"])),
+        density=0.5 if fixed else draw(st.floats(0.5 if coarse else 0.3, 1.0)),
+        distribution="uniform" if fixed else draw(st.sampled_from(["erk", "er", "uniform"])),
         optimizer=draw(st.sampled_from(sorted(KEEPS_ZEROS))),
         method=draw(st.sampled_from(["static", "set", "rigl"])),
         form=draw(st.sampled_from(["original", "itop"])),
@@ -88,14 +101,14 @@ def is_zero(tensor: Tensor, where: Tensor) -> bool:
 
 
 @given(cases())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_invariants(small_run, case: Case) -> None:
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = case.model()
     optimizer = build_optimizer(OptimConfig(name=case.optimizer, lr=0.05), model, 8)
     run = small_run(model, optimizer, case.config(), remask=not KEEPS_ZEROS[case.optimizer])
-    masks = run.method.masks
+    masks, structure = run.method.masks, parse_structure(case.structure)
     scheduled = masks.active()
     explored = masks.exploration()
 
@@ -118,6 +131,7 @@ def test_invariants(small_run, case: Case) -> None:
             for label, tensor in {"weight": weight, **state}.items():
                 assert is_zero(tensor, ~masks[name]), f"{label} of {name} off its mask"
                 assert is_zero(tensor, masks[name] & ~before[name]), f"{label} of {name} where it has just grown"
+            assert torch.equal(structure.active(masks[name]).sum(1), structure.active(before[name]).sum(1)), "in every set"
             if not due:
                 assert torch.equal(masks[name], before[name])
         assert explored <= (explored := masks.exploration())

@@ -13,7 +13,7 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule, drop_count
-from dist_sparse.sparsity.structures import Structure, Unstructured
+from dist_sparse.sparsity.structures import NM, FanIn, Filter, Unstructured
 
 CPU = torch.device("cpu")
 
@@ -118,37 +118,13 @@ def test_growth_is_scored_by_the_mean_gradient_of_the_last_steps() -> None:
     assert layer.masks["weight"].int().tolist() == [[0, 0, 0, 0, 1]]
 
 
-class Rows(Structure):
-    """Whole output neurons compete."""
-
-    name = "rows"
-
-    def split(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(1, len(tensor), -1)
-
-    def merge(self, units: Tensor, shape: torch.Size) -> Tensor:
-        return units.reshape(shape)
-
-
-class EachRow(Structure):
-    """The weights of each output neuron compete among themselves."""
-
-    name = "each_row"
-
-    def split(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(len(tensor), -1, 1)
-
-    def merge(self, units: Tensor, shape: torch.Size) -> Tensor:
-        return units.reshape(shape)
-
-
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("form", ["original", "itop"])
-def test_another_structure_is_one_class(form: str) -> None:
+def test_filters_drop_and_grow_whole(form: str) -> None:
     weight = torch.tensor([[3.0, 3.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
     mask = torch.tensor([[True, True], [True, True], [False, False], [False, False]])
     gradient = torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 0.0], [4.0, 4.0]])  # the norm of (4, 4) is larger than 5
-    layer = Layer(weight, mask, torch.zeros(4, 2), schedule=always(0.5), structure=Rows(), form=form)
+    layer = Layer(weight, mask, torch.zeros(4, 2), schedule=always(0.5), structure=Filter(), form=form)
     layer.step(gradient)
     assert layer.masks["weight"].int().tolist() == [[1, 1], [0, 0], [0, 0], [1, 1]]
     assert layer.weight.tolist() == [[3, 3], [0, 0], [0, 0], [0, 0]]
@@ -158,8 +134,20 @@ def test_another_structure_is_one_class(form: str) -> None:
 def test_each_row_of_a_structure_keeps_its_own_count() -> None:
     draws = torch.Generator().manual_seed(0)
     mask = torch.arange(10) < torch.tensor([[2], [5], [9], [10]])
-    layer = Layer(torch.randn(4, 10, generator=draws), mask, torch.zeros(4, 10), schedule=always(0.4), structure=EachRow())
+    layer = Layer(torch.randn(4, 10, generator=draws), mask, torch.zeros(4, 10), schedule=always(0.4), structure=FanIn())
     for _ in range(5):
         layer.step(torch.randn(4, 10, generator=draws))
         assert layer.masks["weight"].sum(1).tolist() == [2, 5, 9, 10]
     assert not torch.equal(layer.masks["weight"], mask)
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(("form", "dropped"), [("original", 1), ("itop", 2)])
+def test_the_fraction_is_of_the_layer_and_each_set_grows_what_it_lost(form: str, dropped: int) -> None:
+    """30 % of the four active weights of two 2:4 groups: the worst of the layer, 0.2, and in ITOP's rounding the next, 0.4."""
+    weight = torch.tensor([[0.2, 0.9, 0.0, 0.0, 0.4, 0.0, 0.0, 0.8]])
+    gradient = torch.tensor([[0.0, 9.0, 1.0, 2.0, 0.0, 3.0, 4.0, 9.0]])
+    layer = Layer(weight, weight > 0, torch.zeros(1, 8), schedule=always(0.3), structure=NM(2, 4), form=form)
+    layer.step(gradient)
+    second = [0, 0, 1, 1] if dropped == 2 else [1, 0, 0, 1]
+    assert layer.masks["weight"].int().tolist() == [[0, 1, 0, 1, *second]]

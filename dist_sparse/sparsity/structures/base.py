@@ -1,4 +1,4 @@
-"""What is kept or dropped together.
+"""What a structure is: how to cut a weight into units, and how to put it together again.
 
 A structure cuts a weight into units and arranges them as ``[S, U]``: S selection sets in which U units compete. The exact
 row-wise functions of :mod:`dist_sparse.sparsity.selection` then serve every structure. One class a structure; it says how
@@ -16,6 +16,35 @@ class Structure(ABC):
     """Units of E weights each, arranged in S rows of U competitors."""
 
     name: ClassVar[str]
+    form: ClassVar[str]
+    """How it is written in a configuration, such as ``block:ROWSxCOLUMNS``."""
+    example: ClassVar[str]
+    """One that can be written, such as ``block:4x1``."""
+    unit: ClassVar[str]
+    """What is kept or dropped together, in a few words for the table."""
+    competitors: ClassVar[str]
+    """Which units compete with one another, in a few words for the table."""
+    layer_wide: ClassVar[bool] = True
+    """All units of a layer compete, so that there may be any number of them."""
+
+    @classmethod
+    def parse(cls, argument: str | None) -> "Structure":
+        """The structure from what follows its name and a colon in a configuration, None if nothing does.
+
+        Raises:
+            ValueError: it cannot be understood; says why, in words that can follow the text and a colon.
+        """
+        if argument is not None:
+            raise ValueError("nothing may follow the name")
+        return cls()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    @property
+    def density(self) -> float | None:
+        """The density that the structure itself fixes for every layer, or None if any will do."""
+        return None
 
     @abstractmethod
     def split(self, tensor: Tensor) -> Tensor:
@@ -48,18 +77,3 @@ class Structure(ABC):
         """The bool mask of ``shape`` that keeps the ``active`` units [S, U]."""
         size = self.counts(shape)[2]
         return self.merge(active.unsqueeze(2).expand(*active.shape, size), shape)
-
-
-class Unstructured(Structure):
-    """Every weight is a unit of its own and competes with all others of its layer: (1, numel)."""
-
-    name = "unstructured"
-
-    def split(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(1, -1, 1)
-
-    def merge(self, units: Tensor, shape: torch.Size) -> Tensor:
-        return units.reshape(shape)
-
-
-STRUCTURES: dict[str, type[Structure]] = {cls.name: cls for cls in (Unstructured,)}

@@ -1,0 +1,120 @@
+"""Pruning along a ramp: which active units stay when the density comes down, over the whole network or in each layer."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Size, Tensor
+
+from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.global_selection import global_top_k
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.method import WeightAccess
+from dist_sparse.sparsity.schedules import CubicRamp, share_of
+from dist_sparse.sparsity.selection import top_k
+from dist_sparse.sparsity.structures import Structure
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner(ABC):
+    """Prunes by magnitude; a weight that is inactive never comes back by it."""
+
+    ramp: CubicRamp
+    interval: int
+    structure: Structure
+
+    def prune(self, regular: int, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor] | None:
+        """The masks after the update of step ``regular``, or None after the ramp. Collective."""
+        number = regular // self.interval
+        if number > self.ramp.last:
+            return None
+        return self.select(self.ramp(number), access, masks, agreement)
+
+    @abstractmethod
+    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+        """The masks at a density. Collective."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPruner(Pruner):
+    """The units of largest magnitude of all layers together stay, exactly ``round(density * weights)`` weights.
+
+    Units of several weights compare by their root mean square, and are kept while they fit.
+    """
+
+    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+        weights = {name: access.weight(name) for name in masks.names}
+        sizes = {name: self.structure.counts(weight.shape)[2] for name, weight in weights.items()}
+        owned, some = agreement.owned(), next(iter(weights.values()))
+        chosen = global_top_k(
+            {name: self.structure.score(scores.magnitude(weights[name])) / sizes[name] ** 0.5 for name in owned},
+            {name: self.structure.active(masks[name]) for name in owned},
+            share_of(density, sum(weight.numel() for weight in weights.values())),
+            layers=masks.names,
+            sizes=sizes,
+            dtype=torch.promote_types(torch.float32, some.dtype),
+            device=some.device,
+            total=agreement.total,
+        )
+        pruned = agreement.decide(lambda name: self.structure.mask(chosen[name], weights[name].shape))
+        if empty := [name for name, mask in pruned.items() if not mask.any()]:
+            _log.warning("pruning has emptied %s", ", ".join(empty))
+        return pruned
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformPruner(Pruner):
+    """The units of largest magnitude of each selection set stay: the same density for all layers.
+
+    The classifier keeps a density of 0.2 once the others fall below that (Gale et al., 2019, arXiv 1902.09574), and the
+    others make up for it.
+    """
+
+    shapes: Mapping[str, Size]
+    classifier: str | None
+
+    def densities(self, density: Fraction) -> dict[str, Fraction]:
+        """The density of each layer at an overall density."""
+        common = dict.fromkeys(self.shapes, density)
+        kept = Fraction(1, 5)
+        if self.classifier is None or density >= kept:
+            return common
+        total, last = sum(shape.numel() for shape in self.shapes.values()), self.shapes[self.classifier].numel()
+        others = (density * total - kept * last) / (total - last)
+        return {name: kept if name == self.classifier else others for name in common}
+
+    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+        densities = self.densities(density)
+        return agreement.decide(lambda name: self._select(access.weight(name), masks[name], densities[name]))
+
+    def _select(self, weight: Tensor, mask: Tensor, density: Fraction) -> Tensor:
+        active = self.structure.active(mask)
+        keep = active.sum(1).cpu().clamp(max=share_of(density, active.shape[1]))
+        score = self.structure.score(scores.magnitude(weight))
+        return self.structure.mask(top_k(score, keep, among=active), weight.shape)
+
+
+def refusal_of_global_pruning(structure: Structure) -> str | None:
+    """Why a structure cannot be pruned over all layers together, or None if it can."""
+    return (
+        None
+        if structure.layer_wide
+        else "it prunes all layers together, whatever is then left in a set; its `_uniform` form counts"
+    )
+
+
+def classifier_to_spare(classifier: str, shapes: Mapping[str, Size], density: float) -> str | None:
+    """The classifier if it is masked, not alone, and leaves something for the other layers at the final density."""
+    total = sum(shape.numel() for shape in shapes.values())
+    if classifier not in shapes or len(shapes) == 1:
+        return None
+    if Fraction(str(density)) * total <= Fraction(1, 5) * shapes[classifier].numel():
+        _log.warning("%s gets no density of its own: a fifth of it is more than all layers together may keep", classifier)
+        return None
+    return classifier

@@ -1,0 +1,54 @@
+"""Methods whose masks move on a schedule: what dropping and growing shares with pruning."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.schedules import UpdateSchedule
+from dist_sparse.sparsity.structures import Structure
+
+
+class Updating(Method):
+    """Moves the masks when the schedule says so, instead of the optimizer's step or after it."""
+
+    def __init__(self, *, structure: Structure, schedule: UpdateSchedule, **method: Any) -> None:
+        super().__init__(**method)
+        self._structure, self._schedule = structure, schedule
+        self._last_step = 0
+        self._due: int | None = None
+        """The regular step of the update that this step makes (an earlier one after overflows)."""
+
+    @property
+    def replaces_step(self) -> bool:
+        """An update takes the place of the optimizer's step."""
+        return False
+
+    @abstractmethod
+    def update(self, step: int, regular: int) -> None:
+        """Move the masks at ``step``, for the update that belongs to step ``regular``. Collective."""
+
+    def collect(self, step: int) -> None:
+        """Take what the update needs from this step's dense gradients, before they are masked."""
+
+    def after_backward(self, step: int) -> Decision:
+        self._due = self._schedule.due_step(self._last_step, step)
+        self._last_step = step
+        self.collect(step)
+        due = self._due is not None
+        if self._due is not None and self.replaces_step:
+            self.update(step, self._due)
+        self.access.mask_gradients(self.masks)
+        return Decision(skip_optimizer=due and self.replaces_step, updates_masks=due)
+
+    def after_step(self, step: int) -> None:
+        super().after_step(step)
+        if self._due is not None and not self.replaces_step:
+            self.update(step, self._due)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "last_step": self._last_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._last_step = state["last_step"]
