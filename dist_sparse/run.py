@@ -119,6 +119,8 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "best_step": progress.best_step,
         "last_top1": progress.last_top1,
         "density": trainer.method.masks.density(),
+        "mean_density": progress.mean_density,
+        "peak_density": progress.peak_density,
         **cost.summary(),
         "steps": progress.step,
         "wall_seconds": progress.seconds,

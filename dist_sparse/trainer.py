@@ -37,6 +37,8 @@ COLUMNS = (
     "val/ema_top5",
     "val/ema_loss",
     "sparsity/density",
+    "sparsity/mean_density",
+    "sparsity/peak_density",
     "sparsity/mask_digest",
     "sparsity/changed",
     "sparsity/exploration",
@@ -61,6 +63,13 @@ class Progress:
     best_step: int = 0
     last_top1: float = -1.0
     seconds: float = 0.0
+    density_sum: float = 0.0
+    """Over the steps made, the density that each ran forward with."""
+    peak_density: float = 0.0
+
+    @property
+    def mean_density(self) -> float:
+        return self.density_sum / max(self.step, 1)
 
 
 @dataclass(kw_only=True)
@@ -121,24 +130,25 @@ class Trainer:
         self._meter.add(loss, len(images))
 
     def _optimizer_step(self, step: int) -> Decision:
-        """From averaged gradients to new weights; a step that overflowed moves neither masks nor weights."""
-        decision = Decision()
-        if self.engine.overflowed:
+        """From averaged gradients to new weights; gradients that overflowed move neither masks nor weights."""
+        progress = self.progress
+        progress.density_sum += self.method.masks.density()
+        progress.peak_density = max(progress.peak_density, self.method.masks.density())
+        overflowed = self.engine.overflowed
+        if overflowed:
             self.engine.step(skip=True)
+            decision = self.method.after_overflow(step)
         else:
             decision = self.method.after_backward(step)
             self.engine.step(skip=decision.skip_optimizer)
             self.method.after_step(step)
-            self._average_weights(decision)
-        self.progress.step = step
+        if decision.updates_masks:
+            self._mask_average()
+        if self.ema is not None and not overflowed:
+            self.ema.update(self.engine.model, step=step)
+        progress.step = step
         self._set_learning_rate()
         return decision
-
-    def _average_weights(self, decision: Decision) -> None:
-        if self.ema is not None:
-            if decision.updates_masks:
-                self._mask_average()
-            self.ema.update(self.engine.model, step=self.progress.step + 1)
 
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
@@ -194,6 +204,8 @@ class Trainer:
         masks = self.method.masks
         return {
             "sparsity/density": masks.density(),
+            "sparsity/mean_density": self.progress.mean_density,
+            "sparsity/peak_density": self.progress.peak_density,
             "sparsity/mask_digest": masks.digest(),
             "sparsity/exploration": masks.exploration(),
         }

@@ -62,6 +62,13 @@ COMBINATIONS = {
         "scheduler.milestones": ["50%"],
         "scheduler.warmup": "2 steps",
     },
+    "mest with micro-batches, averaged weights and a gradient in its score": {
+        "sparsity.method": "mest",
+        "sparsity.mest.removal_gradient": 0.1,
+        "train.accumulation": 2,
+        "train.ema": 0.9,
+    },
+    "mest in fp16": {"sparsity.method": "mest", "train.precision": "fp16"},
     "dense": {"sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
 }
 
@@ -76,7 +83,7 @@ def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert all(math.isfinite(float(row["train/loss"])) for row in rows if row["train/loss"])
     digests = {row["sparsity/mask_digest"] for row in rows if row["sparsity/mask_digest"]}
-    moves = config.sparsity.method in ("set", "rigl")
+    moves = config.sparsity.method in ("set", "rigl", "mest")
     assert (len(digests) > 2) if moves else (len(digests) == 1)
     densities = {float(row["sparsity/density"]) for row in rows if row["sparsity/density"]}
     assert len(densities) == 1

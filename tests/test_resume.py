@@ -97,6 +97,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert metrics(tmp_path) == reference
 
 
+def test_mest_goes_on_where_it_was_about_to_mutate(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    """The checkpoint of step 12 stands right before a mutation, whose score needs that step's gradient."""
+    mest = {"sparsity.method": "mest", "sparsity.mest.removal_gradient": 0.5, "sparsity.update.gradient_steps": 1}
+    values = {**DIGITS, **mest}
+    assert train_here({**values, "output": tmp_path}, interrupt_after=12).code == 130
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0
+    assert "going on after step 12 of 33" in outcome.out
+    assert metrics(tmp_path) == uninterrupted(values)
+
+
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     values = {**DIGITS, "output": tmp_path}
     assert train_here(values, interrupt_after=19).code == 130

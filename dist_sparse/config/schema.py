@@ -159,11 +159,26 @@ class UpdateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MestConfig:
+    __pydantic_config__ = STRICT
+
+    keep: list[Density] = field(default_factory=list)
+    """Overall density that a mutation keeps, by phase: 1 - the reference's lower bounds. Default: 0.8, 0.9 and 1 times the
+    density (EM), or with `grow_to` given the density (EM&S)."""
+    grow_to: list[Density] = field(default_factory=list)
+    """Overall density that a mutation grows to, by phase: 1 - the reference's upper bounds. Default: the density."""
+    decay: list[Duration] | None = None
+    """When the second phase begins, the third and so on. Default for three phases: 56.25% and 75% of the run."""
+    removal_gradient: NonNegative = 0.0
+    """Lambda of the removal score |w| + lambda |g|."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set or rigl."""
+    """dense, static, set, rigl or mest."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active (layers in `keep_dense` do not count)."""
     distribution: Literal["erk", "er", "uniform", "table"] = "erk"
@@ -178,6 +193,8 @@ class SparsityConfig:
     """What is kept or dropped together: unstructured."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
+    mest: MestConfig = MestConfig()
+    """Bounds of method mest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,19 @@ def updates(method: str, *, form: str = "original", interval: int = 2, **keys: A
     }
 
 
+def mest(interval: int = 1, **bounds: Any) -> dict[str, Any]:
+    """EM to the end, or what ``bounds`` say."""
+    bounds = {"keep": [0.2], "grow_to": [0.3], "decay": [], **bounds}
+    return {
+        "sparsity.method": "mest",
+        "sparsity.update.interval": f"{interval} steps",
+        **{f"sparsity.mest.{key}": value for key, value in bounds.items()},
+    }
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    static = values["sparsity.method"] == "static"
-    return {key: value for key, value in values.items() if not (static and key.startswith("sparsity.update"))}
+    unused = {"static": ("sparsity.update",), "mest": ("sparsity.update.end", "sparsity.update.drop_schedule")}
+    return {key: value for key, value in values.items() if not key.startswith(unused.get(values["sparsity.method"], ()))}
 
 
 def on_all_worlds(worlds: Callable[[int], World], folder: Path, values: dict[str, Any]) -> list[list[Trained]]:
@@ -65,6 +75,8 @@ RUNS = [
     pytest.param(updates("rigl", form="itop"), 1, id="rigl-itop"),
     pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, id="rigl-itop-averaged-accumulated"),
     pytest.param(updates("rigl", gradient_steps=2), 1, id="rigl-original-averaged"),
+    pytest.param(mest(), 1, id="mest-em"),
+    pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
 ]
 
 
@@ -86,7 +98,7 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
             assert trained.column("val/loss") == pytest.approx(alone.column("val/loss"), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["static", "set", "rigl"])
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "mest"])
 def test_every_rank_holds_the_same_masks(worlds: Callable[[int], World], tmp_path: Path, method: str) -> None:
     """In float32 and with batch norm too, where rounding and statistics let runs of different world sizes drift apart."""
     values = {
@@ -96,7 +108,7 @@ def test_every_rank_holds_the_same_masks(worlds: Callable[[int], World], tmp_pat
         "train.epochs": 2,
         "sparsity.density": 0.2,
         "sparsity.update.end": "100%",
-        **updates(method, interval=1),
+        **(mest(keep=[0.15], grow_to=[0.2]) if method == "mest" else updates(method, interval=1)),
     }
     runs = on_all_worlds(worlds, tmp_path, values)
     for ranks in runs:
@@ -106,13 +118,13 @@ def test_every_rank_holds_the_same_masks(worlds: Callable[[int], World], tmp_pat
         assert method == "static" or ranks[0].updates >= 20
 
 
-@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5)])
+@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5), ("mest", 6)])
 def test_a_rank_that_disagrees_stops_all(
     worlds: Callable[[int], World], tmp_path: Path, method: str, last_good_step: int
 ) -> None:
     """At the next update, or with static masks at the next validation; a decision of the owner must not paper over it."""
     layer = "blocks.1.mlp.fc1.weight"
-    values = without_unused({**EXACT, "train.epochs": 1, **updates(method, interval=3)})
+    values = without_unused({**EXACT, "train.epochs": 1, **(mest(3) if method == "mest" else updates(method, interval=3))})
     stops = worlds(2).run(cases.train_with_flipped_bit, values, str(tmp_path), rank=1, layer=layer, after_step=4)
     message = f"masks differ between ranks: ranks [1] do not hold rank 0's mask of {layer}"
     assert stops == [(last_good_step, message)] * 2

@@ -2,8 +2,9 @@
 
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.dense import Dense
+from dist_sparse.sparsity.methods.mest import Mest
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.methods.set import Set
 from dist_sparse.sparsity.methods.static import Static
 
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (Dense, Static, Set, RigL)}
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (Dense, Static, Set, RigL, Mest)}

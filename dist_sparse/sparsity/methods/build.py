@@ -18,6 +18,8 @@ from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.mest import Mest, largest_weights
+from dist_sparse.sparsity.methods.mest_bounds import Bounds, plan_bounds
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.structures import STRUCTURES, Structure
@@ -47,6 +49,7 @@ class Plan:
     weights: Mapping[str, Tensor]
     units: Mapping[str, int]
     schedule: UpdateSchedule | None
+    bounds: Bounds | None = None
 
 
 def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run) -> Plan:
@@ -65,6 +68,7 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
         weights=masked,
         units=_active_units(config, {name: weight.shape for name, weight in masked.items()}, structure) if masked else {},
         schedule=_update_schedule(config.update, run) if issubclass(method, DropAndGrow) else None,
+        bounds=_bounds(config, run, masked, structure) if issubclass(method, Mest) else None,
     )
 
 
@@ -73,7 +77,7 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
     run, shapes = plan.run, {name: weight.shape for name, weight in plan.weights.items()}
     agreement = Agreement(shapes, rank=run.rank, world_size=run.world_size, device=run.device)
     masks = Masks(plan.weights)
-    masks.replace(agreement.decide(lambda name: _random_mask(plan, name)) if shapes else {})
+    masks.replace(agreement.decide(lambda name: _initial_mask(plan, name)) if shapes else {})
     options: dict[str, Any] = {"access": access, "masks": masks, "agreement": agreement, "remask": remask}
     cls = METHODS[plan.config.method]
     if issubclass(cls, DropAndGrow):
@@ -87,7 +91,17 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
             seed=run.seed,
             **options,
         )
+    if issubclass(cls, Mest):
+        assert plan.bounds is not None, "plan_method() makes them"
+        gradient = plan.config.mest.removal_gradient
+        return cls(structure=plan.structure, bounds=plan.bounds, removal_gradient=gradient, seed=run.seed, **options)
     return cls(**options)
+
+
+def _initial_mask(plan: Plan, name: str) -> Tensor:
+    if plan.bounds is not None:
+        return largest_weights(plan.weights[name].detach(), plan.units[name], plan.structure)
+    return _random_mask(plan, name)
 
 
 def _random_mask(plan: Plan, name: str) -> Tensor:
@@ -129,6 +143,12 @@ def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Calla
         return partial(distributions.uniform, shapes)
     kernel = config.distribution == "erk"
     return lambda density: distributions.erdos_renyi(shapes, density, power=config.er_power, kernel=kernel)
+
+
+def _bounds(config: SparsityConfig, run: Run, weights: Mapping[str, Tensor], structure: Structure) -> Bounds:
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    distribute = _distribution(config, shapes)
+    return plan_bounds(config, shapes, structure, distribute, lambda length: length.steps(run.steps_per_epoch, run.total_steps))
 
 
 def _update_schedule(update: UpdateConfig, run: Run) -> UpdateSchedule:

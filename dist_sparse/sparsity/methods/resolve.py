@@ -6,10 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow
+from dist_sparse.sparsity.methods.mest import Mest
+from dist_sparse.sparsity.methods.mest_bounds import resolve_bounds
 from dist_sparse.sparsity.structures import STRUCTURES
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,8 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
         update = config.update
         missing = {key: value for key, value in DEFAULTS[update.form].items() if getattr(update, key) is None}
         config = dataclasses.replace(config, update=dataclasses.replace(update, **missing))
+    if issubclass(method, Mest):
+        config = resolve_bounds(config)
     return config
 
 
@@ -49,8 +54,8 @@ def _given(config: Any, prefix: str = "") -> Iterator[str]:
     default = type(config)()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name == "update":
-            yield from _given(value, "update.")
+        if dataclasses.is_dataclass(value) and not isinstance(value, Length):
+            yield from _given(value, f"{field.name}.")
         elif field.name != "method" and value != getattr(default, field.name):
             yield f"{prefix}{field.name}"
 
