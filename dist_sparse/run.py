@@ -122,7 +122,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "mean_density": progress.mean_density,
         "peak_density": progress.peak_density,
         **cost.summary(),
-        "steps": progress.step,
+        "steps": progress.steps_made,
         "wall_seconds": progress.seconds,
     }
 

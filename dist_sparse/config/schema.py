@@ -35,6 +35,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgettingConfig:
+    __pydantic_config__ = STRICT
+
+    epochs: Natural = 0
+    """Epochs on all samples, over which forgetting events are counted. Their ranking is saved in the run's folder."""
+    remove: Natural = 0
+    """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
+    ranking: str | None = None
+    """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     __pydantic_config__ = STRICT
 
@@ -62,6 +74,8 @@ class DataConfig:
     """Loader processes per rank, for training and for validation each (image_folder); 0 loads in the training process."""
     bad_images: Literal["stop", "skip"] = "stop"
     """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """Data-efficient training (MEST): leave out what is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
