@@ -75,7 +75,7 @@ class DataConfig:
     bad_images: Literal["stop", "skip"] = "stop"
     """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
     forgetting: ForgettingConfig = ForgettingConfig()
-    """Data-efficient training (MEST): leave out what is not forgotten."""
+    """Data-efficient training: leave out what is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
