@@ -60,6 +60,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"optim.kwargs": {"betas": [0.9, 0.9]}}, "optim.kwargs.betas: sgd takes no such argument"),
     ({"scheduler.name": "cosin"}, "scheduler.name=cosin: unknown schedule; did you mean cosine"),
     ({"scheduler.warmup": "2 epochs"}, "scheduler.warmup=2 epochs: is 10 steps, the run has only 5"),
+    (
+        {"sparsity.method": "mest", "sparsity.mest.keep": [0.2, 0.3], "sparsity.mest.grow_to": [0.3]},
+        "sparsity.mest: keep has 2 densities, grow_to 1 and decay 0 lengths",
+    ),
+    ({"data.forgetting.remove": 9}, "data.forgetting.remove=9 needs data.forgetting.epochs to count over"),
     ({"resume": "missing.pt"}, "missing.pt: no such checkpoint"),
     ({"output": "/dev/null/run"}, "output=/dev/null/run cannot be written: Not a directory"),
 ]  # fmt: skip
