@@ -15,12 +15,15 @@ from torch.optim import Optimizer
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config
 from dist_sparse.data import Data, DataInfo, build_data
+from dist_sparse.data.clock import Clock
+from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_model
 from dist_sparse.optim import (
+    Predictions,
     SeededMixup,
     build_ema,
     build_loss,
@@ -51,7 +54,8 @@ class Parts:
     plan: Plan
     mixup: SeededMixup | None
     keeps_zeros: bool
-    total_steps: int
+    clock: Clock
+    efficient: EfficientPlan | None
 
 
 def resolved(config: Config) -> Config:
@@ -95,13 +99,13 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
-    steps_per_epoch = data.train.steps_per_epoch
-    total_steps = steps_per_epoch * config.train.epochs
+    efficient = plan_efficient(config.data.forgetting, config.train, data.info)
+    clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     keeps = check_zero_preservation(config.optim, ranks.device)
     facts = Run(
         seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        steps_per_epoch=clock.whole,
+        total_steps=clock.total,
         rank=ranks.rank,
         world_size=ranks.world_size,
         device=ranks.device,
@@ -114,11 +118,12 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         precision=precision,
         model=model,
         optimizer=optimizer,
-        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=steps_per_epoch, total_steps=total_steps),
+        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total),
         plan=plan_method(config.sparsity, _sparse_layers(config, model), facts),
         mixup=build_mixup(config.train, data.info.classes, seed=config.seed, world_size=ranks.world_size),
         keeps_zeros=keeps.weights and keeps.state,
-        total_steps=total_steps,
+        clock=clock,
+        efficient=efficient,
     )
 
 
@@ -132,10 +137,14 @@ def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
 def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None) -> Trainer:
     """Put the parts together, and take over a checkpoint's ``state`` if there is one. Collective."""
     config, ranks = parts.config, parts.ranks
+    loss, forgetting, predictions = build_loss(config.train), None, None
+    if parts.efficient:
+        forgetting = parts.efficient.build(folder.path, ranks.device)
+        loss = predictions = Predictions(loss)
     engine = DDPEngine(
         parts.model,
         parts.optimizer,
-        build_loss(config.train),
+        loss,
         precision=parts.precision,
         accumulation=config.train.accumulation,
         clip_norm=config.train.clip_norm,
@@ -157,10 +166,13 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             columns=COLUMNS,
             resume_step=state["progress"]["step"] if state else None,
             wandb_id=state["wandb_id"] if state else None,
-            total_steps=parts.total_steps,
-            steps_per_epoch=parts.data.train.steps_per_epoch,
+            total_steps=parts.clock.total,
+            steps_per_epoch=parts.clock.whole,
         ),
         store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
+        clock=parts.clock,
+        forgetting=forgetting,
+        predictions=predictions,
     )
     if state:
         trainer.load_state_dict(state)

@@ -142,8 +142,10 @@ def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
         "best_step": progress.best_step,
         "last_top1": progress.last_top1 if progress.best_step else None,
         "density": trainer.method.masks.density(),
+        "mean_density": progress.mean_density,
+        "peak_density": progress.peak_density,
         **_cost(trainer, image).summary(),
-        "steps": progress.step,
+        "steps": progress.steps_made,
         "wall_seconds": progress.seconds,
     }
 

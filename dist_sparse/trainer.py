@@ -16,11 +16,13 @@ from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data import Batch, Data
+from dist_sparse.data.clock import Clock
+from dist_sparse.data.forgetting import Forgetting
 from dist_sparse.distributed import Ranks, copy_first_rank, from_first_rank, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
-from dist_sparse.optim import SeededMixup
+from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.tracking import Tracker
@@ -37,6 +39,8 @@ COLUMNS = (
     "val/ema_top5",
     "val/ema_loss",
     "sparsity/density",
+    "sparsity/mean_density",
+    "sparsity/peak_density",
     "sparsity/mask_digest",
     "sparsity/changed",
     "sparsity/exploration",
@@ -61,6 +65,15 @@ class Progress:
     best_step: int = 0
     last_top1: float = -1.0
     seconds: float = 0.0
+    steps_made: int = 0
+    """Optimizer steps; fewer than ``step`` says where samples were left out."""
+    density_sum: float = 0.0
+    """Over the steps made, the density that each ran forward with."""
+    peak_density: float = 0.0
+
+    @property
+    def mean_density(self) -> float:
+        return self.density_sum / max(self.steps_made, 1)
 
 
 @dataclass(kw_only=True)
@@ -77,12 +90,15 @@ class Trainer:
     ema: ModelEmaV3 | None
     tracker: Tracker
     store: CheckpointStore
+    clock: Clock
+    forgetting: Forgetting | None = None
+    predictions: Predictions | None = None
+    """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         train = self.config.train
-        self.steps_per_epoch = self.data.train.steps_per_epoch
-        self.total_steps = train.epochs * self.steps_per_epoch
+        self.steps_per_epoch, self.total_steps = self.clock.whole, self.clock.total
         self._checkpoint_every = max(1, self.config.checkpoint.every.steps(self.steps_per_epoch, self.total_steps))
         self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
         self._meter = Meter(self.ranks)
@@ -95,21 +111,23 @@ class Trainer:
         if self.progress.step == 0:
             self._log(self._sparsity())
         started = time.perf_counter() - self.progress.seconds
-        for epoch in range(self.progress.step // self.steps_per_epoch, self.config.train.epochs):
-            start_step = self.progress.step - epoch * self.steps_per_epoch
-            for number, batch in enumerate(self.data.train.epoch(epoch, start_step)):
+        for epoch in range(self.clock.place(self.progress.step)[0], self.config.train.epochs):
+            _, start_step = self.clock.place(self.progress.step)
+            among = self.forgetting.positions(epoch) if self.forgetting else None
+            for number, batch in enumerate(self.data.train.epoch(epoch, start_step, among)):
                 self._forward_backward(batch, number)
                 if self.engine.at_step_boundary:
-                    learning_rate = self.engine.learning_rate
-                    decision = self._optimizer_step(self.progress.step + 1)
+                    learning_rate, previous = self.engine.learning_rate, self.progress.step
+                    decision = self._optimizer_step(self.clock.after(previous))
                     self.progress.seconds = time.perf_counter() - started
-                    self._after_step(decision, learning_rate)
+                    self._end_epoch_of_forgetting()
+                    self._after_step(decision, learning_rate, previous)
         self.progress.seconds = time.perf_counter() - started
         return self.progress
 
     def _forward_backward(self, batch: Batch, number: int) -> None:
         """One micro-batch of the step that comes next."""
-        step = self.progress.step + 1
+        step = self.clock.after(self.progress.step)
         torch.manual_seed(
             derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank)
         )
@@ -119,26 +137,36 @@ class Trainer:
         self.method.before_forward(step)
         loss = self.engine.forward_backward(images, targets)
         self._meter.add(loss, len(images))
+        if self.forgetting and self.predictions and self.forgetting.counts_in(self.clock.place(self.progress.step)[0]):
+            self.forgetting.see(batch.indices, self.predictions.last == batch.labels)
+
+    def _end_epoch_of_forgetting(self) -> None:
+        """Before the step's checkpoint, which is to hold the epoch's counts."""
+        epochs, rest = divmod(self.progress.step, self.steps_per_epoch)
+        if self.forgetting and not rest:
+            self.forgetting.end_epoch(epochs - 1, save=self.ranks.is_first)
 
     def _optimizer_step(self, step: int) -> Decision:
-        """From averaged gradients to new weights; a step that overflowed moves neither masks nor weights."""
-        decision = Decision()
-        if self.engine.overflowed:
+        """From averaged gradients to new weights; gradients that overflowed move neither masks nor weights."""
+        progress = self.progress
+        progress.density_sum += self.method.masks.density()
+        progress.peak_density = max(progress.peak_density, self.method.masks.density())
+        overflowed = self.engine.overflowed
+        if overflowed:
             self.engine.step(skip=True)
+            decision = self.method.after_overflow(step)
         else:
             decision = self.method.after_backward(step)
             self.engine.step(skip=decision.skip_optimizer)
             self.method.after_step(step)
-            self._average_weights(decision)
-        self.progress.step = step
+        if decision.updates_masks:
+            self._mask_average()
+        if self.ema is not None and not overflowed:
+            self.ema.update(self.engine.model, step=step)
+        progress.step = step
+        progress.steps_made += 1
         self._set_learning_rate()
         return decision
-
-    def _average_weights(self, decision: Decision) -> None:
-        if self.ema is not None:
-            if decision.updates_masks:
-                self._mask_average()
-            self.ema.update(self.engine.model, step=self.progress.step + 1)
 
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
@@ -150,22 +178,22 @@ class Trainer:
         """The rate for the next step; a pure function of the steps that were made."""
         self.scheduler.step_update(self.progress.step)
 
-    def _after_step(self, decision: Decision, learning_rate: float) -> None:
-        """Log, validate and save, whatever is due."""
+    def _after_step(self, decision: Decision, learning_rate: float, previous: int) -> None:
+        """Log, validate and save, whatever is due since step ``previous``."""
         step, tracking = self.progress.step, self.config.tracking
         last = step == self.total_steps
-        if step % self._check_loss_every == 0 or last:
+        if _due(self._check_loss_every, previous, step) or last:
             self._stop_if_diverged(last=last)
         if decision.updates_masks:
             masks, changed = self.method.masks, self.method.changed
             self._log({**self._sparsity(), "sparsity/changed": masks.share(changed)})
             self.tracker.log_layers(step, densities=masks.densities(), changed=masks.shares(changed))
-        if step % tracking.log_every == 0 or last:
+        if _due(tracking.log_every, previous, step) or last:
             self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
         with self._meter.paused():
             best_before = (self.progress.best_top1, self.progress.best_step)
             improved = self._validation_due(step) and self._validate()
-            if improved or last or step % self._checkpoint_every == 0:
+            if improved or last or _due(self._checkpoint_every, previous, step):
                 saved = self._save(best=improved)
                 if improved and not saved:  # the best is what best.pt holds
                     self.progress.best_top1, self.progress.best_step = best_before
@@ -197,6 +225,8 @@ class Trainer:
         masks = self.method.masks
         return {
             "sparsity/density": masks.density(),
+            "sparsity/mean_density": self.progress.mean_density,
+            "sparsity/peak_density": self.progress.peak_density,
             "sparsity/mask_digest": masks.digest(),
             "sparsity/exploration": masks.exploration(),
         }
@@ -232,6 +262,7 @@ class Trainer:
             "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
             "method": self.method.state_dict(),
             "meter": self._meter.state_dict(),
+            "forgetting": self.forgetting.state_dict() if self.forgetting else None,
             "progress": dataclasses.asdict(self.progress),
             "config": to_flat(self.config),
             "data": dataclasses.asdict(self.data.info),
@@ -246,12 +277,19 @@ class Trainer:
             self.ema.module.load_state_dict(state["state_dict_ema"])
         self.method.load_state_dict(state["method"])
         self._meter.load_state_dict(state["meter"])
+        if self.forgetting:
+            self.forgetting.load_state_dict(state["forgetting"])
         self.progress = Progress(**state["progress"])
 
 
 def _not_finite(model: nn.Module) -> Tensor:
     """1 if some weight is not finite, else 0."""
     return 1 - torch.stack([weight.isfinite().all() for weight in model.parameters()]).all().int()
+
+
+def _due(every: int, previous: int, step: int) -> bool:
+    """A multiple of ``every`` lies after ``previous`` and up to ``step`` (which need not be neighbours)."""
+    return step // every > previous // every
 
 
 def _peak_memory(device: torch.device) -> int:

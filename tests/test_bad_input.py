@@ -65,6 +65,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"name": "a/b"}, "name=a/b (from the command line): should be of letters, digits and _ . - only"),
     ({"scheduler.warmup": "1e308 epochs"}, "scheduler.warmup=1e308 epochs (from the command line): should be at most 1e12"),
     ({"checkpoint.every": 0}, "checkpoint.every=0 (from the command line): should be longer than 0"),
+    (
+        {"sparsity.method": "mest", "sparsity.mest.keep": [0.2, 0.3], "sparsity.mest.grow_to": [0.3]},
+        "sparsity.mest: keep has 2 densities, grow_to 1 and decay 0 lengths",
+    ),
+    ({"data.forgetting.remove": 9}, "data.forgetting.remove=9 needs data.forgetting.epochs to count over"),
     ({"resume": "missing.pt"}, "missing.pt: no such checkpoint"),
     ({"output": "/dev/null/run"}, "output=/dev/null/run cannot be written: Not a directory"),
 ]  # fmt: skip

@@ -77,6 +77,13 @@ COMBINATIONS = {
     "rigl with kernels in every filter": {"sparsity.structure": "kernel_per_filter", "sparsity.keep_dense": ["first"]},
     "rigl with filters": {"sparsity.structure": "filter", **HALF},
     "set with channels": {"sparsity.method": "set", "sparsity.structure": "channel", "sparsity.keep_dense": ["first"], **HALF},
+    "mest with blocks": {
+        **BLOCKS,
+        "sparsity.method": "mest",
+        "sparsity.mest.keep": [0.1],
+        "sparsity.mest.decay": [],
+        "sparsity.update.interval": 3,
+    },
     "static with blocks on a transformer": {
         **VIT,
         **BLOCKS,
@@ -93,6 +100,13 @@ COMBINATIONS = {
         "scheduler.milestones": ["50%"],
         "scheduler.warmup": "2 steps",
     },
+    "mest with micro-batches, averaged weights and a gradient in its score": {
+        "sparsity.method": "mest",
+        "sparsity.mest.removal_gradient": 0.1,
+        "train.accumulation": 2,
+        "train.ema": 0.9,
+    },
+    "mest in fp16": {"sparsity.method": "mest", "train.precision": "fp16"},
     "dense": {"sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
 }
 
@@ -107,7 +121,7 @@ def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert all(math.isfinite(float(row["train/loss"])) for row in rows if row["train/loss"])
     digests = {row["sparsity/mask_digest"] for row in rows if row["sparsity/mask_digest"]}
-    moves = config.sparsity.method in ("set", "rigl")
+    moves = config.sparsity.method in ("set", "rigl", "mest")
     assert (len(digests) > 2) if moves else (len(digests) == 1)
     densities = {float(row["sparsity/density"]) for row in rows if row["sparsity/density"]}
     assert len(densities) == 1

@@ -1,5 +1,6 @@
 """A run that is killed anywhere and started again goes on as if nothing had happened: the same metrics.csv, bit for bit."""
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -111,6 +112,36 @@ def test_a_run_goes_on_in_the_middle_of_its_ramp(tmp_path: Path, uninterrupted: 
     assert train_here(values, interrupt_after=14).code == 130
     assert "going on after step 12 of 33" in train_here(values).out
     assert metrics(tmp_path) == uninterrupted(RAMP)
+
+
+def test_mest_goes_on_where_it_was_about_to_mutate(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    """The checkpoint of step 12 stands right before a mutation, whose score needs that step's gradient."""
+    mest = {"sparsity.method": "mest", "sparsity.mest.removal_gradient": 0.5, "sparsity.update.gradient_steps": 1}
+    values = {**DIGITS, **mest}
+    assert train_here({**values, "output": tmp_path}, interrupt_after=12).code == 130
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0
+    assert "going on after step 12 of 33" in outcome.out
+    assert metrics(tmp_path) == uninterrupted(values)
+
+
+@pytest.mark.parametrize(("stopped_at", "resumed_at"), [(16, 15), (28, 28)])
+def test_forgetting_is_counted_on_and_left_out_again(
+    tmp_path: Path, uninterrupted: Uninterrupted, stopped_at: int, resumed_at: int
+) -> None:
+    """Stopped within the epochs that count, and within the short one after them: steps 23, 25, 26, 28, 29, 31, 33."""
+    values = {**DIGITS, "train.mixup": 0.0, "data.forgetting.epochs": 2, "data.forgetting.remove": 500}
+    reference = uninterrupted(values)
+    assert train_here({**values, "output": tmp_path}, interrupt_after=stopped_at).code == 130
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0
+    assert f"going on after step {resumed_at} of 33" in outcome.out
+    assert metrics(tmp_path) == reference
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 11 + 11 + 7
+    again = {**values, "data.forgetting.ranking": tmp_path / "forgetting.pt", "output": tmp_path / "again"}
+    if stopped_at == 28:  # a ranking that is read does what the counting run did
+        assert train_here(again).code == 0
+        assert metrics(tmp_path / "again") == reference
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path: Path, uninterrupted: Uninterrupted) -> None:

@@ -42,6 +42,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgettingConfig:
+    __pydantic_config__ = STRICT
+
+    epochs: Natural = 0
+    """Epochs on all samples, over which forgetting events are counted. Their ranking is saved in the run's folder."""
+    remove: Natural = 0
+    """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
+    ranking: str | None = None
+    """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     __pydantic_config__ = STRICT
 
@@ -69,6 +81,8 @@ class DataConfig:
     """Loader processes per rank, for training and for validation each (image_folder); 0 loads in the training process."""
     bad_images: Literal["stop", "skip"] = "stop"
     """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """Data-efficient training: leave out what is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +200,26 @@ class RampConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MestConfig:
+    __pydantic_config__ = STRICT
+
+    keep: list[Density] = field(default_factory=list)
+    """Overall density that a mutation keeps, by phase: 1 - the reference's lower bounds. Default: 0.8, 0.9 and 1 times the
+    density (EM), or with `grow_to` given the density (EM&S)."""
+    grow_to: list[Density] = field(default_factory=list)
+    """Overall density that a mutation grows to, by phase: 1 - the reference's upper bounds. Default: the density."""
+    decay: list[Duration] | None = None
+    """When the second phase begins, the third and so on. Default for three phases: 56.25% and 75% of the run."""
+    removal_gradient: NonNegative = 0.0
+    """Lambda of the removal score |w| + lambda |g|."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp or gmp_uniform."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform or mest."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
     distribution: Literal["erk", "er", "uniform", "table"] | None = None
@@ -207,6 +236,8 @@ class SparsityConfig:
     """When and how far the masks move."""
     ramp: RampConfig = RampConfig()
     """How methods that prune come down to the density."""
+    mest: MestConfig = MestConfig()
+    """Bounds of method mest."""
 
 
 @dataclass(frozen=True, kw_only=True)

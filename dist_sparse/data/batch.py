@@ -39,8 +39,11 @@ class TrainLoader(Protocol):
         """Optimizer steps of one epoch; a remainder smaller than one global batch is left out, another one each epoch."""
         ...
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """This rank's micro-batches of one epoch, ``accumulation`` per optimizer step, from ``start_step`` on."""
+    def epoch(self, epoch: int, start_step: int = 0, among: Tensor | None = None) -> Iterator[Batch]:
+        """This rank's micro-batches of one epoch, ``accumulation`` per optimizer step, from ``start_step`` on.
+
+        ``among``: int64 positions on the CPU that the epoch is made of; None for all.
+        """
         ...
 
 

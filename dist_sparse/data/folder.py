@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -53,10 +54,12 @@ class EpochSampler:
         self._plan = plan
         self.place: tuple[int, int] = (0, 0)
         """Epoch and first step of the next pass."""
+        self.among: Tensor | None = None
+        """Positions that the next pass draws from; None for all."""
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, start_step = self.place
-        for _, positions in self._plan.steps(epoch, start_step):
+        for _, positions in self._plan.steps(epoch, start_step, self.among):
             for share in self._plan.shares:
                 yield [(epoch, position) for position in positions[share].tolist()]
 
@@ -74,8 +77,8 @@ class FolderTrainLoader:
     def steps_per_epoch(self) -> int:
         return self._plan.steps_per_epoch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        self._sampler.place = (epoch, start_step)
+    def epoch(self, epoch: int, start_step: int = 0, among: Tensor | None = None) -> Iterator[Batch]:
+        self._sampler.place, self._sampler.among = (epoch, start_step), among
         for pixels in self._loader:
             batch = self._finish(pixels)
             if not len(batch.labels):

@@ -54,12 +54,16 @@ class BatchPlan:
         starts = (a * micro + self.loading.rank * share for a in range(self.loading.accumulation))
         return [slice(start, start + share) for start in starts]
 
-    def steps(self, epoch: int, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Pairs of step and the [batch_size] int64 positions of its global batch, on the CPU."""
-        assert 0 <= start_step <= self.steps_per_epoch
-        batch = self.loading.batch_size
-        order = torch.randperm(self.size, generator=generator("order", self.loading.seed, epoch))
-        for step in range(start_step, self.steps_per_epoch):
+    def steps(self, epoch: int, start_step: int = 0, among: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Pairs of step and the [batch_size] int64 positions of its global batch, on the CPU.
+
+        ``among``: int64 positions on the CPU to draw from instead of all; the epoch is that much shorter.
+        """
+        batch, size = self.loading.batch_size, self.size if among is None else len(among)
+        assert 0 <= start_step <= size // batch
+        order = torch.randperm(size, generator=generator("order", self.loading.seed, epoch))
+        order = order if among is None else among[order]
+        for step in range(start_step, size // batch):
             yield step, order[step * batch : (step + 1) * batch]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dist_sparse.config.schema import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
@@ -28,9 +29,9 @@ class SmallTrainLoader:
     def steps_per_epoch(self) -> int:
         return self.plan.steps_per_epoch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0, among: Tensor | None = None) -> Iterator[Batch]:
         device = self.split.images.device
-        for step, positions in self.plan.steps(epoch, start_step):
+        for step, positions in self.plan.steps(epoch, start_step, among):
             draw = None
             if self.augment is not None:
                 draw = self.augment.draw(len(positions), generator("augment", self.plan.loading.seed, epoch, step))

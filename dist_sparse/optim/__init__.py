@@ -1,11 +1,13 @@
 """What turns gradients into weights: timm's optimizers and schedules, and the regularisers around the loss."""
 
 from dist_sparse.optim.optimizer import build_optimizer, effective_lr
+from dist_sparse.optim.predictions import Predictions
 from dist_sparse.optim.regularise import SeededMixup, build_ema, build_loss, build_mixup
 from dist_sparse.optim.scheduler import build_scheduler
 from dist_sparse.optim.zeros import ZeroPreservation, check_zero_preservation, try_zero_preservation
 
 __all__ = [
+    "Predictions",
     "SeededMixup",
     "ZeroPreservation",
     "build_ema",

@@ -48,7 +48,8 @@ class Method:
 
     The trainer calls, on every optimizer step (1 is the first): :meth:`before_forward`, :meth:`after_backward` once the
     gradient is averaged, the engine's step, :meth:`after_step`. On a step whose gradients overflowed the last two are left
-    out.
+    out, and :meth:`after_overflow` is called instead. Masks may move before the forward of a step or after its backward; the
+    step's :class:`Decision` tells of either.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,10 @@ class Method:
     def after_backward(self, step: int) -> Decision:
         """Move the masks if it is time, then mask the gradients."""
         self.access.mask_gradients(self.masks)
+        return Decision()
+
+    def after_overflow(self, step: int) -> Decision:
+        """Told of a step whose gradients overflowed, in place of the two calls around its step: it moves nothing."""
         return Decision()
 
     def after_step(self, step: int) -> None:

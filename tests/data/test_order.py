@@ -63,6 +63,16 @@ def test_start_step_goes_on_where_an_epoch_stopped():
     assert list(plan().steps(2, start_step=12)) == []
 
 
+def test_an_epoch_among_some_positions_is_shorter_and_draws_from_them_alone():
+    among = torch.arange(0, 100, 3)
+    steps = [positions for _, positions in plan().steps(1, among=among)]
+    assert len(steps) == len(among) // 8
+    drawn = torch.cat(steps)
+    assert len(drawn.unique()) == len(drawn) and torch.isin(drawn, among).all()
+    rest = [positions for _, positions in plan().steps(1, start_step=2, among=among)]
+    assert all(torch.equal(a, b) for a, b in zip(steps[2:], rest, strict=True))
+
+
 @given(size=st.integers(0, 50), world_size=st.integers(1, 8))
 def test_validation_sees_every_sample_once(size, world_size):
     shares = [

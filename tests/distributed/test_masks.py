@@ -51,9 +51,19 @@ def pruning(method: str, **ramp: Any) -> dict[str, Any]:
     return keys | {f"sparsity.ramp.{key}": value for key, value in ramp.items()}
 
 
+def mest(interval: int = 1, **bounds: Any) -> dict[str, Any]:
+    """EM to the end, or what ``bounds`` say."""
+    bounds = {"keep": [0.2], "grow_to": [0.3], "decay": [], **bounds}
+    return {
+        "sparsity.method": "mest",
+        "sparsity.update.interval": f"{interval} steps",
+        **{f"sparsity.mest.{key}": value for key, value in bounds.items()},
+    }
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    static = values["sparsity.method"] == "static"
-    return {key: value for key, value in values.items() if not (static and key.startswith("sparsity.update"))}
+    unused = {"static": ("sparsity.update",), "mest": ("sparsity.update.end", "sparsity.update.drop_schedule")}
+    return {key: value for key, value in values.items() if not key.startswith(unused.get(values["sparsity.method"], ()))}
 
 
 def on_all_worlds(worlds: Callable[[int], World], folder: Path, values: dict[str, Any]) -> list[list[Trained]]:
@@ -81,6 +91,8 @@ RUNS = [
     pytest.param({**updates("rigl"), **BLOCKS}, 1, id="rigl-blocks"),
     pytest.param({**updates("rigl", form="itop"), **TWO_OF_FOUR}, 1, id="rigl-itop-two-of-four"),
     pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, id="set-fan-in"),
+    pytest.param(mest(), 1, id="mest-em"),
+    pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
 ]
 
 
@@ -104,8 +116,8 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize(
     ("method", "structure"),
-    [("static", {}), ("set", {}), ("rigl", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR)],
-    ids=["static", "set", "rigl", "set-blocks", "rigl-two-of-four"],
+    [("static", {}), ("set", {}), ("rigl", {}), ("mest", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR), ("mest", BLOCKS)],
+    ids=["static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks"],
 )
 def test_every_rank_holds_the_same_masks(
     worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any]
@@ -118,7 +130,7 @@ def test_every_rank_holds_the_same_masks(
         "train.epochs": 2,
         "sparsity.density": 0.2,
         "sparsity.update.end": "100%",
-        **updates(method, interval=1, drop_schedule="constant"),
+        **(mest(keep=[0.15], grow_to=[0.2]) if method == "mest" else updates(method, interval=1, drop_schedule="constant")),
         **structure,
     }
     runs = on_all_worlds(worlds, tmp_path, values)
@@ -129,13 +141,13 @@ def test_every_rank_holds_the_same_masks(
         assert method == "static" or ranks[0].updates >= 20
 
 
-@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5)])
+@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5), ("mest", 6)])
 def test_a_rank_that_disagrees_stops_all(
     worlds: Callable[[int], World], tmp_path: Path, method: str, last_good_step: int
 ) -> None:
     """At the next update, or with static masks at the next validation; a decision of the owner must not paper over it."""
     layer = "blocks.1.mlp.fc1.weight"
-    values = without_unused({**EXACT, "train.epochs": 1, **updates(method, interval=3)})
+    values = without_unused({**EXACT, "train.epochs": 1, **(mest(3) if method == "mest" else updates(method, interval=3))})
     stops = worlds(2).run(cases.train_with_flipped_bit, values, str(tmp_path), rank=1, layer=layer, after_step=4)
     message = f"masks differ between ranks: ranks [1] do not hold rank 0's mask of {layer}"
     assert stops == [(last_good_step, message)] * 2

@@ -60,9 +60,9 @@ class SmallRun:
         self.number += 1
         self.method.before_forward(self.number)
         self.engine.forward_backward(images, targets)
-        decision = Decision()
         if self.engine.overflowed:
             self.engine.step(skip=True)
+            decision = self.method.after_overflow(self.number)
         else:
             decision = self.method.after_backward(self.number)
             on_gradients()

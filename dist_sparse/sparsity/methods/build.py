@@ -22,6 +22,8 @@ from dist_sparse.sparsity.methods.combinations import check_fit, warn_of_roundin
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.methods.gmp import Gmp
 from dist_sparse.sparsity.methods.granet import GraNet
+from dist_sparse.sparsity.methods.mest import Mest, largest_weights
+from dist_sparse.sparsity.methods.mest_bounds import Bounds, plan_bounds
 from dist_sparse.sparsity.methods.pruning import Pruner
 from dist_sparse.sparsity.methods.ramp import Window, at_start, build_pruner, with_ramp
 from dist_sparse.sparsity.methods.updating import Updating
@@ -57,6 +59,7 @@ class Plan:
     units: Mapping[str, int]
     schedule: UpdateSchedule | None
     pruner: Pruner | None
+    bounds: Bounds | None
 
 
 def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run) -> Plan:
@@ -76,6 +79,7 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
     if issubclass(method, DropAndGrow):
         schedule = _update_schedule(config.update, run)
         _check_units(config, shapes, structure)
+    bounds = _bounds(config, run, masked, structure) if issubclass(method, Mest) else None
     if issubclass(method, Gmp | GraNet):
         window = _window(config, run)
         pruner = build_pruner(
@@ -87,7 +91,16 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: Run)
             classifier=run.classifier,
         )
         schedule = with_ramp(schedule, pruner, window)
-    return Plan(config=config, run=run, structure=structure, weights=masked, units=units, schedule=schedule, pruner=pruner)
+    return Plan(
+        config=config,
+        run=run,
+        structure=structure,
+        weights=masked,
+        units=units,
+        schedule=schedule,
+        pruner=pruner,
+        bounds=bounds,
+    )
 
 
 def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
@@ -95,7 +108,7 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
     run, shapes = plan.run, {name: weight.shape for name, weight in plan.weights.items()}
     agreement = Agreement(shapes, rank=run.rank, world_size=run.world_size, device=run.device)
     masks = Masks(plan.weights)
-    masks.replace(agreement.decide(lambda name: _random_mask(plan, name)) if shapes else {})
+    masks.replace(agreement.decide(lambda name: _initial_mask(plan, name)) if shapes else {})
     options: dict[str, Any] = {"access": access, "masks": masks, "agreement": agreement, "remask": remask}
     cls = METHODS[plan.config.method]
     if issubclass(cls, Updating):
@@ -107,7 +120,16 @@ def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
         options |= {"seed": run.seed, **{key: getattr(update, key) for key in keys}}
     if plan.pruner is not None:
         options["pruner"] = plan.pruner
+    if plan.bounds is not None:
+        gradient = plan.config.mest.removal_gradient
+        options |= {"structure": plan.structure, "bounds": plan.bounds, "removal_gradient": gradient, "seed": run.seed}
     return cls(**options)
+
+
+def _initial_mask(plan: Plan, name: str) -> Tensor:
+    if plan.bounds is not None:
+        return largest_weights(plan.weights[name].detach(), plan.units[name], plan.structure)
+    return _random_mask(plan, name)
 
 
 def _random_mask(plan: Plan, name: str) -> Tensor:
@@ -148,6 +170,17 @@ def _distribution(config: SparsityConfig, shapes: distributions.Shapes) -> Calla
         return partial(distributions.uniform, shapes)
     kernel = config.distribution == "erk"
     return lambda density: distributions.erdos_renyi(shapes, density, power=config.er_power, kernel=kernel)
+
+
+def _bounds(config: SparsityConfig, run: Run, weights: Mapping[str, Tensor], structure: Structure) -> Bounds:
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    distribute = _distribution(config, shapes)
+    bounds = plan_bounds(
+        config, shapes, structure, distribute, lambda length: length.steps(run.steps_per_epoch, run.total_steps)
+    )
+    if all(phase.keep == phase.grow_to for phase in bounds.phases):
+        _log.warning("the masks never move: in whole units of structure %s all that is grown is kept", config.structure)
+    return bounds
 
 
 def _update_schedule(update: UpdateConfig, run: Run) -> UpdateSchedule:

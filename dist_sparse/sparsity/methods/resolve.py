@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
@@ -25,10 +26,10 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
     given = config
     config = settle_structure(config, method)
-    config = method.complete(config) if issubclass(method, Completes) else config
-    _warn_of_unused(set(_given(given)), config, _acting(method.uses, config))
     if "density" in method.uses:
         _check_density(config, method.uses)
+    config = method.complete(config) if issubclass(method, Completes) else config
+    _warn_of_unused(set(_given(given)), config, _acting(method.uses, config))
     if "update.removal" in method.uses:
         _check_removal(config)
     return config
@@ -65,7 +66,7 @@ def _given(config: Any, prefix: str = "") -> Iterator[str]:
     default = type(config)()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("update", "ramp"):
+        if dataclasses.is_dataclass(value) and not isinstance(value, Length):
             yield from _given(value, f"{field.name}.")
         elif field.name != "method" and value != getattr(default, field.name):
             yield f"{prefix}{field.name}"

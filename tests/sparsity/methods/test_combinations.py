@@ -8,7 +8,7 @@ import torch
 from torch import Size, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import MestConfig, RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
@@ -54,6 +54,11 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
     pruned = "ramp.end" in METHODS[method].uses
     if pruned:
         update = {"update": UpdateConfig(interval=Length(1, "steps")), "ramp": RampConfig(end=Length(2, "steps"))}
+    if method == "mest":
+        update = {
+            "update": UpdateConfig(interval=Length(1, "steps")),
+            "mest": MestConfig(keep=[0.25], grow_to=[0.5], decay=[]),
+        }
     settings = config(structure, method, density=cutter.density or 0.5, distribution="uniform", **update)
     if METHODS[method].refusal(cutter):
         with pytest.raises(UserError):
@@ -73,7 +78,7 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
                 assert active.sum(1).tolist() == [units // 2] * sets, name
             assert torch.equal(cutter.mask(active, masks[name].shape), masks[name])
             assert not network.get_parameter(name)[~masks[name]].count_nonzero()
-    assert (masks.digest() != first) == (bool(form) or pruned)
+    assert (masks.digest() != first) == bool(update)
     assert 0.4 < masks.density() <= 0.5
 
 
