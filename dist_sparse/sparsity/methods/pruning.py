@@ -49,6 +49,7 @@ class GlobalPruner(Pruner):
     """
 
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+        """The new masks of all layers, from one threshold over the whole network. Collective."""
         weights = {name: access.weight(name) for name in masks.names}
         sizes = {name: self.structure.counts(weight.shape)[2] for name, weight in weights.items()}
         owned, some = agreement.owned(), next(iter(weights.values()))
