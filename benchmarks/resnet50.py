@@ -16,8 +16,9 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.optim import build_optimizer, check_zero_preservation
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Method
-from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
+from dist_sparse.sparsity.methods.build import build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.setting import RunFacts
 
 OPTIMIZER = OptimConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
 DROP_FRACTION = 0.3
@@ -56,7 +57,7 @@ def build(method: str, density: float, precision: Precision, adapt: Callable[[nn
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
     update = ALWAYS if method == "rigl" else UpdateConfig()
     config = resolve(SparsityConfig(method=method, density=None if method == "dense" else density, update=update))
-    run = Run(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
+    run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
     built = build_method(plan_method(config, weights, run), engine, remask=not (keeps.weights and keeps.state))
     built.start()
     return Trainee(model, optimizer, engine, built, weights)

@@ -34,8 +34,9 @@ from dist_sparse.optim import (
 )
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
-from dist_sparse.sparsity.methods.build import Plan, Run, build_method, plan_method
+from dist_sparse.sparsity.methods.build import build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.tracking import build_tracker
 from dist_sparse.trainer import COLUMNS, Trainer
 
@@ -102,7 +103,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     keeps = check_zero_preservation(config.optim, ranks.device)
-    facts = Run(
+    facts = RunFacts(
         seed=config.seed,
         steps_per_epoch=clock.whole,
         total_steps=clock.total,

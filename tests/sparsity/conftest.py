@@ -18,8 +18,9 @@ from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.build import Run, build_method, plan_method
+from dist_sparse.sparsity.methods.build import build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.setting import RunFacts
 
 CPU = torch.device("cpu")
 
@@ -93,7 +94,7 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         seed: int = 0,
     ) -> SmallRun:
         engine = DDPEngine(model, optimizer, loss, precision=Precision(name=precision, device=CPU))
-        run = Run(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
+        run = RunFacts(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
         config = resolve(config)
         method = build_method(plan_method(config, sparse_layers(model, config.keep_dense), run), engine, remask=remask)
         method.start()

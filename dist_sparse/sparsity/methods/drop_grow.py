@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Method
@@ -21,6 +22,7 @@ from dist_sparse.sparsity.methods.redistribution import (
     worth,
 )
 from dist_sparse.sparsity.methods.removal import Removal, removal
+from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.selection import drop_and_grow
 
@@ -109,6 +111,20 @@ class DropAndGrow(Updating):
     def choices(cls) -> dict[str, Any]:
         """The method's own growth and redistribution."""
         return {"growth": cls.default_growth, "redistribution": cls.default_redistribution}
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        return cls.plan_from(setting, setting.config.density)
+
+    @classmethod
+    def plan_from(cls, setting: Setting, density: float | None) -> Plan:
+        """The plan of a method that begins with random masks at ``density``."""
+        units, update = setting.units(density), setting.config.update
+        _check_units(setting)
+        keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution")
+        options = {key: getattr(update, key) for key in keys}
+        options |= {"structure": setting.structure, "schedule": setting.update_schedule(), "seed": setting.run.seed}
+        return Plan(setting=setting, initial_mask=setting.random_masks(units), options=options)
 
     @property
     def replaces_step(self) -> bool:
@@ -222,4 +238,18 @@ class DropAndGrow(Updating):
         self._gradients, self._averages = (
             {name: tensor.to(self.access.weight(name).device) for name, tensor in state[key].items()}
             for key in ("gradients", "averages")
+        )
+
+
+def _check_units(setting: Setting) -> None:
+    """Options that look at single weights need a structure of single weights."""
+    config, structure, shapes = setting.config, setting.structure, setting.shapes
+    if config.update.removal == "set" and any(structure.counts(shape)[2] > 1 for shape in shapes.values()):
+        raise UserError(
+            f"sparsity.update.removal=set looks at signs; structure {config.structure} drops several weights at once"
+        )
+    if config.update.redistribution != "none" and any(structure.counts(shape)[::2] != (1, 1) for shape in shapes.values()):
+        raise UserError(
+            f"sparsity.update.redistribution={config.update.redistribution} moves single weights between layers, "
+            f"which structure {config.structure} does not allow"
         )

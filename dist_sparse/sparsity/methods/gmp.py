@@ -26,6 +26,8 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
+from dist_sparse.sparsity.methods.ramp import Window, build_pruner, with_ramp
+from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
 
@@ -50,6 +52,13 @@ class Gmp(Updating):
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
         return fill(config, update={"interval": Length(1000, "steps")}, ramp={key: RAMP[key] for key in ("start", "end")})
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        window = Window.of(setting)
+        pruner = build_pruner(setting, window, 1.0, globally=cls.prunes_globally)
+        options = {"structure": setting.structure, "pruner": pruner, "schedule": with_ramp(None, pruner, window)}
+        return Plan(setting=setting, initial_mask=setting.random_masks(setting.all_units()), options=options)
 
     def update(self, step: int, regular: int) -> None:
         pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)

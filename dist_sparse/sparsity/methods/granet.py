@@ -19,6 +19,7 @@ and zeros, every rank holds the same masks, and growth, removal and the momentum
 is a density: the reference's ImageNet command passes 0.0 for a dense start and so masks everything.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 from dist_sparse.config.schema import SparsityConfig
@@ -26,6 +27,8 @@ from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
 from dist_sparse.sparsity.methods.gmp import RAMP
 from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
+from dist_sparse.sparsity.methods.ramp import Window, build_pruner, initial_density, with_ramp
+from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.structures import Structure
 
 
@@ -48,6 +51,14 @@ class GraNet(DropAndGrow):
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
         return fill(config, update={**DEFAULTS["itop"], **cls.choices()}, ramp=RAMP)
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        initial = initial_density(setting)
+        plan, window = super().plan_from(setting, initial), Window.of(setting)
+        pruner = build_pruner(setting, window, initial, globally=cls.prunes_globally)
+        schedule = with_ramp(setting.update_schedule(), pruner, window)
+        return dataclasses.replace(plan, options={**plan.options, "pruner": pruner, "schedule": schedule})
 
     def update(self, step: int, regular: int) -> None:
         pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)

@@ -37,7 +37,8 @@ from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, resolve_bounds
+from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, plan_bounds, resolve_bounds
+from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.structures import Structure
 
@@ -58,6 +59,17 @@ class Mest(Method):
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
         return resolve_bounds(config)
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        units = setting.units()
+
+        def initial_mask(name: str) -> Tensor:
+            return largest_weights(setting.weights[name].detach(), units[name], setting.structure)
+
+        gradient = setting.config.mest.removal_gradient
+        options = {"structure": setting.structure, "removal_gradient": gradient, "seed": setting.run.seed}
+        return Plan(setting=setting, initial_mask=initial_mask, options={**options, "bounds": plan_bounds(setting)})
 
     def before_forward(self, step: int) -> None:
         """Mutate between two steps; further micro-batches of the step find it done."""

@@ -7,14 +7,17 @@ of a table are scaled by bound / (the table's overall density), at most to 1. Pr
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import distributions
-from dist_sparse.sparsity.structures import Structure
+from dist_sparse.sparsity.methods.setting import Setting
+
+_log = logging.getLogger(__name__)
 
 INTERVAL = Length(5, "epochs")
 KEEP = (0.8, 0.9, 1.0)
@@ -84,27 +87,20 @@ def _check_lists(density: float | None, keep: Sequence[float], grow_to: Sequence
         )
 
 
-def plan_bounds(
-    config: SparsityConfig,
-    shapes: distributions.Shapes,
-    structure: Structure,
-    distribute: Callable[[float], distributions.Densities],
-    steps: Callable[[Length], int],
-) -> Bounds:
-    """The bounds of a resolved configuration in whole units and steps; ``distribute`` is :func:`.build.distribution`'s.
+def plan_bounds(setting: Setting) -> Bounds:
+    """The bounds of a resolved configuration in whole units and steps.
 
     Raises:
         UserError: a bound leaves a layer without a unit, or lengths that do not grow.
     """
-    assert config.update.interval is not None and config.mest.decay is not None, "resolve() fills these in"
-    interval, decay = steps(config.update.interval), [steps(length) for length in config.mest.decay]
-    if interval < 1:
-        raise UserError(f"sparsity.update.interval={config.update.interval} is less than one step")
+    config, shapes, structure = setting.config, setting.shapes, setting.structure
+    assert config.mest.decay is not None, "resolve() fills it in"
+    interval, decay = setting.interval(), [setting.steps(length) for length in config.mest.decay]
     if any(later <= earlier for earlier, later in itertools.pairwise(decay)):
         raise UserError(f"sparsity.mest.decay={', '.join(map(str, config.mest.decay))} must grow")
 
     def units(key: str, density: float) -> dict[str, int]:
-        profile = distribute(density)
+        profile = setting.distribute(density)
         if config.distribution == "table":
             profile = scaled(shapes, profile, density)
         try:
@@ -114,6 +110,8 @@ def plan_bounds(
 
     pairs = zip(config.mest.keep, config.mest.grow_to, strict=True)
     phases = tuple(Phase(units("keep", keep), units("grow_to", grow_to)) for keep, grow_to in pairs)
+    if all(phase.keep == phase.grow_to for phase in phases):
+        _log.warning("the masks never move: in whole units of structure %s all that is grown is kept", config.structure)
     return Bounds(interval=interval, decay=tuple(decay), phases=phases)
 
 

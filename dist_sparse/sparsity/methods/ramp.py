@@ -1,17 +1,11 @@
 """From a resolved configuration to a ramp of densities and the updates that follow it."""
 
 import dataclasses
-from collections.abc import Mapping
 
-from torch import Size
-
-from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.pruning import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
+from dist_sparse.sparsity.methods.setting import Setting
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
-from dist_sparse.sparsity.structures import Structure
-
-Shapes = Mapping[str, Size]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,34 +16,46 @@ class Window:
     end: int
     interval: int
 
+    @classmethod
+    def of(cls, setting: Setting) -> "Window":
+        """The configured window.
 
-def at_start(config: SparsityConfig, *, pruned: bool, chosen: bool) -> SparsityConfig:
-    """The configuration with the density that training begins with: for a method that is ``pruned`` the ramp's (if it can be
-    ``chosen``) or 1, for others the density itself.
+        Raises:
+            UserError: it ends after the run.
+        """
+        start, end = setting.config.ramp.start, setting.config.ramp.end
+        assert start is not None and end is not None, "resolve() fills these in"
+        if setting.steps(end) > setting.run.total_steps:
+            raise UserError(
+                f"sparsity.ramp.end={end} is after the run's {setting.run.total_steps} steps: the density would not be reached"
+            )
+        return cls(start=setting.steps(start), end=setting.steps(end), interval=setting.interval())
+
+
+def initial_density(setting: Setting) -> float:
+    """The density that a ramp begins with.
 
     Raises:
         UserError: the ramp would have to rise.
     """
-    if not pruned:
-        return config
-    initial = config.ramp.initial_density if chosen else 1.0
-    assert initial is not None and config.density is not None, "resolve() fills these in"
-    if initial < config.density:
+    initial, final = setting.config.ramp.initial_density, setting.config.density
+    assert final is not None, "resolve() asks for it"
+    if initial is None:
+        return 1.0
+    if initial < final:
         raise UserError(
-            f"sparsity.ramp.initial_density={initial:g} is below sparsity.density={config.density:g}: pruning only comes down"
+            f"sparsity.ramp.initial_density={initial:g} is below sparsity.density={final:g}: pruning only comes down"
         )
-    return dataclasses.replace(config, density=initial, **({} if chosen else {"distribution": "uniform"}))
+    return initial
 
 
-def build_pruner(
-    config: SparsityConfig, window: Window, shapes: Shapes, structure: Structure, *, globally: bool, classifier: str
-) -> Pruner:
-    """The pruner of the resolved configuration.
+def build_pruner(setting: Setting, window: Window, initial: float, *, globally: bool) -> Pruner:
+    """The pruner from ``initial`` density to the configured one.
 
     Raises:
         UserError: no update falls into the ramp, or a layer that would be left empty.
     """
-    initial, final = config.ramp.initial_density, config.density
+    final, structure, shapes = setting.config.density, setting.structure, setting.shapes
     assert final is not None, "resolve() asks for it"
     first, last = window.start // window.interval, window.end // window.interval
     if last <= first:
@@ -57,11 +63,12 @@ def build_pruner(
             f"sparsity.ramp goes from step {window.start} to step {window.end}: no update, one in {window.interval} steps, "
             "falls into it"
         )
-    ramp = CubicRamp(initial=initial or 1.0, final=final, first=first, last=last)
+    ramp = CubicRamp(initial=initial, final=final, first=first, last=last)
     parts = {"ramp": ramp, "interval": window.interval, "structure": structure}
     if globally:
         return GlobalPruner(**parts)
-    spared = classifier_to_spare(classifier, shapes, final) if structure.density is None else None  # N:M has N of M everywhere
+    given = structure.density is not None  # N:M has N of M everywhere
+    spared = None if given else classifier_to_spare(setting.run.classifier, shapes, final)
     pruner = UniformPruner(**parts, shapes=shapes, classifier=spared)
     for name, density in pruner.densities(ramp(last)).items():
         units = structure.counts(shapes[name])[1]

@@ -12,16 +12,17 @@ from dist_sparse.config.schema import MestConfig, RampConfig, SparsityConfig, Up
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import Run, plan_method
+from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.combinations import table
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.structures import STRUCTURES, Structure, parse_structure
 
 SHARED = ("gmp", "granet", "snfs")
 EXAMPLES = [cls.example for cls in STRUCTURES.values()]
 STRUCTURED = [name for name, cls in METHODS.items() if "structure" in cls.uses]
-RUN = Run(seed=0, steps_per_epoch=100, total_steps=1000, rank=0, world_size=1, device=torch.device("cpu"))
+RUN = RunFacts(seed=0, steps_per_epoch=100, total_steps=1000, rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def config(structure: str, method: str = "static", **keys) -> SparsityConfig:
@@ -102,7 +103,7 @@ def test_n_of_m_settles_density_and_distribution() -> None:
     assert resolve(settled) == settled
     assert resolve(config("nm:1:3", density=0.333)).density == 1 / 3
     shapes = {"a": torch.ones(6, 8), "b": torch.ones(4, 4, 3, 3)}
-    assert plan_method(settled, shapes, RUN).units == {"a": 1, "b": 1}
+    assert plan_method(settled, shapes, RUN).setting.units() == {"a": 1, "b": 1}
 
 
 def test_other_structures_have_the_usual_distribution() -> None:

@@ -15,10 +15,11 @@ from dist_sparse.models import build_model
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.layers import sparse_layers
-from dist_sparse.sparsity.methods.build import Run, plan_method
+from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.mest import largest_weights
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, scaled
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.structures import Unstructured
 
 CPU = torch.device("cpu")
@@ -149,9 +150,9 @@ def test_growth_is_uniform_over_all_that_is_not_kept(small_run) -> None:
 @pytest.mark.parametrize("name", ["EM_0p9", "EMS_0p9"])
 def test_schedule(vectors, name: str) -> None:
     mest = EM if name == "EM_0p9" else EMS
-    run = Run(seed=0, steps_per_epoch=10, total_steps=1600, rank=0, world_size=1, device=CPU)
+    run = RunFacts(seed=0, steps_per_epoch=10, total_steps=1600, rank=0, world_size=1, device=CPU)
     made = resolve(config(mest, update=UpdateConfig()))
-    bounds = plan_method(made, {"w": torch.empty(100, 10)}, run).bounds
+    bounds = plan_method(made, {"w": torch.empty(100, 10)}, run).options["bounds"]
     assert bounds is not None and bounds.interval == 50
     for epoch, lower, upper in vectors("mest_10_schedule")[name]:
         assert bounds.latest_mutation(10 * epoch) == 10 * epoch
@@ -305,13 +306,15 @@ def test_profiles_stay_as_they_are() -> None:
     made = scaled(shapes, table, 0.2)
     assert made == pytest.approx({"a": 0.32, "b": 0.16})
     assert scaled(shapes, {"a": 0.9, "b": 0.1}, 0.6)["a"] == 1.0
-    run = Run(seed=0, steps_per_epoch=10, total_steps=1600, rank=0, world_size=1, device=CPU)
+    run = RunFacts(seed=0, steps_per_epoch=10, total_steps=1600, rank=0, world_size=1, device=CPU)
     weights = {name: torch.empty(shape) for name, shape in shapes.items()}
     mest = MestConfig(keep=[0.2, 0.25], grow_to=[0.25, 0.25], decay=[Length(0.5, "run")])
     plan = plan_method(resolve(config(mest, density=None, distribution="table", table=table)), weights, run)
-    assert plan.units == {"a": 40, "b": 60}
-    assert plan.bounds is not None
-    assert plan.bounds.phases == (Phase({"a": 32, "b": 48}, {"a": 40, "b": 60}), Phase({"a": 40, "b": 60}, {"a": 40, "b": 60}))
+    assert plan.setting.units() == {"a": 40, "b": 60}
+    assert plan.options["bounds"].phases == (
+        Phase({"a": 32, "b": 48}, {"a": 40, "b": 60}),
+        Phase({"a": 40, "b": 60}, {"a": 40, "b": 60}),
+    )
 
 
 def test_defaults() -> None:
@@ -340,7 +343,7 @@ def test_bounds_that_do_not_fit_are_refused_in_one_line(mest: MestConfig, messag
 
 
 def test_lengths_and_counts_that_do_not_fit_are_refused() -> None:
-    run = Run(seed=0, steps_per_epoch=10, total_steps=100, rank=0, world_size=1, device=CPU)
+    run = RunFacts(seed=0, steps_per_epoch=10, total_steps=100, rank=0, world_size=1, device=CPU)
     weights = {"w": torch.empty(5, 2)}
     backwards = MestConfig(keep=EM.keep, grow_to=EM.grow_to, decay=[Length(6, "epochs"), Length(50, "steps")])
     with pytest.raises(UserError, match="decay=6 epochs, 50 steps must grow"):

@@ -1,0 +1,53 @@
+"""Whether a structure fits the layers of a model."""
+
+import logging
+from collections.abc import Mapping
+
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.errors import UserError
+from dist_sparse.sparsity.distributions import Densities, Shapes
+from dist_sparse.sparsity.structures import Structure
+
+_log = logging.getLogger(__name__)
+
+_ROUNDING = 0.02
+"""Relative difference between the density asked for and the one in whole units that is worth a warning."""
+
+
+def check_fit(config: SparsityConfig, structure: Structure, shapes: Shapes) -> None:
+    """Check that the structure fits every layer.
+
+    Raises:
+        UserError: names the layers that it does not fit, and the value of ``keep_dense`` that would leave them out.
+    """
+    misfits = {name: reason for name, shape in shapes.items() if (reason := structure.misfit(shape))}
+    if not misfits:
+        return
+    if len(misfits) == len(shapes):
+        name, reason = next(iter(misfits.items()))
+        raise UserError(f"sparsity.structure={config.structure} fits none of the sparse layers; {name}, for one: {reason}")
+    reasons = [f"{name}: {reason}" for name, reason in misfits.items()]
+    more = [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
+    raise UserError(
+        f"sparsity.structure={config.structure} does not fit every layer ({'; '.join(reasons[:3] + more)}); "
+        f"sparsity.keep_dense=[{', '.join([*config.keep_dense, *misfits])}] leaves these dense"
+    )
+
+
+def warn_of_rounding(
+    config: SparsityConfig, structure: Structure, shapes: Shapes, densities: Densities, units: Mapping[str, int]
+) -> None:
+    """Warn if whole units, ``units`` in every selection set of a layer, are not near the density that was asked for."""
+    wanted = sum(densities[name] * shape.numel() for name, shape in shapes.items())
+    active = 0
+    for name, shape in shapes.items():
+        sets, _, size = structure.counts(shape)
+        active += units[name] * sets * size
+    if abs(active - wanted) > _ROUNDING * wanted:
+        total = sum(shape.numel() for shape in shapes.values())
+        _log.warning(
+            "whole units of structure %s make the density %.4f instead of %.4f",
+            config.structure,
+            active / total,
+            wanted / total,
+        )

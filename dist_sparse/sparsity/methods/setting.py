@@ -1,0 +1,171 @@
+"""What a method plans with, each rank for itself: its configuration and the run and the layers that it meets."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Size, Tensor
+
+from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.errors import UserError
+from dist_sparse.seeding import generator
+from dist_sparse.sparsity import distributions, scores
+from dist_sparse.sparsity.methods.fit import check_fit, warn_of_rounding
+from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
+from dist_sparse.sparsity.selection import top_k
+from dist_sparse.sparsity.structures import Structure
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """The facts of a run that a method needs beside its configuration."""
+
+    seed: int
+    steps_per_epoch: int
+    total_steps: int
+    rank: int
+    world_size: int
+    device: torch.device
+    classifier: str = ""
+    """The model's last weight layer, masked or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A resolved configuration, the facts of the run, and the layers that get masks."""
+
+    config: SparsityConfig
+    run: RunFacts
+    structure: Structure
+    weights: Mapping[str, Tensor]
+
+    @property
+    def shapes(self) -> dict[str, Size]:
+        return {name: weight.shape for name, weight in self.weights.items()}
+
+    def steps(self, length: Length) -> int:
+        return length.steps(self.run.steps_per_epoch, self.run.total_steps)
+
+    def interval(self) -> int:
+        """Steps between two updates.
+
+        Raises:
+            UserError: less than one.
+        """
+        given = self.config.update.interval
+        assert given is not None, "resolve() fills it in"
+        interval = self.steps(given)
+        if interval < 1:
+            raise UserError(f"sparsity.update.interval={given} is less than one step")
+        return interval
+
+    def update_schedule(self) -> UpdateSchedule:
+        """When masks move, and how far.
+
+        Raises:
+            UserError: a gradient averaged over more steps than lie between two updates.
+        """
+        update, interval = self.config.update, self.interval()
+        assert update.end is not None, "resolve() fills it in"
+        end = self.steps(update.end)
+        if update.gradient_steps > interval:
+            raise UserError(
+                f"sparsity.update.gradient_steps={update.gradient_steps} is longer than the interval of {interval} steps"
+            )
+        if interval >= end:
+            _log.warning("the masks never move: the first update would be at step %d and updates end at step %d", interval, end)
+        return UpdateSchedule(interval=interval, end=end, drop=drop_schedule(update, end))
+
+    def distribute(self, density: float) -> distributions.Densities:
+        """The density of each layer at an overall density."""
+        config = self.config
+        if config.distribution == "table":
+            return distributions.table(self.shapes, config.table)
+        if config.distribution == "uniform":
+            return distributions.uniform(self.shapes, density)
+        kernel = config.distribution == "erk"
+        return distributions.erdos_renyi(self.shapes, density, power=config.er_power, kernel=kernel)
+
+    def units(self, density: float | None = None) -> dict[str, int]:
+        """Active units per selection set of each layer, at the configured density or another.
+
+        Raises:
+            UserError: the structure does not fit the layers, or a layer would be left empty.
+        """
+        config, shapes, structure = self.config, self.shapes, self.structure
+        check_fit(config, structure, shapes)
+        density = density or config.density or 1.0
+        try:
+            densities = self.distribute(density)
+            units = distributions.allocate(shapes, densities, structure)
+        except ValueError as error:
+            if config.distribution == "table":
+                raise UserError(f"sparsity.table: {error}") from error
+            highest = distributions.highest_sparsity(shapes, self.distribute, structure)
+            raise UserError(
+                f"sparsity.density={density:g} cannot be reached: {error}; the highest sparsity of distribution "
+                f"{config.distribution} on this model is {highest:.4f} (density {1 - highest:.4f}), or more with small layers "
+                "in sparsity.keep_dense"
+            ) from error
+        warn_of_rounding(config, structure, shapes, densities, units)
+        return units
+
+    def all_units(self) -> dict[str, int]:
+        """The units per selection set of each layer.
+
+        Raises:
+            UserError: the structure does not fit the layers.
+        """
+        check_fit(self.config, self.structure, self.shapes)
+        return {name: self.structure.counts(shape)[1] for name, shape in self.shapes.items()}
+
+    def random_mask(self, units: Mapping[str, int], name: str) -> Tensor:
+        """A uniformly random mask of a layer with ``units`` a selection set, the same on any number of ranks."""
+        shape = self.weights[name].shape
+        rows, columns, _ = self.structure.counts(shape)
+        score = scores.random((rows, columns), generator("initial mask", self.run.seed, name)).to(self.run.device)
+        chosen = top_k(score, torch.full((rows,), units[name]), among=torch.ones_like(score, dtype=torch.bool))
+        return self.structure.mask(chosen, shape)
+
+    def random_masks(self, units: Mapping[str, int]) -> Callable[[str], Tensor]:
+        """:meth:`random_mask` by layer name."""
+        return partial(self.random_mask, units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a method will do: the masks it begins with, and its constructor's own arguments."""
+
+    setting: Setting
+    initial_mask: Callable[[str], Tensor]
+    """The first mask of a layer; called by the layer's owner only."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """A method that needs more than random masks at the configured density."""
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        """What the method will do.
+
+        Raises:
+            UserError: whatever in the configuration cannot work on these layers and in this run.
+        """
+        ...
+
+
+def drop_schedule(update: UpdateConfig, end: int) -> DropSchedule:
+    """The drop fraction by step, down to the floor at step ``end``."""
+    assert update.drop_fraction is not None and update.drop_floor is not None, "resolve() fills these in"
+    if update.drop_schedule == "constant":
+        return Constant(start=update.drop_fraction)
+    shape = Cosine if update.drop_schedule == "cosine" else Linear
+    return shape(start=update.drop_fraction, floor=update.drop_floor, end=max(end, 1))
