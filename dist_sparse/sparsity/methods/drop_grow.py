@@ -1,6 +1,6 @@
 """Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.gradients import DenseGradients
 from dist_sparse.sparsity.methods.redistribution import (
     Redistribution,
     drop_fraction,
@@ -46,9 +47,6 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
     },
 }
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
-
-_MEMORY = 0.9
-"""Of the average gradient, per step (SNFS's momentum)."""
 
 
 class DropAndGrow(Updating):
@@ -100,8 +98,7 @@ class DropAndGrow(Updating):
         self.needs_gradient = self._growth == "gradient" or removal == "taylor"
         self._redistribution: Redistribution = redistribution or self.default_redistribution
         self.needs_average = "momentum" in (self._growth, self._redistribution)
-        self._gradients: dict[str, Tensor] = {}
-        self._averages: dict[str, Tensor] = {}
+        self._gradients = DenseGradients(self.access)
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
@@ -137,13 +134,13 @@ class DropAndGrow(Updating):
             fractions, grown = self._shared_out(fractions)
         masks = self.agreement.decide(lambda name: self._select(name, step, fractions[name], grown.get(name)))
         self.replace_masks(masks)
-        self._gradients.clear()
+        self._gradients.sums.clear()
 
     def _shared_out(self, fractions: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
         """Which fraction each layer drops and how many weights it grows where layers share them. Collective."""
         names, owned, active = self.masks.names, self.agreement.owned(), self.masks.active()
         worths = {
-            name: worth(self._redistribution, self.masks[name], self.access.weight(name), self._averages.get(name))
+            name: worth(self._redistribution, self.masks[name], self.access.weight(name), self._gradients.averages.get(name))
             for name in owned
         }
         shares = shares_of(self._of_all_layers(worths))
@@ -165,7 +162,7 @@ class DropAndGrow(Updating):
     def grow_score(self, name: str, step: int) -> Tensor:
         """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
         if self._growth in ("gradient", "momentum"):
-            gradients = self._gradients if self._growth == "gradient" else self._averages
+            gradients = self._gradients.sums if self._growth == "gradient" else self._gradients.averages
             return self._structure.score(scores.magnitude(gradients[name]))
         weight = self.access.weight(name)
         sets, units, _ = self._structure.counts(weight.shape)
@@ -192,53 +189,34 @@ class DropAndGrow(Updating):
             fraction,
             round_up=self._form == "itop",
             threshold=self._removal_threshold,
-            gradient=self._gradients.get(name),
+            gradient=self._gradients.sums.get(name),
         )
         return keep_score, active, drop
 
     def collect(self, step: int) -> None:
         if self.needs_gradient:
-            self._collect_gradients(step)
+            self._gradients.add(self._layers_to_add(step))
         if self.needs_average:
-            self._average_gradients()
+            self._gradients.average(self.masks.names)  # all on every rank, so that any rank's checkpoint holds them
 
-    def _collect_gradients(self, step: int) -> None:
-        """Sum dense gradients over the last steps before an update (the sum ranks like the mean).
+    def _layers_to_add(self, step: int) -> Sequence[str]:
+        """Whose gradients of this step count for the next update.
 
         One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
         steps every rank keeps all layers, so that any rank's checkpoint holds them.
         """
         if self._gradient_steps == 1:
-            layers = self.agreement.owned() if self._due is not None else ()
-        else:
-            distance = self._schedule.until_next(step)
-            in_window = distance is not None and distance < self._gradient_steps
-            layers = self.masks.names if in_window or self._due is not None else ()
-        for name in layers:
-            if name in self._gradients:
-                self._gradients[name] += self.access.grad(name)
-            else:
-                self._gradients[name] = self.access.grad(name).clone()
-
-    def _average_gradients(self) -> None:
-        """Every rank keeps the average of all layers, so that any rank's checkpoint holds it."""
-        for name in self.masks.names:
-            gradient = self.access.grad(name)
-            if name not in self._averages:
-                self._averages[name] = torch.zeros_like(gradient)
-            self._averages[name].lerp_(gradient, 1 - _MEMORY)
+            return self.agreement.owned() if self._due is not None else ()
+        distance = self._schedule.until_next(step)
+        in_window = distance is not None and distance < self._gradient_steps
+        return self.masks.names if in_window or self._due is not None else ()
 
     def state_dict(self) -> dict[str, Any]:
-        gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}
-        averages = {name: average.cpu().clone() for name, average in self._averages.items()}
-        return {**super().state_dict(), "gradients": gradients, "averages": averages}
+        return {**super().state_dict(), **self._gradients.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._gradients, self._averages = (
-            {name: tensor.to(self.access.weight(name).device) for name, tensor in state[key].items()}
-            for key in ("gradients", "averages")
-        )
+        self._gradients.load_state_dict(state)
 
 
 def _check_units(setting: Setting) -> None:

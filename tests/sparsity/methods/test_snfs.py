@@ -30,7 +30,7 @@ def test_a_step_is_the_references_with_an_exact_total(small_run, vectors, number
     run.method.replace_masks(dict(zip(names, (mask.bool() for mask in masks), strict=True)))
     for name, weight, average in zip(names, weights, momentum, strict=True):
         model.get_parameter(name).data.copy_(weight)
-        run.method._averages[name] = average.clone()
+        run.method._gradients.averages[name] = average.clone()
     run.method.update(1, 1)
 
     counts = list(run.method.masks.active().values())

@@ -1,0 +1,48 @@
+"""The dense gradients that an update goes by: summed over the last steps before it, or averaged over all steps."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.sparsity.method import WeightAccess
+
+_MEMORY = 0.9
+"""Of the average gradient, per step (SNFS's momentum)."""
+
+
+class DenseGradients:
+    """Sums and averages by layer name, taken between a step's last backward and the masking of its gradients."""
+
+    def __init__(self, access: WeightAccess) -> None:
+        self._access = access
+        self.sums: dict[str, Tensor] = {}
+        self.averages: dict[str, Tensor] = {}
+
+    def add(self, layers: Iterable[str]) -> None:
+        """Add this step's gradients of some layers to the sums (which rank as the mean does)."""
+        for name in layers:
+            if name in self.sums:
+                self.sums[name] += self._access.grad(name)
+            else:
+                self.sums[name] = self._access.grad(name).clone()
+
+    def average(self, layers: Sequence[str]) -> None:
+        """Move the averages towards this step's gradients."""
+        for name in layers:
+            gradient = self._access.grad(name)
+            if name not in self.averages:
+                self.averages[name] = torch.zeros_like(gradient)
+            self.averages[name].lerp_(gradient, 1 - _MEMORY)
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = {name: gradient.cpu() for name, gradient in self.sums.items()}
+        averages = {name: average.cpu().clone() for name, average in self.averages.items()}
+        return {"gradients": sums, "averages": averages}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.averages = (
+            {name: tensor.to(self._access.weight(name).device) for name, tensor in state[key].items()}
+            for key in ("gradients", "averages")
+        )
