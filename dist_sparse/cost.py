@@ -23,6 +23,10 @@ class Cost:
         """The table of layers with its totals."""
         return layer_table(self.rows, self.parameters)
 
+    def forward_share(self, densities: Mapping[str, float]) -> float:
+        """Cost of a forward pass relative to the dense one with the layers at ``densities``; the others are dense."""
+        return 2 * sparse_macs({row.name: row.macs for row in self.rows}, densities) / self.dense_flops
+
     def summary(self) -> dict[str, float]:
         """The totals, for a run's summary."""
         return {

@@ -135,7 +135,7 @@ def _fit(trainer: Trainer, image: Image, folder: RunFolder) -> dict[str, Any]:
 
 
 def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
-    progress = trainer.progress
+    progress, cost = trainer.progress, _cost(trainer, image)
     return {
         "exit_reason": reason,
         "best_top1": progress.best_top1 if progress.best_step else None,
@@ -144,7 +144,9 @@ def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
         "density": trainer.method.masks.density(),
         "mean_density": progress.mean_density,
         "peak_density": progress.peak_density,
-        **_cost(trainer, image).summary(),
+        **cost.summary(),
+        "inference_flops_relative": cost.flops / cost.dense_flops,
+        "train_flops_relative": progress.training_cost(cost),
         "steps": progress.steps_made,
         "wall_seconds": progress.seconds,
     }

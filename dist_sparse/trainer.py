@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
+from dist_sparse.cost import Cost
 from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
 from dist_sparse.distributed import Ranks, copy_first_rank, from_first_rank, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
+from dist_sparse.flops import training_cost
 from dist_sparse.meter import Meter
 from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.seeding import derive_seed
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.tracking import Tracker
 
@@ -70,10 +73,27 @@ class Progress:
     density_sum: float = 0.0
     """Over the steps made, the density that each ran forward with."""
     peak_density: float = 0.0
+    layer_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """As ``density_sum``, by layer."""
+    dense_gradients: int = 0
+    """Steps that needed the gradients of inactive weights too."""
 
     @property
     def mean_density(self) -> float:
         return self.density_sum / max(self.steps_made, 1)
+
+    def add_density(self, masks: Masks) -> None:
+        """A step runs forward with these masks."""
+        self.density_sum += masks.density()
+        self.peak_density = max(self.peak_density, masks.density())
+        for name, density in masks.densities().items():
+            self.layer_density_sums[name] = self.layer_density_sums.get(name, 0.0) + density
+
+    def training_cost(self, cost: Cost) -> float:
+        """Of the steps made, relative to dense training; ``cost`` tells the layers' shares. See :mod:`dist_sparse.flops`."""
+        steps = max(self.steps_made, 1)
+        means = {name: total / steps for name, total in self.layer_density_sums.items()}
+        return training_cost(cost.forward_share(means), self.dense_gradients / steps)
 
 
 @dataclass(kw_only=True)
@@ -149,8 +169,7 @@ class Trainer:
     def _optimizer_step(self, step: int) -> Decision:
         """From averaged gradients to new weights; gradients that overflowed move neither masks nor weights."""
         progress = self.progress
-        progress.density_sum += self.method.masks.density()
-        progress.peak_density = max(progress.peak_density, self.method.masks.density())
+        progress.add_density(self.method.masks)
         overflowed = self.engine.overflowed
         if overflowed:
             self.engine.step(skip=True)
@@ -159,6 +178,7 @@ class Trainer:
             decision = self.method.after_backward(step)
             self.engine.step(skip=decision.skip_optimizer)
             self.method.after_step(step)
+        progress.dense_gradients += decision.used_dense_gradient
         if decision.updates_masks:
             self._mask_average()
         if self.ema is not None and not overflowed:

@@ -151,6 +151,39 @@ def test_summary(finished: tuple[Path, str]) -> None:
     assert summary["wall_seconds"] > 0
     assert 0 < summary["active_parameters"] < summary["parameters"]
     assert 0 < summary["flops"] < summary["dense_flops"]
+    forward = summary["inference_flops_relative"]
+    assert forward == summary["flops"] / summary["dense_flops"]
+    assert summary["train_flops_relative"] == pytest.approx(forward + 5 / 22 * (1 - forward) / 3), "5 dense gradients"
+
+
+@pytest.mark.parametrize(
+    ("values", "dense_gradients"),
+    [
+        ({"sparsity.update.gradient_steps": 2}, 10),
+        ({"sparsity.update.growth": "random"}, 0),
+        ({"sparsity.method": "snfs", "sparsity.update.interval": "4 steps"}, 22),
+        ({"sparsity.method": "static"}, 0),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_training_costs_what_the_steps_needed(tmp_path: Path, values: dict[str, Any], dense_gradients: int) -> None:
+    keys = {key: value for key, value in RIGL.items() if "update" not in key or values.get("sparsity.method") != "static"}
+    assert train_here({**keys, **values, "output": tmp_path}).code == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    forward = summary["inference_flops_relative"]
+    slack = 0.02 if values.get("sparsity.method") == "snfs" else 1e-9  # weights move between layers
+    expected = forward + dense_gradients / 22 * (1 - forward) / 3
+    assert summary["train_flops_relative"] == pytest.approx(expected, rel=slack)
+
+
+def test_training_costs_the_density_of_the_time(tmp_path: Path) -> None:
+    """Pruning from dense costs more than its end: the mean over steps, uniform in all layers here."""
+    keys = {"sparsity.method": "gmp_uniform", "sparsity.ramp.end": "12 steps", "sparsity.keep_dense": ["last"]}
+    assert train_here({**RIGL, **keys, "output": tmp_path}).code == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    forward, density = summary["inference_flops_relative"], summary["density"]
+    dense_share = (forward - density) / (1 - density)
+    assert summary["train_flops_relative"] == pytest.approx(dense_share + (1 - dense_share) * summary["mean_density"], rel=1e-3)
 
 
 def test_the_checkpoint_is_a_plain_timm_model(finished: tuple[Path, str]) -> None:

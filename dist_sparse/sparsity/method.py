@@ -41,6 +41,8 @@ class Decision:
 
     skip_optimizer: bool = False
     updates_masks: bool = False
+    used_dense_gradient: bool = False
+    """Gradients of inactive weights were needed; counts in the cost of training."""
 
 
 class Method:

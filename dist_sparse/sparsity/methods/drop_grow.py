@@ -1,6 +1,6 @@
 """Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -193,23 +193,20 @@ class DropAndGrow(Updating):
         )
         return keep_score, active, drop
 
-    def collect(self, step: int) -> None:
-        if self.needs_gradient:
-            self._gradients.add(self._layers_to_add(step))
+    def collect(self, step: int) -> bool:
+        collects = self.needs_gradient and self._counts(step)
+        if collects:
+            # One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
+            # steps every rank keeps all layers, so that any rank's checkpoint holds them; so it is with averages.
+            self._gradients.add(self.agreement.owned() if self._gradient_steps == 1 else self.masks.names)
         if self.needs_average:
-            self._gradients.average(self.masks.names)  # all on every rank, so that any rank's checkpoint holds them
+            self._gradients.average(self.masks.names)
+        return collects or self.needs_average
 
-    def _layers_to_add(self, step: int) -> Sequence[str]:
-        """Whose gradients of this step count for the next update.
-
-        One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
-        steps every rank keeps all layers, so that any rank's checkpoint holds them.
-        """
-        if self._gradient_steps == 1:
-            return self.agreement.owned() if self._due is not None else ()
+    def _counts(self, step: int) -> bool:
+        """This step's gradient scores the update of this step or of the next."""
         distance = self._schedule.until_next(step)
-        in_window = distance is not None and distance < self._gradient_steps
-        return self.masks.names if in_window or self._due is not None else ()
+        return self._due is not None or (distance is not None and 0 < distance < self._gradient_steps)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **self._gradients.state_dict()}
