@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, stdev
+from typing import get_type_hints
 
 import torch
 
@@ -88,7 +89,8 @@ def settings(case: str, density: float) -> dict[str, object]:
     if name == "dense":
         return changed
     if structure == "nm" or name == "srste":
-        return changed | {"sparsity.structure": f"nm:1:{8 if density >= 0.1 else 16}", "sparsity.density": None}
+        kept = f"nm:1:{8 if density >= 0.1 else 16}"
+        return changed | {"sparsity.structure": kept, "sparsity.density": None, "sparsity.distribution": None}
     if name.startswith("ast"):
         return changed | {"sparsity.ast.densities": [2 * density, density]}
     if name.startswith("mest"):
@@ -132,7 +134,7 @@ def read(path: Path) -> list[Run]:
     """The runs of a record."""
     if not path.exists():
         return []
-    types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Run)}
+    types = get_type_hints(Run)
     with path.open(newline="") as file:
         return [Run(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
 
