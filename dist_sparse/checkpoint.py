@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, remove_leftovers
@@ -132,6 +132,14 @@ def check_whole(state: Mapping[str, Any], path: Path) -> None:
     """Refuse with a UserError what is a sound file, but not of a run: plain weights, say, or another program's checkpoint."""
     if missing := {"state_dict", "method", "progress", "config", "data", "world_size"} - state.keys():
         raise UserError(f"{path}: not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    """Give a model the weights of the checkpoint at ``path``; a UserError if they are another model's."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the run's model: {' '.join(str(error).split())}") from error
 
 
 def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -4,11 +4,12 @@ import contextlib
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_sparse.config import Config
+from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.errors import UserError
 
 FINISHED = "finished"
@@ -41,6 +42,33 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.summary().get("exit_reason") == FINISHED
+
+    def config(self, overrides: Sequence[str]) -> Config:
+        """The run's configuration with command line words set anew; it downloads no weights, since a checkpoint holds them.
+
+        Raises:
+            UserError: this is not the folder of a run, or the words cannot be used.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
+        return with_values(load_config(str(path), overrides), {"model.pretrained": False})
+
+    def checkpoint(self, which: str) -> Path:
+        """The path of the checkpoint that ``best`` or ``last`` means here; anything else is the path of a file.
+
+        Raises:
+            UserError: the run has none.
+        """
+        if which not in ("best", "last"):
+            return Path(which)
+        from dist_sparse.checkpoint import CheckpointStore
+
+        store = CheckpointStore(self.checkpoints, keep=1)
+        paths = store.paths() if which == "last" else [path for path in [store.best_path] if path.exists()]
+        if not paths:
+            raise UserError(f"{self.checkpoints} holds no {which} checkpoint")
+        return paths[-1]
 
     def forget_summary(self) -> None:
         """Remove the summary of an earlier start: the run is under way again."""

@@ -8,14 +8,12 @@ import contextlib
 import io
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 from dist_sparse.config import Config, dump_config, parse_args
-from dist_sparse.errors import EXIT_USER_ERROR, UserError
+from dist_sparse.errors import UserError, refuse
 
 EXIT_INTERRUPTED = 130
-_SECONDS_TO_SPEAK = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.nullcontext() if is_first else contextlib.redirect_stdout(io.StringIO()):  # the help, once
             invocation = parse_args(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        return _refuse(error, aloud=is_first)
+        return refuse(error, aloud=is_first)
     try:
         _train_or_print(invocation.config, print_config=invocation.print_config, aloud=is_first)
     except UserError as error:
-        return _refuse(error, aloud=is_first or not error.on_all_ranks)
+        return refuse(error, aloud=is_first or not error.on_all_ranks)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
@@ -47,16 +45,6 @@ def _train_or_print(config: Config, *, print_config: bool, aloud: bool) -> None:
         from dist_sparse.run import train
 
         train(config)
-
-
-def _refuse(error: UserError, *, aloud: bool) -> int:
-    if aloud:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr, flush=True)
-    else:
-        # torchrun ends all processes as soon as one has failed: let the first rank speak first.
-        time.sleep(_SECONDS_TO_SPEAK)
-    return EXIT_USER_ERROR
 
 
 if __name__ == "__main__":

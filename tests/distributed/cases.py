@@ -1,7 +1,7 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from dist_sparse import distributed
-from dist_sparse import train as train_command
+from dist_sparse import distributed, errors
 from dist_sparse.build import build_parts, build_trainer, resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.run_folder import RunFolder
@@ -21,7 +20,7 @@ from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
-from tests.command import Outcome, train_here
+from tests.command import Outcome, here, train_here
 
 QUIET = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1}
 TINY_VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -174,5 +173,12 @@ def ranks() -> tuple[int, int, int]:
 def command(values: dict[str, Any], interrupt_after: int | None = None) -> Outcome:
     """The whole training command on the ranks of the world, whose group it leaves as it is."""
     os.environ["RANK"] = str(dist.get_rank())
-    with mock.patch.object(distributed, "stop"), mock.patch.object(train_command, "_SECONDS_TO_SPEAK", 0):
+    with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
         return train_here(values, interrupt_after=interrupt_after)
+
+
+def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
+    """Another command on the ranks of the world, likewise."""
+    os.environ["RANK"] = str(dist.get_rank())
+    with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
+        return here(main, argv)

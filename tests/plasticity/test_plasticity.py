@@ -1,0 +1,158 @@
+"""The command on trained checkpoints: what it prints and saves, that it starts each probe anew, and what it refuses."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_sparse import evaluate
+from dist_sparse.plasticity.__main__ import main
+from dist_sparse.sparsity.plasticity import PROBES
+from tests.command import Outcome, here, train_here
+from tests.distributed.cases import TINY_VIT
+
+VALUES: dict[str, Any] = {
+    "engine.device": "cpu",
+    "tracking.wandb": "disabled",
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": TINY_VIT,
+    "train.epochs": 2,
+    "train.batch_size": 64,
+    "optim.name": "adamw",
+    "optim.lr": 0.01,
+    "data.augment": False,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``trained(method)``: the folder of a run of the module's."""
+    known: dict[str, Path] = {}
+
+    def folder(method: str) -> Path:
+        if method not in known:
+            known[method] = tmp_path_factory.mktemp(method) / "run"
+            values = {**VALUES, "sparsity.method": method, "output": known[method]}
+            assert train_here(values | ({} if method == "dense" else {"sparsity.density": 0.3})).code == 0
+        return known[method]
+
+    return folder
+
+
+@pytest.fixture
+def copy(trained: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """``copy(method)``: such a folder for the test alone."""
+    return lambda method: Path(shutil.copytree(trained(method), tmp_path / method))
+
+
+def probe(folder: Path, *options: str) -> Outcome:
+    return here(main, [str(folder), *options])
+
+
+def tables(folder: Path) -> list[list[dict[str, str]]]:
+    return [list(csv.DictReader(path.open(newline=""))) for path in sorted((folder / "plasticity").glob("*.csv"))]
+
+
+@pytest.mark.parametrize("method", ["dense", "rigl"])
+def test_what_is_printed_is_saved(copy: Callable[[str], Path], method: str) -> None:
+    folder = copy(method)
+    outcome = probe(folder, "--rate=0.5", "--recovery-epochs=1")
+    assert (outcome.code, outcome.err) == (0, "")
+    (rows,) = tables(folder)
+    assert [row["probe"] for row in rows] == list(PROBES)
+    top1 = next(each.split()[2] for each in here(evaluate.main, [str(folder)]).out.splitlines() if each.startswith("weights"))
+    density = {"dense": 1.0, "rigl": 0.3}[method]
+    for row in rows:
+        assert f"{float(row['top1_before']):.2%}" == top1
+        assert float(row["density_pruned"]) == pytest.approx(density / 2, rel=0.2 if "structured" in row["probe"] else 0.01)
+        grown = density if "grow" in row["probe"] else float(row["density_pruned"])
+        assert float(row["density"]) == pytest.approx(grown, rel=0.01)
+        figures = [f"{float(row[key]):.2%}" for key in ("density", "top1_before", "top1_after", "top1_recovered")]
+        (printed,) = [each.split() for each in outcome.out.splitlines() if each.startswith(row["probe"] + " ")]
+        assert printed[1:] == ["0.5", f"{float(row['density_pruned']):.2%}", *figures]
+    after = {row["probe"]: row["top1_after"] for row in rows}
+    for scope in ("uniform", "global", "structured"):
+        assert after[f"prune_and_grow_{scope}"] == after[f"prune_{scope}"], "what grows starts at 0"
+    (path,) = (folder / "plasticity").glob("*.json")
+    saved = json.loads(path.read_text())
+    assert [each["top1_recovered"] for each in saved["rows"]] == [float(row["top1_recovered"]) for row in rows]
+    assert saved["recovery_epochs"] == 1
+    assert {each.name for each in (folder / "plasticity").iterdir()} == {path.name, path.with_suffix(".csv").name}
+
+
+def test_pruning_costs_accuracy_and_training_on_wins_it_back(copy: Callable[[str], Path]) -> None:
+    folder = copy("dense")
+    assert probe(folder, "--probe=prune_uniform", "--rate=0.8", "--recovery-epochs=3", "--lr=0.01").code == 0
+    ((row,),) = tables(folder)
+    before, after, recovered = (float(row[f"top1_{when}"]) for when in ("before", "after", "recovered"))
+    assert after < before - 0.2
+    assert recovered > after + 0.2
+
+
+def test_a_probe_does_not_depend_on_those_before_it_and_nothing_is_overwritten(copy: Callable[[str], Path]) -> None:
+    folder = copy("rigl")
+    assert probe(folder, "--probe=prune_structured,prune_and_grow_global", "--rate=0.8,0.5").code == 0
+    first = (folder / "plasticity" / "step_00000044.csv").read_text()
+    assert probe(folder, "--probe=prune_and_grow_global", "--rate=0.5").code == 0
+    assert (folder / "plasticity" / "step_00000044.csv").read_text() == first
+    alone, among = tables(folder)
+    assert alone == among[-1:]
+    assert {path.name for path in (folder / "plasticity").glob("*-2.*")} == {"step_00000044-2.csv", "step_00000044-2.json"}
+
+
+def test_layers_that_stay_dense_are_left_alone(copy: Callable[[str], Path]) -> None:
+    folder = copy("rigl")
+    options = ("--probe=prune_global", "--rate=0.5", "--recovery-epochs=0")
+    assert probe(folder, *options, "--sparsity.keep_dense=[last]").code == 0
+    assert probe(folder, *options).code == 0
+    saved = [json.loads(path.read_text()) for path in sorted((folder / "plasticity").glob("*.json"))]
+    assert set(saved[0]["layers"]) - set(saved[1]["layers"]) == {"head.weight"}
+    assert [each["rows"][0]["top1_recovered"] for each in saved] == [None, None]
+    assert len({each["rows"][0]["mask_digest"] for each in saved}) == 2
+
+
+def test_the_default_rate_is_that_of_the_moment_but_not_nothing(copy: Callable[[str], Path]) -> None:
+    folder = copy("rigl")
+    options = ("--probe=prune_global", "--rate=0.5", "--recovery-epochs=0", "--checkpoint=last")
+    assert probe(folder, *options).code == 0  # where a cosine ends
+    first = torch.load(path := folder / "checkpoints" / "step_00000044.pt", weights_only=True)
+    first["optimizer"]["param_groups"][0]["lr"] = 0.007
+    torch.save(first, path)
+    assert probe(folder, *options).code == 0
+    assert probe(folder, *options, "--lr=0.5").code == 0
+    files = sorted((folder / "plasticity").glob("*.json"), key=lambda each: len(each.name) * 1000 + ord(each.stem[-1]))
+    assert [json.loads(path.read_text())["learning_rate"] for path in files] == pytest.approx([0.0001, 0.007, 0.5])
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["--probe=prune"], "--probe=prune: should be all, or of prune_uniform, "),
+    (["--rate=0.5,1"], "--rate=0.5,1: should be above 0 and below 1"),
+    (["--rate=much"], "--rate=much: should be above 0 and below 1"),
+    (["--recovery-epochs=-1"], "--recovery-epochs=-1: should be a whole number of 0 or more"),
+    (["--gradient-batches=0"], "--gradient-batches=0: should be a whole number of 1 or more"),
+    (["--gradient-batches=999"], "--gradient-batches=999: an epoch has only 22 batches"),
+    (["--lr=0"], "--lr=0: should be a number above 0"),
+    (["--checkpoint=missing.pt"], "missing.pt: no such checkpoint"),
+    (["--optim.lrr=1"], "optim.lrr: unknown key"),
+    (["--sparsity.keep_dense=[stem]"], "sparsity.keep_dense='stem' fits no layer"),
+]
+
+
+@pytest.mark.parametrize(("options", "beginning"), MISTAKES, ids=[options[0] for options, _ in MISTAKES])
+def test_a_mistake_is_one_line(trained: Callable[[str], Path], options: list[str], beginning: str) -> None:
+    folder = trained("rigl")
+    outcome = probe(folder, *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: {beginning}")
+    assert outcome.err.count("\n") == 1
+    assert not list(folder.glob("plasticity/*"))
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    outcome = probe(tmp_path)
+    assert (outcome.code, outcome.errors) == (2, [f"{tmp_path} is not the folder of a run: it has no config.yaml"])
