@@ -24,7 +24,7 @@ from dist_sparse.errors import UserError, refuse
 from dist_sparse.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from dist_sparse.plasticity.probing import Request
+    from dist_sparse.plasticity.conditions import Request
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
-    from dist_sparse.plasticity.probing import Request
+    from dist_sparse.plasticity.conditions import Request
     from dist_sparse.sparsity.plasticity import PROBES
 
     if arguments.probe == "all":

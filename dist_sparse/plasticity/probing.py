@@ -2,25 +2,22 @@
 
 import contextlib
 import copy
-import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dist_sparse import distributed
-from dist_sparse.build import build_parts, build_trainer, resolved
+from dist_sparse.build import build_parts, build_trainer
 from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
-from dist_sparse.config import Config, with_values
-from dist_sparse.config.schema import ForgettingConfig, SchedulerConfig, SparsityConfig
+from dist_sparse.config import Config
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
+from dist_sparse.plasticity.conditions import Request, recovery_config
 from dist_sparse.plasticity.report import Facts, Row
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.seeding import derive_seed
@@ -33,21 +30,6 @@ from dist_sparse.trainer import Diverged
 from dist_sparse.validation import validate
 
 _log = logging.getLogger(__name__)
-
-LEAST_RATE = Fraction(1, 100)
-"""Of the run's peak: the recovery's rate where the checkpoint's is lower. Schedules end near 0, where nothing recovers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked of a checkpoint."""
-
-    checkpoint: Path
-    probes: tuple[Probe, ...]
-    rates: tuple[Fraction, ...]
-    recovery_epochs: int
-    gradient_batches: int
-    learning_rate: float | None
 
 
 class Probing:
@@ -63,8 +45,8 @@ class Probing:
         with distributed.agreeing_on_errors():
             state = CheckpointStore.load(request.checkpoint)
             check_whole(state, request.checkpoint)
-            parts = build_parts(_recovery_config(config, request, state), ranks)
-            _check_batches(request.gradient_batches, parts.data.train.steps_per_epoch)
+            parts = build_parts(recovery_config(config, request, state), ranks)
+            request.check_batches(parts.data.train.steps_per_epoch)
             load_weights(parts.model, state["state_dict"], request.checkpoint)
             try:
                 layers = list(sparse_layers(parts.model, config.sparsity.keep_dense))
@@ -183,34 +165,3 @@ def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=folder, prefix=".recovery-")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-
-
-def _check_batches(wanted: int, batches: int) -> None:
-    if wanted > batches:
-        raise UserError(f"--gradient-batches={wanted}: an epoch has only {batches} batches")
-
-
-def _recovery_config(config: Config, request: Request, state: dict[str, Any]) -> Config:
-    """The run's configuration for training on with fixed masks on all layers, at a constant rate, from a fresh optimizer."""
-    peak = config.optim.lr * (config.train.batch_size / (config.optim.lr_batch_size or config.train.batch_size))
-    moment = state["optimizer"]["param_groups"][0]["lr"]
-    rate = max(moment, peak * float(LEAST_RATE)) if request.learning_rate is None else request.learning_rate
-    epochs = max(request.recovery_epochs, 1)
-    values = {
-        "optim.lr": rate,
-        "optim.lr_batch_size": None,
-        "train.epochs": epochs,
-        "train.validate_every": epochs,
-        "train.ema": None,
-        "checkpoint.every": "100%",
-        "checkpoint.keep": 1,
-        "tracking.wandb": "disabled",
-    }
-    return resolved(
-        dataclasses.replace(
-            with_values(config, values),
-            scheduler=SchedulerConfig(name="constant"),
-            sparsity=SparsityConfig(method="static", density=1.0, distribution="uniform"),
-            data=dataclasses.replace(config.data, forgetting=ForgettingConfig()),
-        )
-    )
