@@ -1,7 +1,9 @@
-"""The one exception that is shown to the user as a single line, without a traceback."""
+"""The one exception that is shown to the user as a single line, without a traceback, and the words of such lines."""
 
+import difflib
 import sys
 import time
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -26,3 +28,19 @@ def refuse(error: UserError, *, aloud: bool = True) -> int:
         # torchrun ends all processes as soon as one has failed: let the first rank speak first.
         time.sleep(SECONDS_TO_SPEAK)
     return EXIT_USER_ERROR
+
+
+def is_unknown(name: str, known: Iterable[str], listing: str | None = None) -> str:
+    """The end of a message about a name that is none of ``known``: ``is unknown; did you mean rigl? known: dense, rigl, set``.
+
+    Named are those most like it, and after them all, or what ``listing`` says of all.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names)
+    return "is unknown; " + did_you_mean(near, listing or f"known: {', '.join(names)}")
+
+
+def did_you_mean(near: Iterable[str], listing: str) -> str:
+    """The names that may have been meant, if any, and ``listing``."""
+    words = " or ".join(near)
+    return f"did you mean {words}? {listing}" if words else listing

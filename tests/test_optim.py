@@ -78,8 +78,8 @@ def test_momentum_that_is_not_used_is_said(caplog):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (OptimConfig(name="adamv"), ["optim.name=adamv", "adamw"]),
-        (OptimConfig(name="foo_sgd"), ["optim.name=foo_sgd"]),
+        (OptimConfig(name="adamv"), ["optim.name='adamv' is unknown; did you mean ", "adamw"]),
+        (OptimConfig(name="foo_sgd"), ["optim.name='foo_sgd' is unknown"]),
         (OptimConfig(name="adahessian"), ["optim.name=adahessian", "second derivatives"]),
         (OptimConfig(kwargs={"bets": 1}), ["optim.kwargs={'bets': 1}"]),
         (OptimConfig(kwargs={"betas": [0.9, 0.99]}), ["optim.kwargs.betas"]),

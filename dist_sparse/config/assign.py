@@ -9,7 +9,7 @@ from dist_sparse.config.files import Assignment
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import Leaf, dict_above, flat, leaves, nearest, sections
 from dist_sparse.config.values import BadValue, convert, free
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, did_you_mean
 
 _MOST_ERRORS = 8
 
@@ -53,8 +53,7 @@ def _assign(values: dict[str, Any], assignment: Assignment, errors: list[str]) -
         elif (leaf := dict_above(key)) is not None:
             values[leaf.key] = _merged(leaf, values[leaf.key], assignment)
         else:
-            near = nearest(key)
-            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists every key"
+            hint = did_you_mean(nearest(key), "--help lists every key")
             errors.append(f"{key}: unknown key (from {assignment.source}); {hint}")
     except BadValue as error:
         path = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.where)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from dist_sparse.config.parse import to_flat
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import Leaf, leaves, nearest, sections
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, did_you_mean
 
 _USAGE = """\
 Train a sparse network on one process or on many.
@@ -41,8 +41,7 @@ def format_help(prefix: str = "", width: int | None = None) -> str:
     prefix = prefix.lstrip("-")
     wanted = [leaf for key, leaf in leaves().items() if not prefix or key == prefix or key.startswith(prefix.rstrip(".") + ".")]
     if not wanted:
-        near = nearest(prefix)
-        raise UserError(f"--help {prefix}: no such key or section" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        raise UserError(f"--help {prefix}: no such key or section; {did_you_mean(nearest(prefix), '--help lists every key')}")
     described, defaults = _schemas(), to_flat(Config())
     lines = [] if prefix else [textwrap.fill(line, width) for line in _USAGE.splitlines()]
     section = None

@@ -1,14 +1,12 @@
 """Data sets: small ones that lie on the device, and folders of images read by worker processes."""
 
-import difflib
-
 import torch
 
 from dist_sparse.config.schema import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, TrainLoader, ValLoader
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small import build_small
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 
 __all__ = ["Batch", "Data", "DataInfo", "TrainLoader", "ValLoader", "build_data"]
 
@@ -44,7 +42,4 @@ def build_data(
         from dist_sparse.data.folder import build_folder
 
         return build_folder(config, loading)
-    known = [*SMALL_SETS, "image_folder"]
-    nearest = difflib.get_close_matches(config.name, known)
-    suggestion = f"nearest: {', '.join(nearest)}; " if nearest else ""
-    raise UserError(f"unknown data.name {config.name!r}; {suggestion}known: {', '.join(known)}")
+    raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")

@@ -3,7 +3,6 @@
 ``python -m dist_sparse.models`` prints a table of the families.
 """
 
-import difflib
 from typing import Any
 
 import timm
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from dist_sparse.config.schema import ModelConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.models import cifar_alexnet, cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_wide_resnet
 from dist_sparse.models.meta import meta_copy
 from dist_sparse.seeding import derive_seed
@@ -44,9 +43,8 @@ def build_model(config: ModelConfig, *, classes: int, channels: int, image_size:
 
 def _check_names(config: ModelConfig) -> None:
     if not timm.is_model(config.name):
-        nearest = difflib.get_close_matches(config.name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`python -m dist_sparse.models` lists ours"
-        raise UserError(f"model.name: {config.name!r} is neither one of timm's models nor one of ours; {hint}")
+        listing = "any of timm's models, or of ours, which `python -m dist_sparse.models` lists"
+        raise UserError(f"model.name={config.name!r} {is_unknown(config.name, timm.list_models(), listing)}")
     if reserved := sorted({"num_classes", "in_chans"} & config.kwargs.keys()):
         raise UserError(f"model.kwargs: {' and '.join(reserved)} cannot be given, the data set decides")
 

@@ -1,6 +1,5 @@
 """Any timm optimizer by name, with weight decay where it belongs and one rule for the learning rate."""
 
-import difflib
 import logging
 
 import torch
@@ -8,7 +7,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
 from dist_sparse.config.schema import OptimConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ def _known_name(config: OptimConfig) -> str:
     name = config.name.lower()
     base = name.removeprefix("lookahead_")
     if base not in (known := list_optimizers()):
-        near = difflib.get_close_matches(base, known, n=4, cutoff=0.5) or ["sgd", "momentum", "adamw"]
-        raise UserError(f"optim.name={config.name}: unknown optimizer; did you mean {', '.join(map(str, near))}?")
+        listing = "sgd, momentum, adamw or any that timm.optim.list_optimizers() lists"
+        raise UserError(f"optim.name={config.name!r} {is_unknown(base, map(str, known), listing)}")
     if get_optimizer_info(base).second_order:
         raise UserError(f"optim.name={config.name}: needs second derivatives, which the training loop does not compute")
     return name

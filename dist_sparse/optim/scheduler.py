@@ -1,6 +1,5 @@
 """timm's learning rate schedules, counted in optimizer steps."""
 
-import difflib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SchedulerConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +97,7 @@ def _check_name(config: SchedulerConfig) -> None:
             "scheduler.name=plateau: depends on the validation metric; only schedules of the step alone are accepted"
         )
     if config.name not in _USES:
-        near = difflib.get_close_matches(config.name, _USES, n=3, cutoff=0.5) or list(_USES)
-        raise UserError(f"scheduler.name={config.name}: unknown schedule; did you mean {', '.join(near)}?")
+        raise UserError(f"scheduler.name={config.name!r} {is_unknown(config.name, _USES)}")
 
 
 def _warn_of_unused(config: SchedulerConfig) -> None:

@@ -121,7 +121,7 @@ ERRORS = [
     (['{"seed": "x"}'], "seed=x (from the command line): should be a whole number"),
     (['{"model.kwargs": [1]}'], "model.kwargs=[1] (from the command line): should be a mapping"),
     (["--sparsity=3"], "sparsity=3 (from the command line): is a section; give its keys, such as sparsity.method"),
-    (["--lr=1"], "lr: unknown key (from the command line); did you mean optim.lr?"),
+    (["--lr=1"], "lr: unknown key (from the command line); did you mean optim.lr? --help lists every key"),
     (["--optim.lr"], "--optim.lr needs a value: --optim.lr=VALUE"),
     (["--config"], "--config needs a value: --config=VALUE"),
     (["stray"], "'stray' is not understood; write --key=value (--help lists the keys)"),

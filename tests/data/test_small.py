@@ -136,8 +136,8 @@ def test_image_size_pads_with_black_on_all_sides(load):
     [
         ({"image_size": 7}, "data.image_size=7 is less than the 8 pixels of digits; small sets only grow"),
         ({"crop_padding": 8}, "data.crop_padding=8 should be less than the 8 pixels of digits's images"),
-        ({"name": "cifar"}, "unknown data.name 'cifar'; nearest: cifar10, cifar100; known: digits, fashion_mnist, "),
-        ({"name": "zzz"}, "unknown data.name 'zzz'; known: digits, "),
+        ({"name": "cifar"}, "data.name='cifar' is unknown; did you mean cifar10 or cifar100? known: digits, fashion_mnist, "),
+        ({"name": "zzz"}, "data.name='zzz' is unknown; known: digits, "),
     ],
 )
 def test_mistakes_are_one_clear_line(load, keys, message):

@@ -58,8 +58,8 @@ def test_ready_to_train() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cifar_resnet21"}, "model.name: 'cifar_resnet21' .*did you mean .*cifar_resnet20"),
-        ({"name": "qqqq"}, "model.name: .*python -m dist_sparse.models"),
+        ({"name": "cifar_resnet21"}, "model.name='cifar_resnet21' .*did you mean .*cifar_resnet20"),
+        ({"name": "qqqq"}, "model.name='qqqq' is unknown; any of .*python -m dist_sparse.models"),
         ({"name": "resnet18.no_such_weights"}, "model.name: .*no_such_weights"),
         ({"wdth": 2}, "model.kwargs: .*wdth"),
         ({"width": 0}, "model.kwargs: .*no channels"),

@@ -188,7 +188,7 @@ def test_sizes_are_understood() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("blok:4x1", "'blok:4x1' is unknown; nearest: block:ROWSxCOLUMNS; known: unstructured, block:ROWSxCOLUMNS, nm:N:M,"),
+        ("blok:4x1", "'blok:4x1' is unknown; did you mean block? known: unstructured, block:ROWSxCOLUMNS, nm:N:M,"),
         ("2:4", "'2:4' is unknown; known: unstructured"),
         ("", "'' is unknown; known: unstructured"),
         ("block", "'block': a block has two sides, whole numbers of 1 or more; it is written block:ROWSxCOLUMNS, such"),

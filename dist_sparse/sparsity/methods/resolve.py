@@ -1,14 +1,13 @@
 """From what the user gave in the sparsity section to what a method uses: defaults filled in, contradictions refused."""
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import settle_structure
@@ -92,7 +91,5 @@ def _check_density(config: SparsityConfig, uses: frozenset[str]) -> None:
 
 def _lookup(key: str, name: str, known: Mapping[str, type]) -> type:
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"nearest: {', '.join(nearest)}; " if nearest else ""
-        raise UserError(f"{key}={name!r} is unknown; {hint}known: {', '.join(known)}")
+        raise UserError(f"{key}={name!r} {is_unknown(name, known)}")
     return known[name]

@@ -1,7 +1,6 @@
 """What is kept or dropped together: one class a structure, and how one is named in a configuration."""
 
-import difflib
-
+from dist_sparse.errors import is_unknown
 from dist_sparse.sparsity.structures.base import Structure
 from dist_sparse.sparsity.structures.layer_wide import Block, Channel, Filter, Kernel, Unstructured
 from dist_sparse.sparsity.structures.per_set import NM, FanIn, KernelPerFilter
@@ -33,9 +32,8 @@ def parse_structure(text: str) -> Structure:
     """
     name, colon, argument = text.partition(":")
     if name not in STRUCTURES:
-        nearest = difflib.get_close_matches(name, STRUCTURES, n=3, cutoff=0.4)
-        hint = f"nearest: {', '.join(STRUCTURES[name].form for name in nearest)}; " if nearest else ""
-        raise ValueError(f"{text!r} is unknown; {hint}known: {', '.join(cls.form for cls in STRUCTURES.values())}")
+        forms = f"known: {', '.join(cls.form for cls in STRUCTURES.values())}"
+        raise ValueError(f"{text!r} {is_unknown(name, STRUCTURES, forms)}")
     cls = STRUCTURES[name]
     try:
         return cls.parse(argument if colon else None)

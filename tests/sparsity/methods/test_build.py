@@ -108,9 +108,9 @@ def test_keys_that_a_method_does_not_use_are_named(
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        (sparse("rgil"), ["sparsity.method='rgil' is unknown", "nearest: rigl", "known: dense, static, set, rigl"]),
+        (sparse("rgil"), ["sparsity.method='rgil' is unknown", "did you mean rigl", "known: dense, static, set, rigl"]),
         (sparse("zzzz"), ["sparsity.method='zzzz' is unknown; known: dense"]),
-        (sparse(structure="unstructurd"), ["sparsity.structure='unstructurd' is unknown", "nearest: unstructured"]),
+        (sparse(structure="unstructurd"), ["sparsity.structure='unstructurd' is unknown", "did you mean unstructured"]),
         (sparse(density=None), ["sparsity.density is needed for method rigl", "such as 0.1"]),
         (
             sparse(distribution="table", table={"*": 0.1}),

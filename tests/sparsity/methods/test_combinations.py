@@ -127,7 +127,7 @@ def refusal(settings: SparsityConfig, **shapes: tuple[int, ...]) -> str:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (config("blok"), "sparsity.structure='blok' is unknown; nearest: block:ROWSxCOLUMNS; known: "),
+        (config("blok"), "sparsity.structure='blok' is unknown; did you mean block? known: "),
         (config("nm:4:2"), "sparsity.structure='nm:4:2': N and M are whole numbers, N at least 1 and M more than N; it is"),
         (
             config("nm:2:4", density=0.1),
