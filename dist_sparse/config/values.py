@@ -87,9 +87,11 @@ def _readings(leaf: Leaf, value: Any, text: bool) -> Iterator[Any]:
         yield from _literals(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and leaf.type is str:
         yield str(value)  # `name: 2024` in YAML or JSON means what `--name=2024` means
-    if leaf.is_list and isinstance(value, str):
+    if not leaf.is_list or value is None or (text and value in _NONE_WORDS):
+        return
+    if isinstance(value, str):
         yield [part.strip() for part in value.split(",")]
-    elif leaf.is_list and not isinstance(value, (list, tuple, dict)) and value is not None:
+    elif not isinstance(value, (list, tuple, dict)):
         yield [value]
 
 

@@ -108,6 +108,9 @@ ERRORS = [
     (["--train.compile=maybe"], "train.compile=maybe (from the command line): should be true or false"),
     (["--seed=True"], "seed=True (from the command line): should be a whole number"),
     (["--train.epochs=None"], "train.epochs=None (from the command line): should be a whole number"),
+    (["--sparsity.keep_dense=None"], "sparsity.keep_dense=None (from the command line): should be a list"),
+    (["--tracking.tags", "null"], "tracking.tags=null (from the command line): should be a list"),
+    (['{"sparsity.keep_dense": null}'], "sparsity.keep_dense=null (from the command line): should be a list"),
     (
         ["--sparsity.distribution=er1"],
         "sparsity.distribution=er1 (from the command line): should be 'erk', 'er', 'uniform' or 'table'",
