@@ -111,6 +111,30 @@ def test_resume_and_an_abandoned_epoch(folder, workers):
     assert same(data.train.epoch(1), whole)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_among_some_positions(folder, by_index, workers):
+    """It is shorter, has the images that it has anyway, goes on in its middle, and is forgotten by the next epoch."""
+    among = torch.tensor([20, 3, 14, 7, 0, 9, 21, 5, 16, 11, 2])
+    data = folder(batch_size=4, accumulation=2, workers=workers)
+    whole = list(data.train.epoch(1, 0, among))
+    assert len(whole) == 4, "two steps: the last three positions fill no third one"
+    some = by_index(whole)
+    assert some.keys() < set(among.tolist())
+    assert same(data.train.epoch(1, 1, among), whole[2:])
+    assert list(data.train.epoch(1, 2, among)) == []
+    everything = by_index(data.train.epoch(1))
+    assert len(everything) == 20
+    assert all(torch.equal(some[index][0], everything[index][0]) for index in some.keys() & everything.keys())
+    assert not same(data.train.epoch(0, 0, among), whole)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_epoch_among_some_positions_is_shared_out(folder, by_index, world_size):
+    among = torch.arange(1, 17)
+    ranks = [folder(rank=rank, world_size=world_size, batch_size=8).train.epoch(2, 0, among) for rank in range(world_size)]
+    assert by_index(chain.from_iterable(ranks)).keys() == set(among.tolist())
+
+
 @pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (2, 2), (4, 1)])
 def test_global_batches_do_not_depend_on_ranks(folder, world_size, accumulation):
     alone = list(folder().train.epoch(0))
