@@ -7,6 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.schema import ForgettingConfig, SchedulerConfig, SparsityConfig
@@ -32,6 +34,14 @@ class Request:
         """Refuse with a UserError to take gradients over more batches than an epoch has."""
         if self.gradient_batches > batches:
             raise UserError(f"--gradient-batches={self.gradient_batches}: an epoch has only {batches} batches")
+
+
+def masks_of(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The packed masks in the checkpoint at ``path``; a UserError if it holds several networks."""
+    masks = state["method"]["masks"]
+    if not isinstance(masks, dict):
+        raise UserError(f"{path} holds sub-nets that share their weights; a probe prunes a single network")
+    return masks
 
 
 def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) -> Config:

@@ -17,7 +17,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
 from dist_sparse.config import Config
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
-from dist_sparse.plasticity.conditions import Request, recovery_config
+from dist_sparse.plasticity.conditions import Request, masks_of, recovery_config
 from dist_sparse.plasticity.report import Facts, Row
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.seeding import derive_seed
@@ -47,6 +47,7 @@ class Probing:
             check_whole(state, request.checkpoint)
             parts = build_parts(recovery_config(config, request, state), ranks)
             request.check_batches(parts.data.train.steps_per_epoch)
+            packed_masks = masks_of(state, request.checkpoint)
             load_weights(parts.model, state["state_dict"], request.checkpoint)
             try:
                 layers = list(sparse_layers(parts.model, config.sparsity.keep_dense))
@@ -56,9 +57,11 @@ class Probing:
         self._trainer.tracker.close()
         self._trainer.tracker = Tracker()
         self._masks, self._engine = self._trainer.method.masks, self._trainer.engine
-        saved = {name: packed.to(ranks.device) for name, packed in state["method"]["masks"].items()}
         self._trainer.method.replace_masks(
-            {name: bits.unpack(packed, self._engine.weight(name).shape) for name, packed in saved.items()}
+            {
+                name: bits.unpack(packed.to(ranks.device), self._engine.weight(name).shape)
+                for name, packed in packed_masks.items()
+            }
         )
         self._state = copy.deepcopy(self._trainer.state_dict())
         self._weights = {name: self._engine.weight(name) for name in layers}
@@ -86,7 +89,7 @@ class Probing:
 
     def _probe(self, probe: Probe, rate: Fraction, gradients: dict[str, Tensor]) -> Row:
         self._trainer.load_state_dict(self._state)
-        before = {name: self._masks[name] for name in self._weights}
+        before = {name: self._masks[name].clone() for name in self._weights}
         kept = probe.prune(rate, self._weights, before, self._agreement)
         self._trainer.method.replace_masks(kept)
         pruned = self._density()

@@ -105,6 +105,29 @@ def test_a_probe_does_not_depend_on_those_before_it_and_nothing_is_overwritten(c
     assert {path.name for path in (folder / "plasticity").glob("*-2.*")} == {"step_00000044-2.csv", "step_00000044-2.json"}
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_too_the_masks_of_before_are_those_that_grow_again(copy: Callable[[str], Path], precision: str) -> None:
+    folder = copy("rigl")
+    assert probe(folder, "--rate=0.5", "--engine.device=cuda", f"--train.precision={precision}").code == 0
+    (rows,) = tables(folder)
+    assert [float(row["density"]) for row in rows if "grow" in row["probe"]] == pytest.approx([0.3] * 3, rel=0.01)
+    assert all(float(row["top1_recovered"]) > 0 for row in rows)
+
+
+def test_sub_nets_that_share_weights_are_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("rigl")
+    state = torch.load(path := folder / "checkpoints" / "best.pt", weights_only=True)
+    state["method"]["masks"] = [{"masks": state["method"]["masks"]}] * 2
+    path.unlink()  # one file with the last checkpoint's
+    torch.save(state, path)
+    outcome = probe(folder)
+    assert (outcome.code, outcome.errors) == (
+        2,
+        [f"{path} holds sub-nets that share their weights; a probe prunes a single network"],
+    )
+
+
 def test_layers_that_stay_dense_are_left_alone(copy: Callable[[str], Path]) -> None:
     folder = copy("rigl")
     options = ("--probe=prune_global", "--rate=0.5", "--recovery-epochs=0")
