@@ -52,18 +52,29 @@ def table(shapes: Shapes, densities: Mapping[str, float]) -> Densities:
     return result
 
 
+class AboveCapacity(ValueError):
+    """A layer would be denser than the structure can be."""
+
+
 def allocate(shapes: Shapes, densities: Densities, structure: Structure) -> dict[str, int]:
     """Active units per selection set of each layer: the density's share, rounded to the nearest.
 
     Raises:
+        AboveCapacity: a layer's density is above what the structure has with all units active.
         ValueError: a layer would be left without a single unit.
     """
     counts = {}
     for name, shape in shapes.items():
         _, units, _ = structure.counts(shape)
-        counts[name] = math.floor(densities[name] * units + 0.5)
+        counts[name] = math.floor(densities[name] / structure.capacity * units + 0.5)
         if counts[name] < 1:
             raise ValueError(f"layer {name!r} would keep 0 of its {units} units at density {densities[name]:.3g}")
+    for name, density in densities.items():
+        if density > structure.capacity + 1e-9:
+            raise AboveCapacity(
+                f"layer {name!r} would have density {density:.3g}, and structure {structure.name} holds {structure.capacity} "
+                "of the weights at most"
+            )
     return counts
 
 
@@ -74,6 +85,8 @@ def highest_sparsity(shapes: Shapes, distribute: Callable[[float], Densities], s
         middle = (low + high) // 2
         try:
             allocate(shapes, distribute(middle / 10_000), structure)
+            high = middle
+        except AboveCapacity:
             high = middle
         except ValueError:
             low = middle

@@ -113,14 +113,15 @@ class Mest(Method):
             score += self._lambda * scores.magnitude(self._gradients[name])
         active = self._structure.active(self.masks[name])
         kept = top_k(self._structure.score(score), active.sum(1).cpu().clamp(max=keep), among=active)
-        return self._structure.mask(kept, weight.shape)
+        return self._structure.mask(kept, weight.shape, before=self.masks[name])
 
     def _grown(self, name: str, grow_to: int, step: int) -> Tensor:
         weight = self.access.weight(name)
         kept = self._structure.active(self.masks[name])
         draw = scores.random(tuple(kept.shape), generator("mutate", self._seed, step, name)).to(weight.device)
         grown = top_k(draw, (grow_to - kept.sum(1)).cpu(), among=~kept)
-        return self._structure.mask(kept | grown, weight.shape)
+        choice = self._structure.random_choice(weight.shape, generator("choose", self._seed, step, name))
+        return self._structure.mask(kept | grown, weight.shape, before=self.masks[name], choose_by=choice)
 
     def state_dict(self) -> dict[str, Any]:
         gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}
@@ -134,6 +135,7 @@ class Mest(Method):
 
 def largest_weights(weight: Tensor, units: int, structure: Structure) -> Tensor:
     """The initial mask of a layer: per selection set the ``units`` of largest magnitude."""
-    score = structure.score(scores.magnitude(weight))
+    magnitude = scores.magnitude(weight)
+    score = structure.score(magnitude)
     chosen = top_k(score, torch.full((len(score),), units), among=torch.ones_like(score, dtype=torch.bool))
-    return structure.mask(chosen, weight.shape)
+    return structure.mask(chosen, weight.shape, choose_by=magnitude)

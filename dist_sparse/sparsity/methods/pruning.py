@@ -63,7 +63,9 @@ class GlobalPruner(Pruner):
             device=some.device,
             total=agreement.total,
         )
-        pruned = agreement.decide(lambda name: self.structure.mask(chosen[name], weights[name].shape))
+        pruned = agreement.decide(
+            lambda name: self.structure.mask(chosen[name], weights[name].shape, before=masks[name])
+        )
         if empty := [name for name, mask in pruned.items() if not mask.any()]:
             _log.warning("pruning has emptied %s", ", ".join(empty))
         return pruned
@@ -96,9 +98,9 @@ class UniformPruner(Pruner):
 
     def _select(self, weight: Tensor, mask: Tensor, density: Fraction) -> Tensor:
         active = self.structure.active(mask)
-        keep = active.sum(1).cpu().clamp(max=share_of(density, active.shape[1]))
+        keep = active.sum(1).cpu().clamp(max=share_of(density / self.structure.capacity, active.shape[1]))
         score = self.structure.score(scores.magnitude(weight))
-        return self.structure.mask(top_k(score, keep, among=active), weight.shape)
+        return self.structure.mask(top_k(score, keep, among=active), weight.shape, before=mask)
 
 
 def refusal_of_global_pruning(structure: Structure) -> str | None:

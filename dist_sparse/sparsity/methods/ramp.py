@@ -72,7 +72,7 @@ def build_pruner(setting: Setting, window: Window, initial: float, *, globally: 
     pruner = UniformPruner(**parts, shapes=shapes, classifier=spared)
     for name, density in pruner.densities(ramp(last)).items():
         units = structure.counts(shapes[name])[1]
-        if share_of(density, units) < 1:
+        if share_of(density / structure.capacity, units) < 1:
             raise UserError(f"sparsity.density={final:g} would leave layer {name!r} none of its {units} units")
     return pruner
 

@@ -3,6 +3,7 @@
 from dist_sparse.errors import is_unknown
 from dist_sparse.sparsity.structures.base import Structure
 from dist_sparse.sparsity.structures.layer_wide import Block, Channel, Filter, Kernel, Unstructured
+from dist_sparse.sparsity.structures.pattern import Pattern
 from dist_sparse.sparsity.structures.per_set import NM, FanIn, KernelPerFilter
 
 __all__ = [
@@ -14,13 +15,14 @@ __all__ = [
     "Filter",
     "Kernel",
     "KernelPerFilter",
+    "Pattern",
     "Structure",
     "Unstructured",
     "parse_structure",
 ]
 
 STRUCTURES: dict[str, type[Structure]] = {
-    cls.name: cls for cls in (Unstructured, Block, NM, FanIn, Kernel, KernelPerFilter, Channel, Filter)
+    cls.name: cls for cls in (Unstructured, Block, NM, FanIn, Kernel, KernelPerFilter, Pattern, Channel, Filter)
 }
 
 

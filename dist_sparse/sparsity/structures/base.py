@@ -6,6 +6,7 @@ to cut (:meth:`Structure.split`), how to put together again (:meth:`Structure.me
 """
 
 from abc import ABC, abstractmethod
+from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,10 @@ class Structure(ABC):
     """Which units compete with one another, in a few words for the table."""
     layer_wide: ClassVar[bool] = True
     """All units of a layer compete, so that there may be any number of them."""
+    capacity: ClassVar[Fraction] = Fraction(1)
+    """Density of a layer all of whose units are active."""
+    chooses: ClassVar[bool] = False
+    """A unit holds some of its weights only, and chooses which when it becomes active."""
 
     @classmethod
     def parse(cls, argument: str | None) -> "Structure":
@@ -59,7 +64,7 @@ class Structure(ABC):
         return None
 
     def counts(self, shape: torch.Size) -> tuple[int, int, int]:
-        """S, U and E for a weight of ``shape``."""
+        """S, U and the number of weights that an active unit holds, for a weight of ``shape``."""
         sets, units, size = self.split(torch.empty(shape, device="meta")).shape
         return sets, units, size
 
@@ -73,7 +78,17 @@ class Structure(ABC):
         units = self.split(mask)
         return units.squeeze(2) if units.shape[2] == 1 else units.any(2)
 
-    def mask(self, active: Tensor, shape: torch.Size) -> Tensor:
-        """The bool mask of ``shape`` that keeps the ``active`` units [S, U]."""
+    def mask(
+        self, active: Tensor, shape: torch.Size, *, before: Tensor | None = None, choose_by: Tensor | None = None
+    ) -> Tensor:
+        """The bool mask of ``shape`` that keeps the ``active`` units [S, U].
+
+        Where a unit :attr:`chooses` its weights, one that is active in the mask ``before`` holds what it held, and any other
+        what scores most by ``choose_by``, which is weight-shaped and not negative. Without such a choice neither matters.
+        """
         size = self.counts(shape)[2]
         return self.merge(active.unsqueeze(2).expand(*active.shape, size), shape)
+
+    def random_choice(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
+        """For ``choose_by``: every choice of every unit is as likely as any other. None if there is no choice."""
+        return None
