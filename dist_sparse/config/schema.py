@@ -231,7 +231,8 @@ class SparsityConfig:
     keep_dense: list[str] = field(default_factory=list)
     """Layers without a mask: name patterns such as `*.downsample.*`, or the words `first` and `last`."""
     structure: str = "unstructured"
-    """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, channel, filter."""
+    """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, pattern,
+    channel, filter."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
     ramp: RampConfig = RampConfig()

@@ -51,6 +51,14 @@ class Masks:
             self._explored[name] = self._explored.get(name, explored) | explored
         return changed
 
+    def packed(self) -> dict[str, Tensor]:
+        """Every mask as it is now, one bit a weight."""
+        return {name: bits.pack(self[name]) for name in self._multipliers}
+
+    def changed_since(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many entries of each mask differ from what :meth:`packed` gave earlier."""
+        return {name: bits.popcount(before ^ bits.pack(self[name])) for name, before in packed.items()}
+
     def multiply_(self, tensors: Mapping[str, Tensor]) -> None:
         """Zero the inactive entries of weight-shaped tensors, in place and in one call; they must be finite."""
         if tensors:

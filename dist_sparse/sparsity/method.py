@@ -69,6 +69,11 @@ class Method:
         """Why the method cannot work with a structure, or None if it can."""
         return None
 
+    @classmethod
+    def condition(cls, structure: Structure) -> str | None:
+        """On what condition the method can work with a structure that it does not refuse, or None if on none."""
+        return None
+
     def start(self) -> None:
         """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""
         self._enforce_masks()

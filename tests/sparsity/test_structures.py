@@ -21,6 +21,7 @@ from dist_sparse.sparsity.structures import (
     Filter,
     Kernel,
     KernelPerFilter,
+    Pattern,
     Structure,
     Unstructured,
     parse_structure,
@@ -39,6 +40,8 @@ COUNTS = {
     Channel(): (1, 4, 72),
     Filter(): (1, 8, 36),
 }
+CHOOSING = {Pattern(): (8, 4, 4)}
+"""Units that choose which of their weights they hold; the rest of what is true of them is in test_pattern.py."""
 
 
 def label(structure: Structure) -> str:
@@ -58,11 +61,12 @@ def prune(structure: Structure, weight: Tensor, keep: int) -> Tensor:
     """The mask of the ``keep`` units of largest norm in every selection set."""
     score = structure.score(weight.abs())
     k = torch.full((len(score),), keep)
-    return structure.mask(top_k(score, k, torch.ones_like(score, dtype=torch.bool)), weight.shape)
+    chosen = top_k(score, k, torch.ones_like(score, dtype=torch.bool))
+    return structure.mask(chosen, weight.shape, choose_by=weight.abs())
 
 
 def test_every_structure_is_tested_here() -> None:
-    assert {type(structure) for structure in COUNTS} == set(STRUCTURES.values())
+    assert {type(structure) for structure in COUNTS | CHOOSING} == set(STRUCTURES.values())
 
 
 def test_counts(structure: Structure) -> None:
@@ -153,10 +157,10 @@ def test_a_misfit_says_why(structure: Structure, shape: tuple[int, ...], reason:
     assert structure.misfit(Size(shape)) == reason
 
 
-@given(st.integers(0, 2**31), st.sampled_from(list(COUNTS)), st.sampled_from([1, 2, 1000]), st.booleans(), st.data())
+@given(st.integers(0, 2**31), st.sampled_from([*COUNTS, *CHOOSING]), st.sampled_from([1, 2, 1000]), st.booleans(), st.data())
 def test_units_are_conserved(seed: int, structure: Structure, distinct: int, still: bool, data: st.DataObject) -> None:
     """In every selection set, at any density from one unit to all, with ties, and with gradients that are all zero."""
-    sets, units, _ = structure.counts(SHAPE)
+    sets, units, size = structure.counts(SHAPE)
     kept = data.draw(st.sampled_from([1, units - 1, units]) | st.integers(1, units), label="active units in a set")
     weight = (noise(*SHAPE, seed=seed) * distinct).round() / distinct
     mask = prune(structure, noise(*SHAPE, seed=seed + 1), kept)
@@ -167,9 +171,11 @@ def test_units_are_conserved(seed: int, structure: Structure, distinct: int, sti
     keep_score, grow_score = structure.score((weight * mask).abs()), structure.score(gradient.abs())
     drop = worst_per_row(active, keep_score, count)
     assert int(drop.sum()) == count
-    after = structure.mask(drop_and_grow(active, keep_score, grow_score, drop), SHAPE)
+    units_after = drop_and_grow(active, keep_score, grow_score, drop)
+    after = structure.mask(units_after, SHAPE, before=mask, choose_by=gradient.abs())
     assert structure.active(after).sum(1).tolist() == [kept] * sets
-    assert torch.equal(structure.mask(structure.active(after), SHAPE), after), "only whole units"
+    assert int(after.sum()) == sets * kept * size
+    assert torch.equal(structure.mask(structure.active(after), SHAPE, before=after), after), "only whole units"
 
 
 @pytest.mark.parametrize("text", [cls.example for cls in STRUCTURES.values()])

@@ -41,17 +41,18 @@ def settle_structure(config: SparsityConfig, method: type[Method]) -> SparsityCo
 
 
 def table() -> str:
-    """Every structure, and whether each method can have it, in Markdown; the reasons for a no stand under the table."""
+    """Every structure, and whether each method can have it, in Markdown; the reasons for a no, and conditions, stand under it."""
     methods = {name: cls for name, cls in METHODS.items() if "structure" in cls.uses}
     reasons: list[str] = []
 
     def cell(method: type[Method], structure: Structure) -> str:
-        reason = method.refusal(structure)
+        refusal = method.refusal(structure)
+        reason = refusal or method.condition(structure)
         if reason is None:
             return "yes"
         if reason not in reasons:
             reasons.append(reason)
-        return f"no ({reasons.index(reason) + 1})"
+        return f"{'no' if refusal else 'yes'} ({reasons.index(reason) + 1})"
 
     header = ["`sparsity.structure`", "a unit is", "and competes within its", *(f"`{name}`" for name in methods)]
     rows = [header, ["---"] * len(header)]

@@ -162,8 +162,7 @@ class DropAndGrow(Updating):
     def grow_score(self, name: str, step: int) -> Tensor:
         """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
         if self._growth in ("gradient", "momentum"):
-            gradients = self._gradients.sums if self._growth == "gradient" else self._gradients.averages
-            return self._structure.score(scores.magnitude(gradients[name]))
+            return self._structure.score(scores.magnitude(self._growth_gradients[name]))
         weight = self.access.weight(name)
         sets, units, _ = self._structure.counts(weight.shape)
         score = scores.random((sets, units), generator("grow", self._seed, step, name)).to(weight.device)
@@ -171,12 +170,25 @@ class DropAndGrow(Updating):
             score = score + ~self._structure.active(self.masks.explored(name))
         return score
 
+    @property
+    def _growth_gradients(self) -> Mapping[str, Tensor]:
+        return self._gradients.averages if self._growth == "momentum" else self._gradients.sums
+
     def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
         """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grown``."""
         keep_score, active, drop = self._to_drop(name, fraction)
         grow = None if grown is None else torch.tensor([grown])
         units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop, grow)
-        return self._structure.mask(units, self.access.weight(name).shape)
+        shape = self.access.weight(name).shape
+        return self._structure.mask(units, shape, before=self.masks[name], choose_by=self._choice(name, step))
+
+    def _choice(self, name: str, step: int) -> Tensor | None:
+        """By what newly grown units choose their weights, where the structure leaves them a choice: as growth chooses units."""
+        if not self._structure.chooses:
+            return None
+        if self._growth in ("gradient", "momentum"):
+            return scores.magnitude(self._growth_gradients[name])
+        return self._structure.random_choice(self.access.weight(name).shape, generator("choose", self._seed, step, name))
 
     def _to_drop(self, name: str, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of one layer the score for keeping a unit, the active units, and how many of them to drop in each row."""
@@ -226,5 +238,5 @@ def _check_units(setting: Setting) -> None:
     if config.update.redistribution != "none" and any(structure.counts(shape)[::2] != (1, 1) for shape in shapes.values()):
         raise UserError(
             f"sparsity.update.redistribution={config.update.redistribution} moves single weights between layers, "
-            f"which structure {config.structure} does not allow"
+            f"which structure {config.structure} does not allow; with redistribution none every layer grows its own again"
         )

@@ -61,13 +61,12 @@ class GraNet(DropAndGrow):
         return dataclasses.replace(plan, options={**plan.options, "pruner": pruner, "schedule": schedule})
 
     def update(self, step: int, regular: int) -> None:
+        before = self.masks.packed()
         pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)
-        moved = dict.fromkeys(self.masks.names, 0)
         if pruned is not None:
             self.replace_masks(pruned)  # before growth, so that what is pruned and grown again starts from 0
-            moved = self.changed
         super().update(step, regular)
-        self.changed = {name: count + moved[name] for name, count in self.changed.items()}
+        self.changed = self.masks.changed_since(before)
 
 
 class GraNetUniform(GraNet):

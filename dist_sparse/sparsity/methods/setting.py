@@ -96,7 +96,7 @@ class Setting:
         """Active units per selection set of each layer, at the configured density or another.
 
         Raises:
-            UserError: the structure does not fit the layers, or a layer would be left empty.
+            UserError: the structure does not fit the layers, or a layer would be left empty or denser than it can be.
         """
         config, shapes, structure = self.config, self.shapes, self.structure
         check_fit(config, structure, shapes)
@@ -107,6 +107,9 @@ class Setting:
         except ValueError as error:
             if config.distribution == "table":
                 raise UserError(f"sparsity.table: {error}") from error
+            if isinstance(error, distributions.AboveCapacity):
+                key = "density" if density == config.density else "ramp.initial_density"
+                raise UserError(f"sparsity.{key}={density:g} cannot be reached: {error}{self._way_down()}") from error
             highest = distributions.highest_sparsity(shapes, self.distribute, structure)
             raise UserError(
                 f"sparsity.density={density:g} cannot be reached: {error}; the highest sparsity of distribution "
@@ -115,6 +118,10 @@ class Setting:
             ) from error
         warn_of_rounding(config, structure, shapes, densities, units)
         return units
+
+    def _way_down(self) -> str:
+        """What brings a layer below its structure's capacity beside a lower density."""
+        return "" if self.config.distribution == "uniform" else "; sparsity.distribution=uniform gives all layers the same"
 
     def all_units(self) -> dict[str, int]:
         """The units per selection set of each layer.
@@ -131,7 +138,8 @@ class Setting:
         rows, columns, _ = self.structure.counts(shape)
         score = scores.random((rows, columns), generator("initial mask", self.run.seed, name)).to(self.run.device)
         chosen = top_k(score, torch.full((rows,), units[name]), among=torch.ones_like(score, dtype=torch.bool))
-        return self.structure.mask(chosen, shape)
+        choice = self.structure.random_choice(shape, generator("choose", self.run.seed, 0, name))
+        return self.structure.mask(chosen, shape, choose_by=choice)
 
     def random_masks(self, units: Mapping[str, int]) -> Callable[[str], Tensor]:
         """:meth:`random_mask` by layer name."""

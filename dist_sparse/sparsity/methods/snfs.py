@@ -38,8 +38,8 @@ class Snfs(DropAndGrow):
         super().__init__(form="itop", **method)  # whatever ``form``: SNFS has no other
 
     @classmethod
-    def refusal(cls, structure: Structure) -> str | None:
-        return None if isinstance(structure, Unstructured) else "it moves single weights from layer to layer"
+    def condition(cls, structure: Structure) -> str | None:
+        return None if isinstance(structure, Unstructured) else "with `update.redistribution: none`"
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
