@@ -30,6 +30,11 @@ VIT = {
 }
 
 BLOCKS = {"sparsity.structure": "block:4x1", "sparsity.keep_dense": ["last"]}
+PATTERNS = {
+    "sparsity.structure": "pattern",
+    "sparsity.distribution": "uniform",
+    "sparsity.keep_dense": ["first", "last", "*.downsample.*"],
+}
 HALF = {"sparsity.density": 0.5, "sparsity.distribution": "uniform", "sparsity.update.drop_fraction": 0.5}
 
 COMBINATIONS = {
@@ -77,6 +82,20 @@ COMBINATIONS = {
     "rigl with kernels in every filter": {"sparsity.structure": "kernel_per_filter", "sparsity.keep_dense": ["first"]},
     "rigl with filters": {"sparsity.structure": "filter", **HALF},
     "set with channels": {"sparsity.method": "set", "sparsity.structure": "channel", "sparsity.keep_dense": ["first"], **HALF},
+    "rigl with patterns in channels_last, bf16 and accumulation": {
+        **PATTERNS,
+        "train.channels_last": True,
+        "train.precision": "bf16",
+        "train.accumulation": 2,
+    },
+    "set with patterns, weights averaged": {**PATTERNS, "sparsity.method": "set", "train.ema": 0.9},
+    "mest with patterns": {
+        **PATTERNS,
+        "sparsity.method": "mest",
+        "sparsity.mest.keep": [0.2],
+        "sparsity.mest.decay": [],
+        "sparsity.update.interval": 3,
+    },
     "mest with blocks": {
         **BLOCKS,
         "sparsity.method": "mest",

@@ -74,6 +74,15 @@ def on_all_worlds(worlds: Callable[[int], World], folder: Path, values: dict[str
 
 BLOCKS = {"sparsity.structure": "block:4x1", "sparsity.keep_dense": ["last"]}
 TWO_OF_FOUR = {"sparsity.structure": "nm:2:4", "sparsity.density": None, "sparsity.keep_dense": ["first"]}
+PATTERNS = {
+    "model.name": "resnet18",
+    "model.kwargs": {"channels": [16] * 4, "layers": [1] * 4, "norm_layer": "groupnorm1", "stem_type": "deep", "stem_width": 8},
+    "sparsity.structure": "pattern",
+    "sparsity.distribution": "uniform",
+    "sparsity.keep_dense": ["first", "last", "*.downsample.*"],
+}
+"""3x3 convolutions without batch statistics."""
+NARROW = {key: PATTERNS[key] for key in PATTERNS if key.startswith("sparsity")}
 
 RUNS = [
     pytest.param(updates("static"), 1, id="static"),
@@ -91,6 +100,9 @@ RUNS = [
     pytest.param({**updates("rigl"), **BLOCKS}, 1, id="rigl-blocks"),
     pytest.param({**updates("rigl", form="itop"), **TWO_OF_FOUR}, 1, id="rigl-itop-two-of-four"),
     pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, id="set-fan-in"),
+    pytest.param({**updates("rigl", drop_fraction=0.5), **PATTERNS}, 1, id="rigl-patterns"),
+    pytest.param({**updates("set", form="itop"), **PATTERNS}, 2, id="set-itop-patterns-accumulated"),
+    pytest.param({**mest(), **PATTERNS}, 1, id="mest-patterns"),
     pytest.param(mest(), 1, id="mest-em"),
     pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
 ]
@@ -116,8 +128,8 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize(
     ("method", "structure"),
-    [("static", {}), ("set", {}), ("rigl", {}), ("mest", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR), ("mest", BLOCKS)],
-    ids=["static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks"],
+    [("static", {}), ("set", {}), ("rigl", {}), ("mest", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR), ("mest", BLOCKS), ("mest", NARROW)],
+    ids=["static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"],
 )
 def test_every_rank_holds_the_same_masks(
     worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any]

@@ -1,5 +1,6 @@
 """Which structure goes with which method: the table holds what it says, and what cannot go together is one clear line."""
 
+import dataclasses
 import logging
 from typing import ClassVar
 
@@ -35,6 +36,14 @@ def model() -> nn.Module:
     return nn.Sequential(*body, nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 4))
 
 
+LINEAR = ["5.weight", "7.weight"]
+
+
+def ramp(cutter: Structure) -> RampConfig:
+    """Over after two steps, from the densest that the structure can be."""
+    return RampConfig(end=Length(2, "steps"), initial_density=float(cutter.capacity) if cutter.capacity < 1 else None)
+
+
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("structure", EXAMPLES)
 @pytest.mark.parametrize(
@@ -54,13 +63,16 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
     update = {"update": UpdateConfig(form=form, interval=Length(1, "steps"), drop_fraction=0.5)} if form else {}
     pruned = "ramp.end" in METHODS[method].uses
     if pruned:
-        update = {"update": UpdateConfig(interval=Length(1, "steps")), "ramp": RampConfig(end=Length(2, "steps"))}
+        update = {"update": UpdateConfig(interval=Length(1, "steps")), "ramp": ramp(cutter)}
+    density = cutter.density or 0.5 * float(cutter.capacity)
     if method == "mest":
-        update = {
-            "update": UpdateConfig(interval=Length(1, "steps")),
-            "mest": MestConfig(keep=[0.25], grow_to=[0.5], decay=[]),
-        }
-    settings = config(structure, method, density=cutter.density or 0.5, distribution="uniform", **update)
+        bounds = MestConfig(keep=[density / 2], grow_to=[density], decay=[])
+        update = {"update": UpdateConfig(interval=Length(1, "steps")), "mest": bounds}
+    if METHODS[method].condition(cutter):
+        assert METHODS[method].condition(cutter) == "with `update.redistribution: none`"
+        update["update"] = dataclasses.replace(update["update"], redistribution="none")
+    keep_dense = LINEAR if cutter.misfit(Size((12, 32))) else []
+    settings = config(structure, method, density=density, distribution="uniform", keep_dense=keep_dense, **update)
     if METHODS[method].refusal(cutter):
         with pytest.raises(UserError):
             resolve(settings)
@@ -77,10 +89,11 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
             active = cutter.active(masks[name])
             if method not in SHARED and (not pruned or step >= 2):
                 assert active.sum(1).tolist() == [units // 2] * sets, name
-            assert torch.equal(cutter.mask(active, masks[name].shape), masks[name])
+            assert torch.equal(cutter.mask(active, masks[name].shape, before=masks[name]), masks[name])
+            assert int(masks[name].sum()) == int(active.sum()) * cutter.counts(masks[name].shape)[2]
             assert not network.get_parameter(name)[~masks[name]].count_nonzero()
     assert (masks.digest() != first) == bool(update)
-    assert 0.4 < masks.density() <= 0.5
+    assert 0.4 < masks.density() / cutter.capacity <= 0.5 + 1e-9
 
 
 @pytest.mark.usefixtures("group")
@@ -141,7 +154,12 @@ def refusal(settings: SparsityConfig, **shapes: tuple[int, ...]) -> str:
         (config("nm:2:4", table={"*": 0.5}), "sparsity.table needs sparsity.distribution=table, not uniform"),
         (config("filter"), "sparsity.density is needed for method static"),
         (config("fan_in", "granet", density=0.1), "sparsity.structure=fan_in cannot go with sparsity.method=granet: it"),
-        (config("filter", "snfs", density=0.1), "sparsity.structure=filter cannot go with sparsity.method=snfs: it"),
+        (
+            config("filter", "snfs", density=0.5),
+            "sparsity.update.redistribution=momentum moves single weights between layers, which structure filter does not "
+            "allow; with redistribution none every layer grows its own again",
+        ),
+        (config("pattern", "gmp_uniform", density=0.1), "sparsity.structure=pattern cannot go with sparsity.method=gmp_uniform: it begins"),
     ],
     ids=str,
 )  # fmt: skip
@@ -167,6 +185,32 @@ def test_a_layer_too_small_for_a_unit_is_refused_with_what_can_be_had() -> None:
     message = refusal(config("filter", density=0.1, distribution="uniform"), a=(4, 8), b=(64, 8))
     assert "layer 'a' would keep 0 of its 4 units at density 0.1; the highest sparsity" in message
     assert "(density 0.1250)" in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"density": 0.5, "distribution": "uniform"}, "sparsity.density=0.5 cannot be reached: layer 'a' would have density 0.5, "),
+        ({"density": 0.3}, "sparsity.density=0.3 cannot be reached: layer 'a' would have density 1, and structure pattern holds "
+            "4/9 of the weights at most; sparsity.distribution=uniform gives all layers the same"),
+        ({"distribution": "table", "table": {"*": 0.45}}, "sparsity.table: layer 'a' would have density 0.45, and structure pattern"),
+        ({"density": 0.3, "distribution": "uniform", "method": "granet_uniform"}, "sparsity.ramp.initial_density=1 cannot be reached: "),
+        (
+            {"density": 0.3, "distribution": "uniform", "method": "mest", "mest": MestConfig(keep=[0.3], grow_to=[0.5])},
+            "sparsity.mest.grow_to=0.5 cannot be reached: layer 'a' would have density 0.5, and structure pattern holds 4/9",
+        ),
+    ],
+    ids=["density", "erk", "table", "ramp", "bound"],
+)  # fmt: skip
+def test_more_than_a_pattern_can_hold_is_one_line(keys: dict, message: str) -> None:
+    shapes = {"a": (16, 16, 3, 3), "b": (64, 64, 3, 3)}
+    assert refusal(config("pattern", **{"method": "static", **keys}), **shapes).startswith(message)
+
+
+def test_layers_without_kernels_are_left_dense_by_a_key() -> None:
+    shapes = {"stem": (64, 3, 7, 7), "mid": (64, 64, 3, 3), "down": (64, 64, 1, 1), "head": (10, 64)}
+    message = refusal(config("pattern", density=0.1, distribution="uniform"), **shapes)
+    assert message.endswith("it has no 3x3 kernels); sparsity.keep_dense=[stem, down, head] leaves these dense")
 
 
 def test_coarse_units_are_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from dist_sparse.optim import build_optimizer
 from dist_sparse.sparsity.structures import parse_structure
 
 KEEPS_ZEROS = {"sgd": True, "momentum": True, "adamw": True, "lookahead_sgd": True, "muon": False}  # muon mixes entries
-STRUCTURED = ["block:2x1", "nm:1:2", "fan_in", "kernel", "kernel_per_filter", "channel", "filter"]
+STRUCTURED = ["block:2x1", "nm:1:2", "fan_in", "kernel", "kernel_per_filter", "pattern", "channel", "filter"]
 CLASSES, STEPS = 3, 8  # lookahead first moves its slow weights on step 6
 
 
@@ -54,9 +54,13 @@ class Case:
             density=self.density,
             distribution=self.distribution,
             structure=self.structure,
-            keep_dense=[] if self.structure == "unstructured" else ["last"],  # three classes make no block
+            keep_dense=self.keep_dense(),
             **moving,
         )
+
+    def keep_dense(self) -> list[str]:
+        """Three classes make no block, and only the first layer has kernels."""
+        return {"unstructured": [], "pattern": ["last", "3.weight", "6.weight"]}.get(self.structure, ["last"])
 
     def model(self) -> nn.Module:
         model = nn.Sequential(
@@ -77,14 +81,15 @@ def cases(draw: st.DrawFn) -> Case:
     interval = draw(st.integers(1, 4))
     structure = draw(st.just("unstructured") | st.sampled_from(STRUCTURED))
     coarse, fixed = structure != "unstructured", structure == "nm:1:2"
+    most = float(parse_structure(structure).capacity)
     return Case(
         channels=draw(st.sampled_from([4, 8] if coarse else [2, 4, 6])),
         hidden=draw(st.sampled_from([4, 8]) if coarse else st.integers(3, 12)),
-        kernel=draw(st.sampled_from([1, 3])),
+        kernel=3 if structure == "pattern" else draw(st.sampled_from([1, 3])),
         groups=draw(st.sampled_from([1, 2])),
         structure=structure,
         channels_last=draw(st.booleans()),
-        density=0.5 if fixed else draw(st.floats(0.5 if coarse else 0.3, 1.0)),
+        density=0.5 if fixed else draw(st.floats(most * (0.5 if coarse else 0.3), most)),
         distribution="uniform" if fixed else draw(st.sampled_from(["erk", "er", "uniform"])),
         optimizer=draw(st.sampled_from(sorted(KEEPS_ZEROS))),
         method=draw(st.sampled_from(["static", "set", "rigl"])),
@@ -131,7 +136,11 @@ def test_invariants(small_run, case: Case) -> None:
             for label, tensor in {"weight": weight, **state}.items():
                 assert is_zero(tensor, ~masks[name]), f"{label} of {name} off its mask"
                 assert is_zero(tensor, masks[name] & ~before[name]), f"{label} of {name} where it has just grown"
-            assert torch.equal(structure.active(masks[name]).sum(1), structure.active(before[name]).sum(1)), "in every set"
+            was_active, is_active = structure.active(before[name]), structure.active(masks[name])
+            assert torch.equal(is_active.sum(1), was_active.sum(1)), "in every set"
+            assert torch.equal(structure.mask(is_active, weight.shape, before=masks[name]), masks[name]), "only whole units"
+            both = structure.mask(was_active & is_active, weight.shape, before=before[name])
+            assert not (both & ~masks[name]).any(), "a unit that stays holds what it held"
             if not due:
                 assert torch.equal(masks[name], before[name])
         assert explored <= (explored := masks.exploration())
