@@ -112,6 +112,12 @@ COMBINATIONS = {
         "optim.name": "adamw",
         "optim.lr": 1e-3,
     },
+    "static by magnitude with patterns": {
+        **PATTERNS,
+        "sparsity.method": "static",
+        "sparsity.init": "magnitude",
+        "sparsity.update.interval": None,
+    },
     "static with a multistep schedule": {
         "sparsity.method": "static",
         "sparsity.update.interval": None,
@@ -161,3 +167,17 @@ def test_pruning_ends_at_the_density_and_the_summary_tells_the_end(method: str, 
     assert densities[-1] == summary["density"] == pytest.approx(0.1, abs=0.002)
     assert summary["active_parameters"] < 0.2 * summary["parameters"]
     assert summary["flops"] < 0.5 * summary["dense_flops"]
+
+
+def test_connection_sensitivity_takes_one_dense_step(tmp_path: Path) -> None:
+    keys = {"sparsity.method": "static", "sparsity.init": "snip", "sparsity.update.interval": None}
+    keys |= {"train.accumulation": 2, "train.ema": 0.9, "train.precision": "fp16"}
+    summary = train(load_config(overrides={**SMALL, **keys, "output": str(tmp_path)}))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["sparsity/density"]]
+    densities = [float(row["sparsity/density"]) for row in rows]
+    assert densities[0] == 1 and densities[1:] == pytest.approx([0.3] * len(densities[1:]), abs=1e-3)
+    assert len({row["sparsity/mask_digest"] for row in rows[1:]}) == 1
+    assert float(rows[-1]["sparsity/mean_density"]) == pytest.approx(0.3 + 0.7 / BASE_STEPS, abs=1e-3)
+    assert float(rows[-1]["sparsity/exploration"]) == pytest.approx(0.3, abs=1e-3)
+    assert summary["active_parameters"] < 0.4 * summary["parameters"]

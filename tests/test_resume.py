@@ -125,6 +125,27 @@ def test_mest_goes_on_where_it_was_about_to_mutate(tmp_path: Path, uninterrupted
     assert metrics(tmp_path) == uninterrupted(values)
 
 
+@pytest.mark.parametrize("stopped_at", [1, 4])
+def test_masks_that_a_gradient_chose_are_not_chosen_again(
+    tmp_path: Path, uninterrupted: Uninterrupted, stopped_at: int
+) -> None:
+    values = {**{key: value for key, value in DIGITS.items() if not key.startswith("sparsity.update")}, "checkpoint.every": 1}
+    values |= {"sparsity.method": "static", "sparsity.init": "snip"}
+    assert train_here({**values, "output": tmp_path}, interrupt_after=stopped_at).code == 130
+    outcome = train_here({**values, "output": tmp_path})
+    assert f"going on after step {stopped_at} of 33" in outcome.out
+    assert metrics(tmp_path) == uninterrupted(values)
+
+
+def test_patterns_go_on_as_they_were(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
+    values = {**{key: value for key, value in DIGITS.items() if key != "model.kwargs"}, "model.name": "cifar_resnet20"}
+    values |= {"model.kwargs": {"width": 0.25}, "sparsity.structure": "pattern", "sparsity.distribution": "uniform"}
+    values |= {"sparsity.keep_dense": ["first", "last", "*.downsample.*"]}
+    assert train_here({**values, "output": tmp_path}, interrupt_after=14).code == 130
+    assert "going on after step 12 of 33" in train_here({**values, "output": tmp_path}).out
+    assert metrics(tmp_path) == uninterrupted(values)
+
+
 @pytest.mark.parametrize(("stopped_at", "resumed_at"), [(16, 15), (28, 28)])
 def test_forgetting_is_counted_on_and_left_out_again(
     tmp_path: Path, uninterrupted: Uninterrupted, stopped_at: int, resumed_at: int

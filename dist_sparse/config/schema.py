@@ -233,6 +233,8 @@ class SparsityConfig:
     structure: str = "unstructured"
     """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, pattern,
     channel, filter."""
+    init: Literal["random", "magnitude", "snip"] = "random"
+    """Which masks method static has: random, each layer's largest weights, or those of largest |weight * gradient| (snip)."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
     ramp: RampConfig = RampConfig()

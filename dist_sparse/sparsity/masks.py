@@ -81,6 +81,10 @@ class Masks:
         explored = {name: bits.popcount(packed) for name, packed in self._explored.items()}
         return self.share(explored) if explored else 1.0
 
+    def restart_exploration(self) -> None:
+        """Forget what was active before the masks of now."""
+        self._explored = {name: packed.cpu() for name, packed in self.packed().items()}
+
     def explored(self, name: str) -> Tensor:
         """Which weights of a layer were ever active (bool, on the layer's device)."""
         multiplier = self._multipliers[name]

@@ -86,6 +86,8 @@ NARROW = {key: PATTERNS[key] for key in PATTERNS if key.startswith("sparsity")}
 
 RUNS = [
     pytest.param(updates("static"), 1, id="static"),
+    pytest.param({**updates("static"), "sparsity.init": "snip"}, 2, id="static-snip-accumulated"),
+    pytest.param({**updates("static"), "sparsity.init": "snip", **PATTERNS}, 1, id="static-snip-patterns"),
     pytest.param(updates("set"), 1, id="set-original"),
     pytest.param(updates("set", form="itop"), 2, id="set-itop-accumulated"),
     pytest.param(updates("rigl"), 1, id="rigl-original"),
@@ -128,7 +130,16 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize(
     ("method", "structure"),
-    [("static", {}), ("set", {}), ("rigl", {}), ("mest", {}), ("set", BLOCKS), ("rigl", TWO_OF_FOUR), ("mest", BLOCKS), ("mest", NARROW)],
+    [
+        ("static", {}),
+        ("set", {}),
+        ("rigl", {}),
+        ("mest", {}),
+        ("set", BLOCKS),
+        ("rigl", TWO_OF_FOUR),
+        ("mest", BLOCKS),
+        ("mest", NARROW),
+    ],
     ids=["static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"],
 )
 def test_every_rank_holds_the_same_masks(

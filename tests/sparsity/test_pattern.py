@@ -158,6 +158,6 @@ def test_a_unit_that_becomes_active_needs_something_to_choose_by() -> None:
 def test_capacity() -> None:
     shapes = {"a": Size((8, 4, 3, 3)), "b": Size((8, 64, 3, 3))}
     assert allocate(shapes, uniform(shapes, 4 / 9), PATTERN) == {"a": 4, "b": 64}
-    with pytest.raises(AboveCapacity, match="layer 'a' would have density 0.45, and structure pattern holds 4/9 of"):
+    with pytest.raises(AboveCapacity, match=r"layer 'a' would have density 0\.45, and structure pattern holds 4/9 of"):
         allocate(shapes, uniform(shapes, 0.45), PATTERN)
     assert highest_sparsity(shapes, lambda density: uniform(shapes, density), PATTERN) == pytest.approx(1 - 0.0556, abs=1e-4)

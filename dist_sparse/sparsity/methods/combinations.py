@@ -41,7 +41,7 @@ def settle_structure(config: SparsityConfig, method: type[Method]) -> SparsityCo
 
 
 def table() -> str:
-    """Every structure, and whether each method can have it, in Markdown; the reasons for a no, and conditions, stand under it."""
+    """Every structure, and whether each method can have it, in Markdown; the reasons and conditions stand under it."""
     methods = {name: cls for name, cls in METHODS.items() if "structure" in cls.uses}
     reasons: list[str] = []
 

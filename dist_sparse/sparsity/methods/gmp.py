@@ -48,7 +48,9 @@ class Gmp(Updating):
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
         if structure.capacity < 1:
-            return f"it begins with dense layers, and those of this structure hold {structure.capacity} of their weights at most"
+            return (
+                f"it begins with dense layers, and those of this structure hold {structure.capacity} of their weights at most"
+            )
         return refusal_of_global_pruning(structure) if cls.prunes_globally else None
 
     @classmethod

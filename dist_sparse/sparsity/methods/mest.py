@@ -30,13 +30,13 @@ are not uniform stay so. The first mutation, before any gradient, goes by |w| al
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, plan_bounds, resolve_bounds
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.selection import top_k
@@ -62,11 +62,7 @@ class Mest(Method):
 
     @classmethod
     def plan(cls, setting: Setting) -> Plan:
-        units = setting.units()
-
-        def initial_mask(name: str) -> Tensor:
-            return largest_weights(setting.weights[name].detach(), units[name], setting.structure)
-
+        initial_mask = largest_masks(setting, setting.units())
         gradient = setting.config.mest.removal_gradient
         options = {"structure": setting.structure, "removal_gradient": gradient, "seed": setting.run.seed}
         return Plan(setting=setting, initial_mask=initial_mask, options={**options, "bounds": plan_bounds(setting)})
@@ -131,11 +127,3 @@ class Mest(Method):
         super().load_state_dict(state)
         self._mutated_at = state["mutated_at"]
         self._gradients = {name: tensor.to(self.access.weight(name).device) for name, tensor in state["gradients"].items()}
-
-
-def largest_weights(weight: Tensor, units: int, structure: Structure) -> Tensor:
-    """The initial mask of a layer: per selection set the ``units`` of largest magnitude."""
-    magnitude = scores.magnitude(weight)
-    score = structure.score(magnitude)
-    chosen = top_k(score, torch.full((len(score),), units), among=torch.ones_like(score, dtype=torch.bool))
-    return structure.mask(chosen, weight.shape, choose_by=magnitude)

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -50,25 +50,10 @@ class GlobalPruner(Pruner):
 
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
         """The new masks of all layers, from one threshold over the whole network. Collective."""
-        weights = {name: access.weight(name) for name in masks.names}
-        sizes = {name: self.structure.counts(weight.shape)[2] for name, weight in weights.items()}
-        owned, some = agreement.owned(), next(iter(weights.values()))
-        chosen = global_top_k(
-            {name: self.structure.score(scores.magnitude(weights[name])) / sizes[name] ** 0.5 for name in owned},
-            {name: self.structure.active(masks[name]) for name in owned},
-            share_of(density, sum(weight.numel() for weight in weights.values())),
-            layers=masks.names,
-            sizes=sizes,
-            dtype=torch.promote_types(torch.float32, some.dtype),
-            device=some.device,
-            total=agreement.total,
+        keep = share_of(density, sum(access.weight(name).numel() for name in masks.names))
+        return best_of_all_layers(
+            lambda name: scores.magnitude(access.weight(name)), keep, self.structure, access, masks, agreement
         )
-        pruned = agreement.decide(
-            lambda name: self.structure.mask(chosen[name], weights[name].shape, before=masks[name])
-        )
-        if empty := [name for name, mask in pruned.items() if not mask.any()]:
-            _log.warning("pruning has emptied %s", ", ".join(empty))
-        return pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +86,37 @@ class UniformPruner(Pruner):
         keep = active.sum(1).cpu().clamp(max=share_of(density / self.structure.capacity, active.shape[1]))
         score = self.structure.score(scores.magnitude(weight))
         return self.structure.mask(top_k(score, keep, among=active), weight.shape, before=mask)
+
+
+def best_of_all_layers(
+    weight_score: Callable[[str], Tensor],
+    keep: int,
+    structure: Structure,
+    access: WeightAccess,
+    masks: Masks,
+    agreement: Agreement,
+) -> dict[str, Tensor]:
+    """The masks of the active units of all layers that score best and hold ``keep`` weights together. Collective.
+
+    ``weight_score`` gives the weight-shaped score of a layer that this rank owns.
+    """
+    weights = {name: access.weight(name) for name in masks.names}
+    sizes = {name: structure.counts(weight.shape)[2] for name, weight in weights.items()}
+    owned, some = agreement.owned(), next(iter(weights.values()))
+    chosen = global_top_k(
+        {name: structure.score(weight_score(name)) / sizes[name] ** 0.5 for name in owned},
+        {name: structure.active(masks[name]) for name in owned},
+        keep,
+        layers=masks.names,
+        sizes=sizes,
+        dtype=torch.promote_types(torch.float32, some.dtype),
+        device=some.device,
+        total=agreement.total,
+    )
+    best = agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape, before=masks[name]))
+    if empty := [name for name, mask in best.items() if not mask.any()]:
+        _log.warning("pruning has emptied %s", ", ".join(empty))
+    return best
 
 
 def refusal_of_global_pruning(structure: Structure) -> str | None:

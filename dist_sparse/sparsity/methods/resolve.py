@@ -12,6 +12,7 @@ from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import settle_structure
 from dist_sparse.sparsity.methods.defaults import Completes
+from dist_sparse.sparsity.methods.snip import shares_out_nothing
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
 def _acting(uses: frozenset[str], config: SparsityConfig) -> frozenset[str]:
     """The keys that act beside what a completed configuration chooses."""
     update = config.update
+    if shares_out_nothing(config):
+        uses -= {"distribution", "er_power", "table"}
     if update.growth != "gradient" and update.removal != "taylor":
         uses -= {"update.gradient_steps"}
     if update.removal == "threshold":

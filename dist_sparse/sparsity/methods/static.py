@@ -1,12 +1,59 @@
-"""Static sparse training: random masks, drawn once and never moved.
+"""Static sparse training: masks that are chosen once and never move.
 
-The other end of the scale: what a dynamic method must beat.
+The other end of the scale: what a dynamic method must beat. ``sparsity.init`` says how they are chosen: ``random``;
+``magnitude``, the largest |w| of each layer's initialisation; or ``snip`` (see :mod:`dist_sparse.sparsity.methods.snip`), for
+which the network is dense until the first gradient.
 """
 
-from dist_sparse.sparsity.method import Method
+from collections.abc import Mapping
+from typing import Any
+
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.errors import UserError
+from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.initial import largest_masks
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.snip import Snip, plan_snip, shares_out_nothing
 
 
 class Static(Method):
     """Fixed masks."""
 
     name = "static"
+    uses = Method.uses | {"init"}
+
+    def __init__(self, *, snip: Snip | None = None, **method: Any) -> None:
+        super().__init__(**method)
+        self._snip = snip
+        self._chosen = snip is None
+
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        if shares_out_nothing(config) and config.distribution == "table":
+            raise UserError("sparsity.distribution=table does not go with sparsity.init=snip, which chooses over all layers")
+        return config
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        init = setting.config.init
+        if init == "snip":
+            return plan_snip(setting)
+        units = setting.units()
+        masks = largest_masks(setting, units) if init == "magnitude" else setting.random_masks(units)
+        return Plan(setting=setting, initial_mask=masks)
+
+    def after_backward(self, step: int) -> Decision:
+        if self._chosen or self._snip is None:
+            return super().after_backward(step)
+        self.replace_masks(self._snip.choose(self.access, self.masks, self.agreement))
+        self.masks.restart_exploration()  # no weight has been trained yet
+        self._chosen = True
+        self.access.mask_gradients(self.masks)
+        return Decision(skip_optimizer=True, updates_masks=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({"chosen": self._chosen} if self._snip else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._chosen = state["chosen"] if self._snip else True

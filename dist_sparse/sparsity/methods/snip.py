@@ -1,0 +1,83 @@
+"""SNIP: initial masks by connection sensitivity.
+
+N. Lee, T. Ajanthan, P. H. S. Torr: "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019, arXiv
+1810.02340.
+
+With dense weights w at initialisation and the gradient g of the loss of one batch::
+
+    s = |w g|;  mask = the round(d N) weights of largest s of the whole network
+
+The batch is that of the first optimizer step, over all ranks and micro-batches; its gradient chooses the masks instead of
+moving the weights, as RigL's updates do. If it overflowed the next good step chooses. Units of several weights compare by
+the root mean square of s, and are kept while they fit. Where a structure fixes how many units a selection set keeps (N:M,
+fan-in, kernels per filter, patterns), the best of each set stay, at the densities of the distribution.
+
+Deviation from the paper: none in the score (dividing by the sum of all changes no order); its networks are initialised by
+variance scaling, here by whatever the model does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.errors import UserError
+from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.method import WeightAccess
+from dist_sparse.sparsity.methods.initial import best_units
+from dist_sparse.sparsity.methods.pruning import best_of_all_layers
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.schedules import share_of
+from dist_sparse.sparsity.structures import Structure, parse_structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snip:
+    """What is to be chosen: ``keep`` weights of all layers together, or ``units`` in each selection set of each layer."""
+
+    structure: Structure
+    keep: int
+    units: Mapping[str, int]
+
+    def choose(self, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+        """The masks, from weights and gradients that are still dense. Collective."""
+
+        def sensitivity(name: str) -> Tensor:
+            return scores.magnitude(access.weight(name).detach() * access.grad(name))
+
+        if self.structure.layer_wide:
+            return best_of_all_layers(sensitivity, self.keep, self.structure, access, masks, agreement)
+        return agreement.decide(lambda name: best_units(sensitivity(name), self.units[name], self.structure))
+
+
+def shares_out_nothing(config: SparsityConfig) -> bool:
+    """The masks are chosen over all layers together, so that no distribution acts."""
+    return config.init == "snip" and parse_structure(config.structure).layer_wide
+
+
+def plan_snip(setting: Setting) -> Plan:
+    """Dense masks until the first gradient, and what that is to choose.
+
+    Raises:
+        UserError: the structure does not fit, or the density leaves nothing.
+    """
+    structure, shapes, density = setting.structure, setting.shapes, setting.config.density
+    keep, units = 0, {}
+    if structure.layer_wide:
+        setting.all_units()  # checks that the structure fits
+        assert density is not None, "complete() refuses a table"
+        keep = share_of(Fraction(str(density)), sum(shape.numel() for shape in shapes.values()))
+        if keep < max(structure.counts(shape)[2] for shape in shapes.values()):
+            raise UserError(f"sparsity.density={density:g} cannot be reached: all layers together would keep {keep} weights")
+    else:
+        units = setting.units()
+    return Plan(
+        setting=setting,
+        initial_mask=lambda name: torch.ones(shapes[name], dtype=torch.bool, device=setting.run.device),
+        options={"snip": Snip(structure=structure, keep=keep, units=units)},
+    )
