@@ -24,37 +24,32 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     return _top_k_rows(torch.where(among, score, -torch.inf), k)
 
 
-def drop_and_grow(active: Tensor, keep_score: Tensor, grow_score: Tensor, drop: Tensor, grow: Tensor | None = None) -> Tensor:
-    """Drop the worst active units of each row and grow as many (or ``grow``) of the best that are then inactive.
+def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor | None = None) -> Tensor:
+    """Grow in each row as many units as it drops (or ``grow``): the best of those that are then inactive.
 
     A unit that was just dropped may grow again.
 
     Args:
         active: bool [S, U].
-        keep_score: finite [S, U]; the active units that score least are dropped.
-        grow_score: finite [S, U]; the inactive units that score most are grown.
-        drop: int64 [S] on the CPU, each at most the row's number of active units (see :func:`worst_per_row`).
-        grow: int64 [S] on the CPU, each at most the row's number of units that are then inactive; by default ``drop``.
+        kept: bool [S, U], those of them that are not dropped (see :func:`best_of_all_rows`).
+        grow_score: finite [S, U].
+        grow: int64 [S] on the CPU, each at most the row's number of units that are then inactive.
 
     Returns:
         bool [S, U], the units active afterwards.
     """
-    keep = active.sum(1).cpu() - drop
-    kept = top_k(keep_score, keep, among=active)
-    return kept | top_k(grow_score, drop if grow is None else grow, among=~kept)
+    if grow is None:
+        grow = (active.sum(1) - kept.sum(1)).cpu()
+    return kept | top_k(grow_score, grow, among=~kept)
 
 
-def worst_per_row(active: Tensor, score: Tensor, count: int) -> Tensor:
-    """How many of the ``count`` worst active units of all rows together lie in each row: int64 [S] on the CPU.
+def best_of_all_rows(score: Tensor, k: int, among: Tensor) -> Tensor:
+    """The ``k`` best candidates [S, U] of all rows together.
 
     A fraction of short rows taken row by row would round to nothing, or to far too much: 30 % of the 2 active units of a 2:4
     group. Taken over all rows it is exact, and rows that hold the worst units lose more (as in SRigL, arXiv 2305.02299).
     """
-    if len(active) == 1:
-        return torch.tensor([count])
-    total = int(active.count_nonzero())
-    kept = _top_k_row(score.reshape(-1), total - count, active.reshape(-1)).view_as(active)
-    return (active.sum(1) - kept.sum(1)).cpu()
+    return _top_k_row(score.reshape(-1), k, among.reshape(-1)).view_as(among)
 
 
 def _top_k_row(score: Tensor, k: int, among: Tensor) -> Tensor:

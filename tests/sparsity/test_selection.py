@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from torch import Tensor
 
 from dist_sparse.sparsity.scores import magnitude
-from dist_sparse.sparsity.selection import _kth_largest, drop_and_grow, top_k, worst_per_row
+from dist_sparse.sparsity.selection import _kth_largest, best_of_all_rows, drop_and_grow, top_k
 
 FEW_VALUES = st.sampled_from([0.0, 0.25, 1.0, 3.0])
 MANY_VALUES = st.floats(0, 2.0**90, width=32)
@@ -93,8 +93,8 @@ def test_drop_and_grow(keep: tuple[Tensor, Tensor], grow: tuple[Tensor, Tensor],
     (keep_score, active), (wide, _) = keep, grow
     grow_score = wide.reshape(-1).repeat(active.numel())[: active.numel()].view_as(active)
     drop = torch.tensor([data.draw(st.integers(0, count)) for count in active.sum(1).tolist()])
-    after = drop_and_grow(active, keep_score, grow_score, drop)
     kept = torch.tensor(plain_rows(keep_score, active.sum(1) - drop, active))
+    after = drop_and_grow(active, kept, grow_score)
     grown = torch.tensor(plain_rows(grow_score, drop, ~kept))
     assert after.tolist() == (kept | grown).tolist()
     assert after.sum(1).tolist() == active.sum(1).tolist()
@@ -106,9 +106,9 @@ def test_the_worst_of_all_rows(problem: tuple[Tensor, Tensor], data: st.DataObje
     score, active = problem
     count = data.draw(st.integers(0, int(active.sum())))
     flat = plain_top_k(score.view(-1).tolist(), int(active.sum()) - count, active.view(-1).tolist())
-    lost = active.sum(1) - torch.tensor(flat).view_as(active).sum(1)
-    drop = worst_per_row(active, score, count)
-    assert drop.tolist() == lost.tolist()
+    kept = best_of_all_rows(score, int(active.sum()) - count, active)
+    assert kept.view(-1).tolist() == flat
+    assert kept.equal(top_k(score, kept.sum(1), active)), "in every row its best stay"
 
 
 def test_a_dropped_unit_may_grow_again() -> None:
@@ -116,13 +116,14 @@ def test_a_dropped_unit_may_grow_again() -> None:
     active = torch.tensor([[True, True, True, True, False, False]])
     weight = torch.tensor([[0.9, 0.1, 0.5, 0.3, 0.0, 0.0]])
     gradient = torch.tensor([[9.0, 3.0, 9.0, 0.0, 2.0, 1.0]])
-    assert drop_and_grow(active, weight, gradient, torch.tensor([2])).tolist() == [[True, True, True, False, True, False]]
+    kept = top_k(weight, torch.tensor([2]), active)
+    assert drop_and_grow(active, kept, gradient).tolist() == [[True, True, True, False, True, False]]
 
 
 def test_each_row_drops_its_own_number() -> None:
     active = torch.tensor([[True, True, False, False]] * 3)
     weight, gradient = torch.tensor([[1.0, 2.0, 0.0, 0.0]] * 3), torch.tensor([[0.0, 0.0, 1.0, 2.0]] * 3)
-    after = drop_and_grow(active, weight, gradient, torch.tensor([0, 1, 2]))
+    after = drop_and_grow(active, top_k(weight, torch.tensor([2, 1, 0]), active), gradient)
     assert after.int().tolist() == [[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
 
 
@@ -131,7 +132,8 @@ def test_scores_of_a_diverging_run_still_give_exact_counts(bad: float) -> None:
     tensor = torch.randn(1, 300, generator=torch.Generator().manual_seed(0))
     tensor[0, ::3] = bad
     active = torch.arange(300)[None] % 2 == 0
-    assert int(drop_and_grow(active, magnitude(tensor), magnitude(tensor.flip(1)), torch.tensor([70])).sum()) == 150
+    kept = best_of_all_rows(magnitude(tensor), 80, active)
+    assert int(kept.sum()) == 80 and int(drop_and_grow(active, kept, magnitude(tensor.flip(1))).sum()) == 150
 
 
 @pytest.mark.parametrize("sets", [1, 4])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from torch import Size, Tensor
 
-from dist_sparse.sparsity.selection import drop_and_grow, top_k, worst_per_row
+from dist_sparse.sparsity.selection import best_of_all_rows, drop_and_grow, top_k
 from dist_sparse.sparsity.structures import (
     NM,
     STRUCTURES,
@@ -169,9 +169,9 @@ def test_units_are_conserved(seed: int, structure: Structure, distinct: int, sti
     gradient = torch.zeros(SHAPE) if still else (noise(*SHAPE, seed=seed + 2) * distinct).round()
     count = data.draw(st.integers(0, sets * kept), label="units to drop")
     keep_score, grow_score = structure.score((weight * mask).abs()), structure.score(gradient.abs())
-    drop = worst_per_row(active, keep_score, count)
-    assert int(drop.sum()) == count
-    units_after = drop_and_grow(active, keep_score, grow_score, drop)
+    stay = best_of_all_rows(keep_score, sets * kept - count, active)
+    assert int(stay.sum()) == sets * kept - count
+    units_after = drop_and_grow(active, stay, grow_score)
     after = structure.mask(units_after, SHAPE, before=mask, choose_by=gradient.abs())
     assert structure.active(after).sum(1).tolist() == [kept] * sets
     assert int(after.sum()) == sets * kept * size

@@ -128,16 +128,17 @@ class DropAndGrow(Updating):
         return self._form == "original"
 
     def update(self, step: int, regular: int) -> None:
-        fractions: dict[str, float] = dict.fromkeys(self.masks.names, self._schedule.drop(regular))
-        grown: dict[str, int] = {}
-        if self._redistribution != "none":
-            fractions, grown = self._shared_out(fractions)
-        masks = self.agreement.decide(lambda name: self._select(name, step, fractions[name], grown.get(name)))
+        fraction = self._schedule.drop(regular)
+        if self._redistribution == "none":
+            masks = self.agreement.decide(lambda name: self._select(name, step, self._kept(name, fraction)))
+        else:
+            kept, grown = self._shared_out(fraction)
+            masks = self.agreement.decide(lambda name: self._select(name, step, kept[name], torch.tensor([grown[name]])))
         self.replace_masks(masks)
         self._gradients.sums.clear()
 
-    def _shared_out(self, fractions: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
-        """Which fraction each layer drops and how many weights it grows where layers share them. Collective."""
+    def _shared_out(self, fraction: float) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Where layers share: what stays of this rank's layers, and how many weights each layer grows. Collective."""
         names, owned, active = self.masks.names, self.agreement.owned(), self.masks.active()
         worths = {
             name: worth(self._redistribution, self.masks[name], self.access.weight(name), self._gradients.averages.get(name))
@@ -145,12 +146,13 @@ class DropAndGrow(Updating):
         }
         shares = shares_of(self._of_all_layers(worths))
         density = self.masks.densities()
-        fractions = {name: drop_fraction(fractions[name], density[name], shares[name], len(names)) for name in names}
-        dropped = self._of_all_layers({name: int(self._to_drop(name, fractions[name])[2].sum()) for name in owned})
+        fractions = {name: drop_fraction(fraction, density[name], shares[name], len(names)) for name in names}
+        kept = {name: self._kept(name, fractions[name]) for name in owned}
+        dropped = self._of_all_layers({name: active[name] - int(kept[name].sum()) for name in owned})
         total = int(sum(dropped.values()))
         units = {name: self.access.weight(name).numel() for name in names}
         room = rooms(units, {name: active[name] - int(dropped[name]) for name in names}, total)
-        return fractions, share_out(total, shares, room)
+        return kept, share_out(total, shares, room)
 
     def _of_all_layers(self, values: Mapping[str, float]) -> dict[str, float]:
         """A number of each layer, of which this rank knows its own layers'. Collective."""
@@ -174,11 +176,10 @@ class DropAndGrow(Updating):
     def _growth_gradients(self) -> Mapping[str, Tensor]:
         return self._gradients.averages if self._growth == "momentum" else self._gradients.sums
 
-    def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
-        """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grown``."""
-        keep_score, active, drop = self._to_drop(name, fraction)
-        grow = None if grown is None else torch.tensor([grown])
-        units = drop_and_grow(active, keep_score, self.grow_score(name, step), drop, grow)
+    def _select(self, name: str, step: int, kept: Tensor, grow: Tensor | None = None) -> Tensor:
+        """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grow``."""
+        active = self._structure.active(self.masks[name])
+        units = drop_and_grow(active, kept, self.grow_score(name, step), grow)
         shape = self.access.weight(name).shape
         return self._structure.mask(units, shape, before=self.masks[name], choose_by=self._choice(name, step))
 
@@ -190,20 +191,18 @@ class DropAndGrow(Updating):
             return scores.magnitude(self._growth_gradients[name])
         return self._structure.random_choice(self.access.weight(name).shape, generator("choose", self._seed, step, name))
 
-    def _to_drop(self, name: str, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one layer the score for keeping a unit, the active units, and how many of them to drop in each row."""
-        active = self._structure.active(self.masks[name])
-        keep_score, drop = removal(
+    def _kept(self, name: str, fraction: float) -> Tensor:
+        """Which active units of one layer are not dropped."""
+        return removal(
             self._removal,
             self._structure,
             self.access.weight(name),
-            active,
+            self._structure.active(self.masks[name]),
             fraction,
             round_up=self._form == "itop",
             threshold=self._removal_threshold,
             gradient=self._gradients.sums.get(name),
         )
-        return keep_score, active, drop
 
     def collect(self, step: int) -> bool:
         collects = self.needs_gradient and self._counts(step)

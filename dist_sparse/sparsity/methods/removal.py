@@ -1,4 +1,4 @@
-"""Which active units an update drops: a score, of which the least go, and how many."""
+"""Which active units an update drops, and which stay."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.schedules import drop_count
-from dist_sparse.sparsity.selection import top_k, worst_per_row
+from dist_sparse.sparsity.selection import best_of_all_rows, top_k
 from dist_sparse.sparsity.structures import Structure
 
 Removal = Literal["magnitude", "set", "threshold", "taylor"]
@@ -23,10 +23,10 @@ def removal(
     round_up: bool,
     threshold: float | None = None,
     gradient: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The score [S, U] for keeping a unit and the number [S] (int64, on the CPU) of active units to drop in each row.
+) -> Tensor:
+    """Which of the ``active`` units [S, U] stay.
 
-    The fraction is of all active units, and all rows' worst go (see :func:`.worst_per_row`).
+    The fraction is of all active units, and all rows' worst go (see :func:`.best_of_all_rows`).
 
     ``magnitude``: the smallest. ``set``: the smallest of each sign, as many of each as their share (Mocanu et al., 2018; units
     of one weight). ``threshold``: those smaller than ``threshold``, whatever the fraction. ``taylor``: those of smallest
@@ -36,16 +36,17 @@ def removal(
     score = structure.score(scores.magnitude(weight))
     if kind == "threshold":
         assert threshold is not None, "resolve() asks for one"
-        return score, ((score < threshold) & active).sum(1).cpu()
-    count = drop_count(fraction, int(active.count_nonzero()), up=round_up)
-    if kind == "taylor":
-        assert gradient is not None, "collected for the update"
-        score = structure.score(scores.magnitude(weight * gradient))
+        return active & (score >= threshold)
+    total = int(active.count_nonzero())
+    count = drop_count(fraction, total, up=round_up)
     if kind == "set":
         signed = structure.split(weight.detach()).reshape(1, -1)
         kept = _kept_by_sign(score.reshape(1, -1), signed, active.reshape(1, -1), torch.tensor([count]))
-        score = kept.view_as(score).to(score.dtype)
-    return score, worst_per_row(active, score, count)
+        return kept.view_as(active)
+    if kind == "taylor":
+        assert gradient is not None, "collected for the update"
+        score = structure.score(scores.magnitude(weight * gradient))
+    return best_of_all_rows(score, total - count, among=active)
 
 
 def _kept_by_sign(score: Tensor, signed: Tensor, active: Tensor, drop: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ Every ``interval`` steps, after the optimizer's step, with the average m of dens
               the average has p_l = min(1 - density_l, p)
     grow      share_l R of largest |m| in each layer, at most 99 % of what is inactive; what does not fit goes to the others
 
+A structure goes with it where nothing is shared (``redistribution: none``): then each layer grows its own of largest |m|.
+
 Defaults: p from 0.5 to 0.005 along a cosine, once an epoch.
 
 Deviations from the reference: the total is conserved exactly (there every share is rounded up and a correction follows later,

@@ -1,5 +1,6 @@
 """From a configuration to a method: defaults, warnings, errors of one line, and initial masks."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 
@@ -211,6 +212,8 @@ def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure
         keys["ramp"] = RampConfig(end=Length(6, "steps"))
     if METHODS[name].refusal(parse_structure(structure)):
         return
+    if METHODS[name].condition(parse_structure(structure)):
+        keys["update"] = dataclasses.replace(update, redistribution="none")
     config = sparse(name, density=0.3, structure=structure, **keys)
     whole, saved, resumed = (fresh_run(small_run, config) for _ in range(3))
     advance(whole, 7)

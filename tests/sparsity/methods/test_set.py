@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig, UpdateConfig
 from dist_sparse.sparsity.scores import magnitude
-from dist_sparse.sparsity.selection import drop_and_grow
+from dist_sparse.sparsity.selection import best_of_all_rows, drop_and_grow
 
 
 def config(interval: int = 1) -> SparsityConfig:
@@ -71,11 +71,12 @@ def test_removal_is_by_magnitude_for_both_signs(vectors) -> None:
     death = vectors("itop")["set_death"]
     weight = torch.tensor(death["weights"])
     active = weight != 0
-    drop = torch.tensor([round(death["removal_rate"] * int(active.sum()))])
+    drop = round(death["removal_rate"] * int(active.sum()))
     # Growth is scored zero, so that the dropped grow back in the order of their index: what was kept is in any case.
-    kept = active & ~(magnitude(weight) < magnitude(weight)[active].sort().values[int(drop)])
+    kept = active & ~(magnitude(weight) < magnitude(weight)[active].sort().values[drop])
     assert kept.int().tolist() == death["correct_mask"] == death["magnitude_mask"] != death["set_reference_mask"]
-    after = drop_and_grow(active, magnitude(weight), torch.zeros_like(weight), drop)
+    assert best_of_all_rows(magnitude(weight), int(active.sum()) - drop, active).equal(kept)
+    after = drop_and_grow(active, kept, torch.zeros_like(weight))
     assert (after & kept).equal(kept) and int(after.sum()) == int(active.sum())
 
 
