@@ -1,6 +1,7 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,13 @@ def train(values: dict[str, Any], folder: str) -> Trained:
     initial = masks.digests()
     trainer.fit()
     return Trained(initial, masks.digests(), recorder.rows)
+
+
+def train_seeded_apart(values: dict[str, Any], folder: str) -> Trained:
+    """Train on ranks whose global generators differ, as where a script seeds each with its rank."""
+    torch.manual_seed(17 + dist.get_rank())
+    random.seed(17 + dist.get_rank())
+    return train(values, folder)
 
 
 def train_with_flipped_bit(

@@ -159,9 +159,9 @@ def test_a_misfit_says_why(structure: Structure, shape: tuple[int, ...], reason:
 
 @given(st.integers(0, 2**31), st.sampled_from([*COUNTS, *CHOOSING]), st.sampled_from([1, 2, 1000]), st.booleans(), st.data())
 def test_units_are_conserved(seed: int, structure: Structure, distinct: int, still: bool, data: st.DataObject) -> None:
-    """In every selection set, at any density from one unit to all, with ties, and with gradients that are all zero."""
+    """In every selection set, at any density from no unit to all, with ties, and with gradients that are all zero."""
     sets, units, size = structure.counts(SHAPE)
-    kept = data.draw(st.sampled_from([1, units - 1, units]) | st.integers(1, units), label="active units in a set")
+    kept = data.draw(st.sampled_from([0, 1, units - 1, units]) | st.integers(1, units), label="active units in a set")
     weight = (noise(*SHAPE, seed=seed) * distinct).round() / distinct
     mask = prune(structure, noise(*SHAPE, seed=seed + 1), kept)
     active = structure.active(mask)
