@@ -202,20 +202,23 @@ def test_dense_masks_nothing() -> None:
 
 
 @pytest.mark.parametrize("saved_at", [3, 4], ids=["before an update", "after an update"])
-@pytest.mark.parametrize("structure", ["unstructured", "block:2x1", "fan_in"])
+@pytest.mark.parametrize("structure", ["unstructured", "block:2x1", "fan_in", "pattern"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure: str, saved_at: int) -> None:
     """Seven steps with a break are seven steps without one (the optimizer's state travels with the engine)."""
     update = UpdateConfig(interval=Length(2, "steps"), gradient_steps=2)
     keys: dict = {} if name in ("dense", "static") else {"update": update}
+    patterns = structure == "pattern"
     if "ramp.end" in METHODS[name].uses:
-        keys["ramp"] = RampConfig(end=Length(6, "steps"))
+        keys["ramp"] = RampConfig(end=Length(6, "steps"), initial_density=0.4 if patterns else None)
+    if patterns:
+        keys |= {"distribution": "uniform", "keep_dense": ["last"]}
     if METHODS[name].refusal(parse_structure(structure)):
         return
     if METHODS[name].condition(parse_structure(structure)):
         keys["update"] = dataclasses.replace(update, redistribution="none")
     config = sparse(name, density=0.3, structure=structure, **keys)
-    whole, saved, resumed = (fresh_run(small_run, config) for _ in range(3))
+    whole, saved, resumed = (fresh_run(small_run, config, kernels=patterns) for _ in range(3))
     advance(whole, 7)
     advance(saved, saved_at)
     resumed.engine.load_state_dict(saved.engine.state_dict())
@@ -229,9 +232,12 @@ def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure
     assert all(torch.equal(a, b) for a, b in weights)
 
 
-def fresh_run(small_run, config: SparsityConfig):
+def fresh_run(small_run, config: SparsityConfig, *, kernels: bool = False):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 4))
+    if kernels:
+        convolutions = nn.Conv2d(10, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        model = nn.Sequential(nn.Unflatten(1, (10, 1, 1)), *convolutions, nn.Flatten(), nn.Linear(16, 4))
     return small_run(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), config)
 
 

@@ -184,16 +184,36 @@ def test_units_whose_weights_cancel_are_not_empty(structure: Structure, shape: t
     assert structure.score((weight * mask).abs()).min() > 0
 
 
+def reseed(seed: int) -> None:
+    for generator in (random.seed, numpy.random.seed, torch.manual_seed):
+        generator(seed)
+
+
 @pytest.mark.parametrize("method", MOVING)
 def test_growth_does_not_depend_on_anybodys_global_generator(small_run, method: str) -> None:
-    """Patterns came from ``random``, growth from numpy, and one script seeded torch alone."""
+    """Growth came from numpy's, and one script seeded torch's alone."""
     digests = set()
     for seed in (1, 2):
-        model = network()
-        run = small_run(model, torch.optim.SGD(model.parameters(), lr=0.05), config(method))
-        for reseed in (random.seed, numpy.random.seed, torch.manual_seed):
-            reseed(seed)
+        run = run_of(small_run, method)
+        reseed(seed)
         advance(run, 8)
+        digests.add(run.method.masks.digest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "mest"])
+def test_patterns_do_not_depend_on_anybodys_global_generator(small_run, method: str) -> None:
+    """They came from the one of ``random``, which nobody seeded."""
+    digests = set()
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Flatten())
+        settings = config(method, density=0.2, distribution="uniform", structure="pattern")
+        reseed(seed)
+        run = small_run(model, torch.optim.SGD(model.parameters(), lr=0.05), settings)
+        for step in range(5):
+            run.step(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step)), torch.arange(4))
+            reseed(seed + step)
         digests.add(run.method.masks.digest())
     assert len(digests) == 1
 
