@@ -62,7 +62,9 @@ class DropAndGrow(Updating):
     ========  ==============================  ===================  =========================================
 
     Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped;
-    where units compete within smaller sets, each set grows as many as it lost.
+    where units compete within smaller sets, each set grows as many as it lost. Where a unit holds some of its weights only, a
+    grown one takes the best of them by the score that grew it, or at random where growth is, and one that stays, or is dropped
+    and grown again at once, has those that it had.
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
     both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of

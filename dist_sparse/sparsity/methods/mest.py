@@ -12,7 +12,9 @@ Before the first step and then every ``interval``, per layer with U units, in ph
 
 EM keeps less than the density and grows back to it (memory never exceeds the target); EM&S keeps the density and grows above
 it. In the last phase both bounds are the density, nothing is removed or grown any more, and the masks rest. With such bounds
-from the start the masks never move at all. The initial mask holds the largest |w| of the dense initialisation.
+from the start the masks never move at all. The initial mask holds the largest |w| of the dense initialisation. Under
+structure ``pattern`` (the reference's ``pattern+filter_balance``) a kernel that grows gets one of the 8 patterns at random,
+whether it was removed just before or not.
 
 ``sparsity.mest`` takes densities, the reference's command takes sparsities: ``--lower-bound 0.92-0.91-0.90`` is ``keep:
 [0.08, 0.09, 0.10]``, ``--upper-bound 0.90-0.90-0.90`` is ``grow_to: [0.10, 0.10, 0.10]``, ``--mask-update-decay-epoch 90-120``
