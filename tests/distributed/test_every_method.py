@@ -1,0 +1,69 @@
+"""Every method under every structure that it takes: the same masks at every update on 1, 2 and 4 ranks, in exact arithmetic."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.structures import STRUCTURES, parse_structure
+from tests.distributed import cases
+from tests.distributed.test_masks import PATTERNS, SIZES
+from tests.distributed.world import World
+
+MODEL = {key: value for key, value in PATTERNS.items() if key.startswith("model")}
+SHORT = {
+    **MODEL,
+    "train.precision": "fp64",
+    "train.batch_size": 256,
+    "train.epochs": 2,
+    "optim.lr": 0.02,
+    "sparsity.keep_dense": ["first", "last", "*.downsample.*"],
+}
+"""12 steps."""
+EVERY_STEP = {"sparsity.update.interval": "1 steps"}
+ENDLESS = {"sparsity.update.end": "100%", "sparsity.update.drop_schedule": "constant", "sparsity.update.drop_fraction": 0.6}
+RAMP = {**EVERY_STEP, "sparsity.ramp.end": "50%"}
+KEYS: dict[str, dict[str, Any]] = {
+    "static": {},
+    "set": {**EVERY_STEP, **ENDLESS},
+    "rigl": {**EVERY_STEP, **ENDLESS},
+    "snfs": {**EVERY_STEP, "sparsity.update.redistribution": "none"},
+    "granet": RAMP,
+    "granet_uniform": RAMP,
+    "gmp": {**EVERY_STEP, "sparsity.ramp.end": "100%"},
+    "gmp_uniform": {**EVERY_STEP, "sparsity.ramp.end": "100%"},
+    "mest": {**EVERY_STEP, "sparsity.mest.keep": [0.2], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []},
+}
+"""What makes each method move at every step."""
+ELSEWHERE = {"dense", "ast", "srste", "shuffled_block"}
+"""Without masks, or with structures of their own; :mod:`.test_masks` has these."""
+
+
+def pairs() -> list[tuple[str, str]]:
+    structures = [cls.example for cls in STRUCTURES.values()]
+    methods = [name for name in METHODS if name not in ELSEWHERE]
+    return [(m, s) for m in methods for s in structures if METHODS[m].refusal(parse_structure(s)) is None]
+
+
+@pytest.mark.parametrize(("method", "structure"), pairs())
+def test_masks_do_not_depend_on_the_number_of_ranks(
+    worlds: Callable[[int], World], tmp_path: Path, method: str, structure: str
+) -> None:
+    given = parse_structure(structure).density
+    density = {"sparsity.density": 0.3, "sparsity.distribution": "uniform"} if given is None else {}
+    values = {**SHORT, **density, **KEYS[method], "sparsity.method": method, "sparsity.structure": structure}
+    if given is not None and method == "mest":
+        values |= {"sparsity.mest.keep": [given], "sparsity.mest.grow_to": [given]}
+    if structure == "pattern" and "ramp.initial_density" in METHODS[method].uses:
+        values["sparsity.ramp.initial_density"] = 0.44  # all that patterns hold
+    if "distribution" not in METHODS[method].uses:
+        values.pop("sparsity.distribution", None)
+    runs = [worlds(size).run(cases.train, values, str(tmp_path / str(size))) for size in SIZES]
+    alone = runs[0][0]
+    assert method == "static" or given is not None or alone.updates >= 3
+    for trained in (each for ranks in runs for each in ranks):
+        assert trained.initial == alone.initial
+        assert trained.digests == alone.digests
+        assert trained.losses == pytest.approx(alone.losses, rel=1e-9)
