@@ -1,7 +1,8 @@
 """Shuffled blocks, dynamic (DSB) or static (SSB).
 
 P. Jiang, L. Hu, S. Song: "Exposing and Exploiting Fine-Grained Block Structures for Fast and Accurate Sparse Training", NeurIPS
-2022; as its repository, HPC-Research-Lab/shuffled-block-sparse-training, has it. Blocks: :mod:`dist_sparse.sparsity.shuffled_blocks`.
+2022; as its repository, HPC-Research-Lab/shuffled-block-sparse-training, has it. What a shuffled block is:
+:mod:`dist_sparse.sparsity.shuffled_blocks`.
 
 Every convolution whose b x b blocks fit (output channels and columns are multiples of b, and it has b input channels) holds
 B = ceil(n / b^2) of them, where n = round(density * weights), so that b^2 B weights are always active. The first blocks::
@@ -24,10 +25,10 @@ Defaults: alpha 0.3 and b 16 (all recipes of the repository), interval 100 steps
 
 Deviations from the reference code: floor(q n) is taken of what is active (there of n before it was rounded up to blocks: 402 of
 1,024 weights where 299 should go); the cosine ends where the updates do (there they stop at half of it, or never on
-Tiny-ImageNet); what is inactive has no value and no momentum, so that what enters a block without having been active begins at 0
-(there with what the optimizer left); a weight of D that is active afterwards keeps its value, as in RigL (there 0);
-convolutions whose blocks do not fit follow RigL (there their masks never move, and with block size 0 no convolution's does), for
-nothing speaks for freezing them; a layer that its blocks would fill is dense; there are B blocks even if fewer hold a weight
+Tiny-ImageNet); what is inactive has no value and no momentum, so that what enters a block without having been active begins at
+0 (there with what the optimizer left); a weight of D that is active afterwards keeps its value, as in RigL (there 0);
+convolutions whose blocks do not fit follow RigL, for nothing speaks for freezing them (there their masks never move, and with
+block size 0 no convolution's does); a layer that its blocks would fill is dense; there are B blocks even if fewer hold a weight
 that is not 0; clusters of equal size stand in the order of their lowest row.
 """
 
