@@ -83,7 +83,9 @@ def test_the_drop_count_is_of_what_is_active(vectors: Vectors) -> None:
 
 def test_only_lines_of_which_half_is_dropped_leave() -> None:
     """Row counts (2, 1, 0, 0) and column counts (1, 1, 1, 0): the first row's leave."""
-    blocks = Blocks(torch.tensor([[5, 1, 2, 0], [3, 4, 6, 7]]).int(), torch.tensor([0]).int(), torch.tensor([[7, 0, 4, 2]]).int())
+    blocks = Blocks(
+        torch.tensor([[5, 1, 2, 0], [3, 4, 6, 7]]).int(), torch.tensor([0]).int(), torch.tensor([[7, 0, 4, 2]]).int()
+    )
     dropped = torch.zeros(8, 8, dtype=torch.bool)
     dropped[5, 7] = dropped[5, 0] = dropped[1, 4] = True
     assert whole_lines(dropped, blocks).nonzero().tolist() == [[5, 0], [5, 7]]
@@ -93,7 +95,9 @@ def test_only_lines_of_which_half_is_dropped_leave() -> None:
 
 
 @given(rows=st.integers(2, 12), columns=st.integers(1, 10), density=st.floats(0, 1), seed=st.integers(0, 999), data=st.data())
-def test_clusters_are_those_of_the_cosine_distance(rows: int, columns: int, density: float, seed: int, data: st.DataObject) -> None:
+def test_clusters_are_those_of_the_cosine_distance(
+    rows: int, columns: int, density: float, seed: int, data: st.DataObject
+) -> None:
     """As many as asked for, each with the same widest distance as SciPy finds where no two merges tie."""
     mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
     clusters = data.draw(st.integers(1, rows))

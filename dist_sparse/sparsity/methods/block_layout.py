@@ -60,7 +60,7 @@ def plan_layout(setting: Setting, size: int) -> Layout:
     if not fitting:
         raise UserError(f"sparsity.shuffled_block.size={size} fits no sparse convolution{_example(misfits)}; 0 is RigL")
     if misfits:
-        _log.info("sparsity.shuffled_block.size=%d does not divide %s: unstructured", size, ", ".join(misfits))
+        _log.info("sparsity.shuffled_block.size=%d does not fit %s: unstructured", size, ", ".join(misfits))
     counts = {name: count for name, count in fitting.items() if count * size**2 < shapes[name].numel()}
     full = {name for name, shape in shapes.items() if units[name] == shape.numel()} | fitting.keys() - counts.keys()
     _warn_of_rounding(shapes, units, {name: shapes[name].numel() for name in full} | _active(counts, size))
