@@ -64,7 +64,8 @@ def extract(mask: Tensor, value: Tensor, *, size: int, count: int) -> Blocks:
         value: [rows, columns], not negative, 0 off the mask.
     """
     groups = row_groups(mask, size)
-    norms = torch.linalg.vector_norm(value[groups.view(-1)].view(len(groups), size, -1), dim=1)
+    # Several times faster than vector_norm, which reads columns one by one.
+    norms = value.square()[groups.view(-1)].view(len(groups), size, -1).sum(1).sqrt_()
     ordered, columns = norms.sort(dim=1, descending=True, stable=True)
     candidates = columns.view(len(groups), -1, size)
     worth = ordered.view_as(candidates).sum(2)
@@ -106,7 +107,7 @@ def move(blocks: Blocks, magnitude: Tensor, mask: Tensor, dropped: Tensor, grow_
     count = dropped.sum().view(1).cpu()
     grown = top_k(grow_score.reshape(1, -1), count, among=~kept.view(1, -1)).view_as(kept)
     value = magnitude * kept
-    held = value[value > 0]
-    worth = held.mean() if len(held) else value.new_ones(())
+    held = value.count_nonzero()
+    worth = torch.where(held > 0, value.sum() / held, 1)
     value = torch.where(grown, worth, value)
     return extract(kept | grown, value, size=blocks.columns.shape[1], count=len(blocks.columns))
