@@ -43,10 +43,10 @@ def cluster_rows(mask: Tensor, clusters: int) -> np.ndarray:
 
 
 def _distances(mask: Tensor) -> np.ndarray:
-    """1 - cos^2 of each pair of rows (0, 1), (0, 2), ..., float64.
+    """-cos^2 of each pair of rows (0, 1), (0, 2), ..., float64.
 
-    Complete linkage only compares distances, and cos^2 orders as cos does. It is a ratio of whole numbers, which float32 holds
-    exactly up to 2^24, so that pairs which are equally far tie.
+    Complete linkage only compares distances, and -cos^2 orders as the cosine distance does. It is a ratio of whole numbers,
+    which float32 holds exactly up to 2^24, so that pairs which are equally far tie.
     """
     rows = mask.float()
     counts = rows.sum(1).clamp(min=1)
@@ -55,6 +55,6 @@ def _distances(mask: Tensor) -> np.ndarray:
     for start in range(0, len(rows), chunk):
         mine = slice(start, start + chunk)
         overlap = rows[mine] @ rows[start:].T
-        distance = 1 - overlap.square_().div_(counts[mine, None] * counts[start:])
-        parts += [row[number + 1 :] for number, row in enumerate(distance.cpu().numpy())]
+        overlap.square_().div_(counts[mine, None] * counts[start:]).neg_()
+        parts += [row[number + 1 :] for number, row in enumerate(overlap.cpu().numpy())]
     return np.concatenate(parts, dtype=np.float64)

@@ -63,7 +63,7 @@ class ShuffledBlock(DropAndGrow):
         super().__init__(**{**method, "redistribution": "none"})  # the number of blocks is fixed
         self.blocks = blocks
         """Row groups, groups and columns of each layer in blocks; its mask is their union. On all ranks from the start on."""
-        self._counts, self._size = counts, size
+        self._block_counts, self._size = counts, size
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -102,7 +102,7 @@ class ShuffledBlock(DropAndGrow):
         self._share_blocks()
 
     def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
-        if name not in self._counts:
+        if name not in self._block_counts:
             return super()._select(name, step, fraction, grown)
         weight, mask, blocks = self.access.weight(name), self.masks[name], self.blocks[name]
         matrix = (len(weight), -1)
@@ -117,11 +117,11 @@ class ShuffledBlock(DropAndGrow):
 
     def _share_blocks(self) -> None:
         """Take every layer's blocks from its owner. Collective."""
-        rows = {name: len(self.access.weight(name)) for name in self._counts}
-        lengths = {name: packed_length(rows[name], count, self._size) for name, count in self._counts.items()}
-        owned = {name: self.blocks[name].pack() for name in self.agreement.owned() if name in self._counts}
+        rows = {name: len(self.access.weight(name)) for name in self._block_counts}
+        lengths = {name: packed_length(rows[name], count, self._size) for name, count in self._block_counts.items()}
+        owned = {name: self.blocks[name].pack() for name in self.agreement.owned() if name in self._block_counts}
         packed = self.agreement.share(owned, lengths, torch.int32)
-        self.blocks = {name: Blocks.unpack(packed[name].clone(), rows[name], self._size) for name in self._counts}
+        self.blocks = {name: Blocks.unpack(packed[name].clone(), rows[name], self._size) for name in self._block_counts}
 
     def state_dict(self) -> dict[str, Any]:
         blocks = {name: dataclasses.asdict(blocks) for name, blocks in self.blocks.items()}
