@@ -140,6 +140,15 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
             assert trained.column("val/loss") == pytest.approx(alone.column("val/loss"), rel=1e-9)
 
 
+def test_every_rank_holds_the_blocks_that_its_masks_are_made_of(worlds: Callable[[int], World], tmp_path: Path) -> None:
+    values = {**EXACT, **SHUFFLED, "train.epochs": 1}
+    answers = [
+        answer for size in SIZES for answer in worlds(size).run(cases.train_in_blocks, values, str(tmp_path / str(size)))
+    ]
+    assert all(unions for _, unions in answers)
+    assert all(blocks == answers[0][0] for blocks, _ in answers) and len(answers[0][0]) == 11
+
+
 SHUFFLED_4 = ("shuffled_block", {"sparsity.shuffled_block.size": 4})
 
 
