@@ -10,8 +10,8 @@ from torch import Tensor
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.distributions import Shapes
+from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.setting import Setting
-from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.shuffled_blocks import Blocks, extract
 
 _log = logging.getLogger(__name__)
@@ -38,12 +38,11 @@ class Layout:
         weight = self.setting.weights[name].detach()
         if name in self.dense:
             return torch.ones_like(weight, dtype=torch.bool)
-        magnitude = scores.magnitude(weight).reshape(1, -1)
-        mask = top_k(magnitude, torch.tensor([self.units[name]]), among=torch.ones_like(magnitude, dtype=torch.bool))
+        magnitude = scores.magnitude(weight)
+        mask = best_units(magnitude, self.units[name], self.setting.structure)
         if name not in self.counts:
-            return mask.view(weight.shape)
-        matrix = mask.view(len(weight), -1)
-        value = magnitude.view_as(matrix) * matrix
+            return mask
+        matrix, value = (tensor.reshape(len(weight), -1) for tensor in (mask, magnitude * mask))
         self.blocks[name] = extract(matrix, value, size=self.size, count=self.counts[name])
         return self.blocks[name].mask(weight.shape)
 

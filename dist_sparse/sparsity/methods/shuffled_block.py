@@ -45,7 +45,6 @@ from dist_sparse.sparsity.methods.block_layout import plan_layout
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule
-from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.shuffled_blocks import Blocks, move, packed_length, whole_lines
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
@@ -101,14 +100,12 @@ class ShuffledBlock(DropAndGrow):
         super().update(step, regular)
         self._share_blocks()
 
-    def _select(self, name: str, step: int, fraction: float, grown: int | None) -> Tensor:
+    def _select(self, name: str, step: int, kept: Tensor, grow: Tensor | None = None) -> Tensor:
         if name not in self._block_counts:
-            return super()._select(name, step, fraction, grown)
+            return super()._select(name, step, kept, grow)
         weight, mask, blocks = self.access.weight(name), self.masks[name], self.blocks[name]
         matrix = (len(weight), -1)
-        keep_score, active, drop = self._to_drop(name, fraction)
-        kept = top_k(keep_score, active.sum(1).cpu() - drop, among=active)
-        dropped = whole_lines((active & ~kept).view(matrix), blocks)
+        dropped = whole_lines(mask.reshape(matrix) & ~kept.view(matrix), blocks)
         if not dropped.any():
             return mask
         score = self.grow_score(name, step).view(matrix)
