@@ -55,7 +55,7 @@ def build(method: str, density: float, precision: Precision, adapt: Callable[[nn
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
     engine = DDPEngine(model, optimizer, cross_entropy, precision=precision)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
-    update = ALWAYS if method == "rigl" else UpdateConfig()
+    update = ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig()
     config = resolve(SparsityConfig(method=method, density=None if method == "dense" else density, update=update))
     run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
     built = build_method(plan_method(config, weights, run), engine, remask=not (keeps.weights and keeps.state))

@@ -69,6 +69,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"sparsity.method": "mest", "sparsity.mest.keep": [0.2, 0.3], "sparsity.mest.grow_to": [0.3]},
         "sparsity.mest: keep has 2 densities, grow_to 1 and decay 0 lengths",
     ),
+    (
+        {"sparsity.method": "shuffled_block", "sparsity.shuffled_block.size": 4},
+        "sparsity.shuffled_block.size=4 fits no sparse convolution: it must divide the output channels and the columns of the ",
+    ),
     ({"data.forgetting.remove": 9}, "data.forgetting.remove=9 needs data.forgetting.epochs to count over"),
     ({"resume": "missing.pt"}, "missing.pt: no such checkpoint"),
     ({"output": "/dev/null/run"}, "output=/dev/null/run cannot be written: Not a directory"),

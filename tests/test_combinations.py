@@ -131,6 +131,18 @@ COMBINATIONS = {
         "train.accumulation": 2,
         "train.ema": 0.9,
     },
+    "shuffled blocks in channels_last, bf16 and accumulation": {
+        "sparsity.method": "shuffled_block",
+        "sparsity.shuffled_block.size": 4,
+        "train.channels_last": True,
+        "train.precision": "bf16",
+        "train.accumulation": 2,
+    },
+    "static shuffled blocks": {
+        "sparsity.method": "shuffled_block",
+        "sparsity.shuffled_block": {"size": 4, "dynamic": False},
+        "sparsity.update.interval": None,
+    },
     "mest in fp16": {"sparsity.method": "mest", "train.precision": "fp16"},
     "dense": {"sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
 }
@@ -146,14 +158,15 @@ def test_trains_and_stays_sparse(options: dict[str, object], tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert all(math.isfinite(float(row["train/loss"])) for row in rows if row["train/loss"])
     digests = {row["sparsity/mask_digest"] for row in rows if row["sparsity/mask_digest"]}
-    moves = config.sparsity.method in ("set", "rigl", "mest")
+    moves = config.sparsity.method in ("set", "rigl", "mest", "shuffled_block") and config.sparsity.shuffled_block.dynamic
     assert (len(digests) > 2) if moves else (len(digests) == 1)
     densities = {float(row["sparsity/density"]) for row in rows if row["sparsity/density"]}
     assert len(densities) == 1
     if config.sparsity.structure.startswith("nm"):
         assert densities == {0.5}
     if config.sparsity.density is not None:
-        rounding = 0.002 if config.sparsity.structure == "unstructured" else 0.02  # whole units of narrow layers
+        whole_units = config.sparsity.structure != "unstructured" or config.sparsity.method == "shuffled_block"
+        rounding = 0.02 if whole_units else 0.002  # of narrow layers
         assert densities.pop() == pytest.approx(config.sparsity.density, abs=rounding)
 
 

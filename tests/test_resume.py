@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.sparsity.bits import popcount
 from tests.command import metrics, read_until, start, train_here, words
 from tests.distributed.cases import TINY_VIT
 from tests.photos import write_photos
@@ -44,6 +46,19 @@ RAMP = {
     "sparsity.ramp.end": "28 steps",
 }
 """The same run on a ramp that is not over when it is interrupted."""
+
+BLOCKS = {
+    **COMMON,
+    "model.name": "cifar_resnet20",
+    "model.kwargs": {"width": 0.5},
+    "train.epochs": 3,
+    "train.batch_size": 128,
+    "sparsity.method": "shuffled_block",
+    "sparsity.density": 0.3,
+    "sparsity.shuffled_block.size": 4,
+    "sparsity.update.interval": "5 steps",
+    "checkpoint.every": "3 steps",
+}
 
 FOLDER = {
     **COMMON,
@@ -144,6 +159,21 @@ def test_patterns_go_on_as_they_were(tmp_path: Path, uninterrupted: Uninterrupte
     assert train_here({**values, "output": tmp_path}, interrupt_after=14).code == 130
     assert "going on after step 12 of 33" in train_here({**values, "output": tmp_path}).out
     assert metrics(tmp_path) == uninterrupted(values)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_shuffled_blocks_come_with_the_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted, dynamic: bool) -> None:
+    """The blocks go on where they were, between two updates; and they are those whose union the masks are."""
+    values = {**BLOCKS, "sparsity.shuffled_block.dynamic": dynamic}
+    assert train_here({**values, "output": tmp_path}, interrupt_after=14).code == 130
+    (newest,) = list((tmp_path / "checkpoints").glob("step_*12.pt"))
+    method = CheckpointStore.load(newest)["method"]
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0 and "going on after step 12 of 33" in outcome.out
+    assert metrics(tmp_path) == uninterrupted(values)
+    assert len(method["blocks"]) > 10
+    for name, parts in method["blocks"].items():
+        assert popcount(method["masks"][name]) == 16 * len(parts["columns"])
 
 
 @pytest.mark.parametrize(("stopped_at", "resumed_at"), [(16, 15), (28, 28)])

@@ -215,11 +215,21 @@ class MestConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShuffledBlockConfig:
+    __pydantic_config__ = STRICT
+
+    dynamic: bool = True
+    """Blocks move (DSB); if not, they are those of the largest initial weights throughout (SSB)."""
+    size: Natural = 16
+    """Rows and columns of a block. 0: no blocks, which is RigL, or static masks if not dynamic."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform or mest."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform, mest or shuffled_block."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
     distribution: Literal["erk", "er", "uniform", "table"] | None = None
@@ -241,6 +251,8 @@ class SparsityConfig:
     """How methods that prune come down to the density."""
     mest: MestConfig = MestConfig()
     """Bounds of method mest."""
+    shuffled_block: ShuffledBlockConfig = ShuffledBlockConfig()
+    """Blocks of method shuffled_block."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class MaskDisagreement(RuntimeError):
 
 
 class Agreement:
-    """The layers' owners, and the two collectives that masks need."""
+    """The layers' owners, and the collectives that masks need."""
 
     def __init__(self, shapes: Mapping[str, torch.Size], *, rank: int, world_size: int, device: torch.device) -> None:
         self._shapes = dict(shapes)
@@ -49,32 +49,40 @@ class Agreement:
         if self._world_size == 1:
             return decided
         sizes = {name: -(-shape.numel() // 8) for name, shape in self._shapes.items()}
+        packed = self.share({name: bits.pack(mask) for name, mask in decided.items()}, sizes, torch.uint8)
+        return {name: bits.unpack(packed[name], shape) for name, shape in self._shapes.items()}
+
+    def share(self, owned: Mapping[str, Tensor], sizes: Mapping[str, int], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Vectors of all layers in ``sizes``, each from the layer's owner. Collective.
+
+        Args:
+            owned: this rank's layers among them, on the device.
+            sizes: entries of each layer's vector; the same on every rank.
+        """
+        if self._world_size == 1 or not sizes:
+            return dict(owned)
         loads = [0] * self._world_size
-        for name, owner in self._owners.items():
-            loads[owner] += sizes[name]
-        mine = torch.zeros(max(loads), dtype=torch.uint8, device=self._device)
-        if decided:
-            packed = torch.cat([bits.pack(mask) for mask in decided.values()])
-            mine[: len(packed)] = packed
+        for name, size in sizes.items():
+            loads[self._owners[name]] += size
+        mine = torch.zeros(max(loads), dtype=dtype, device=self._device)
+        if owned:
+            vectors = torch.cat([owned[name] for name in sizes if name in owned])
+            mine[: len(vectors)] = vectors
         everyone = [torch.empty_like(mine) for _ in range(self._world_size)]
         dist.all_gather(everyone, mine)
-        return self._take_apart(everyone, sizes)
+        offsets = [0] * self._world_size
+        vectors_of = {}
+        for name, size in sizes.items():
+            owner = self._owners[name]
+            vectors_of[name] = everyone[owner][offsets[owner] : offsets[owner] + size]
+            offsets[owner] += size
+        return vectors_of
 
     def total(self, values: Tensor) -> Tensor:
         """The element-wise sum over all ranks, in place. Collective."""
         if self._world_size > 1:
             dist.all_reduce(values)
         return values
-
-    def _take_apart(self, gathered: list[Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        offsets = [0] * self._world_size
-        masks = {}
-        for name, shape in self._shapes.items():
-            owner = self._owners[name]
-            packed = gathered[owner][offsets[owner] : offsets[owner] + sizes[name]]
-            masks[name] = bits.unpack(packed, shape)
-            offsets[owner] += sizes[name]
-        return masks
 
     def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
         """Compare the masks' digests, which are taken only if there is another rank. Collective.

@@ -19,6 +19,7 @@ from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
 from tests.command import Outcome, here, train_here
@@ -92,6 +93,17 @@ def train_seeded_apart(values: dict[str, Any], folder: str) -> Trained:
     torch.manual_seed(17 + dist.get_rank())
     random.seed(17 + dist.get_rank())
     return train(values, folder)
+
+
+def train_in_blocks(values: dict[str, Any], folder: str) -> tuple[dict[str, list[int]], bool]:
+    """Train with shuffled blocks; returns all blocks in numbers, and whether the masks are their union."""
+    trainer, _ = trainer_for(values, folder)
+    method = trainer.method
+    assert isinstance(method, ShuffledBlock)
+    trainer.fit()
+    masks = {name: method.masks[name] for name in method.blocks}
+    unions = all(torch.equal(method.blocks[name].mask(mask.shape), mask) for name, mask in masks.items())
+    return {name: blocks.pack().tolist() for name, blocks in method.blocks.items()}, unions
 
 
 def train_with_flipped_bit(

@@ -61,6 +61,16 @@ def mest(interval: int = 1, **bounds: Any) -> dict[str, Any]:
     }
 
 
+SHUFFLED = {
+    "sparsity.method": "shuffled_block",
+    "sparsity.shuffled_block.size": 4,
+    "sparsity.update.interval": "2 steps",
+    "model.name": "convnext_atto",
+    "model.kwargs": {"depths": [1] * 4, "dims": [8, 8, 16, 16], "patch_size": 1, "kernel_sizes": 3, "conv_mlp": True},
+}
+"""Shuffled blocks in a network of convolutions without batch statistics."""
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     unused = {"static": ("sparsity.update",), "mest": ("sparsity.update.end", "sparsity.update.drop_schedule")}
     return {key: value for key, value in values.items() if not key.startswith(unused.get(values["sparsity.method"], ()))}
@@ -105,6 +115,8 @@ RUNS = [
     pytest.param({**updates("rigl", drop_fraction=0.5), **PATTERNS}, 1, id="rigl-patterns"),
     pytest.param({**updates("set", form="itop"), **PATTERNS}, 2, id="set-itop-patterns-accumulated"),
     pytest.param({**mest(), **PATTERNS}, 1, id="mest-patterns"),
+    pytest.param(SHUFFLED, 1, id="shuffled-blocks"),
+    pytest.param({**SHUFFLED, "sparsity.update.form": "itop"}, 2, id="shuffled-blocks-itop-accumulated"),
     pytest.param(mest(), 1, id="mest-em"),
     pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
 ]
@@ -128,6 +140,18 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
             assert trained.column("val/loss") == pytest.approx(alone.column("val/loss"), rel=1e-9)
 
 
+def test_every_rank_holds_the_blocks_that_its_masks_are_made_of(worlds: Callable[[int], World], tmp_path: Path) -> None:
+    values = {**EXACT, **SHUFFLED, "train.epochs": 1}
+    answers = [
+        answer for size in SIZES for answer in worlds(size).run(cases.train_in_blocks, values, str(tmp_path / str(size)))
+    ]
+    assert all(unions for _, unions in answers)
+    assert all(blocks == answers[0][0] for blocks, _ in answers) and len(answers[0][0]) == 11
+
+
+SHUFFLED_4 = ("shuffled_block", {"sparsity.shuffled_block.size": 4})
+
+
 @pytest.mark.parametrize(
     ("method", "structure"),
     [
@@ -139,8 +163,12 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
         ("rigl", TWO_OF_FOUR),
         ("mest", BLOCKS),
         ("mest", NARROW),
+        SHUFFLED_4,
     ],
-    ids=["static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"],
+    ids=[
+        *("static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"),
+        "shuffled-blocks",
+    ],
 )
 def test_every_rank_holds_the_same_masks(
     worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any]

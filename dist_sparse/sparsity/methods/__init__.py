@@ -7,9 +7,10 @@ from dist_sparse.sparsity.methods.granet import GraNet, GraNetUniform
 from dist_sparse.sparsity.methods.mest import Mest
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.methods.set import Set
+from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
 from dist_sparse.sparsity.methods.snfs import Snfs
 from dist_sparse.sparsity.methods.static import Static
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (Dense, Static, Set, RigL, Snfs, GraNet, GraNetUniform, Gmp, GmpUniform, Mest)
+    cls.name: cls for cls in (Dense, Static, Set, RigL, Snfs, GraNet, GraNetUniform, Gmp, GmpUniform, Mest, ShuffledBlock)
 }

@@ -17,6 +17,16 @@ class Completes(Protocol):
         ...
 
 
+@runtime_checkable
+class ActsByConfig(Protocol):
+    """A method that does not use all of its keys in every configuration."""
+
+    @classmethod
+    def acting(cls, config: SparsityConfig) -> frozenset[str]:
+        """Which of the method's ``uses`` act."""
+        ...
+
+
 def fill(config: SparsityConfig, *, update: Mapping[str, Any], ramp: Mapping[str, Any] | None = None) -> SparsityConfig:
     """The configuration with these values for the keys of ``sparsity.update`` and ``sparsity.ramp`` that are None."""
     return dataclasses.replace(config, update=_fill(config.update, update), ramp=_fill(config.ramp, ramp or {}))

@@ -11,7 +11,7 @@ from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import settle_structure
-from dist_sparse.sparsity.methods.defaults import Completes
+from dist_sparse.sparsity.methods.defaults import ActsByConfig, Completes
 from dist_sparse.sparsity.methods.snip import shares_out_nothing
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     if "density" in method.uses:
         _check_density(config, method.uses)
     config = method.complete(config) if issubclass(method, Completes) else config
-    _warn_of_unused(set(_given(given)), config, _acting(method.uses, config))
+    uses = method.acting(config) if issubclass(method, ActsByConfig) else method.uses
+    _warn_of_unused(set(_given(given)), config, _acting(uses, config))
     if "update.removal" in method.uses:
         _check_removal(config)
     return config

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
@@ -213,12 +213,14 @@ def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure
         keys["ramp"] = RampConfig(end=Length(6, "steps"), initial_density=0.4 if patterns else None)
     if patterns:
         keys |= {"distribution": "uniform", "keep_dense": ["last"]}
+    if name == "shuffled_block":
+        keys["shuffled_block"] = ShuffledBlockConfig(size=2)
     if METHODS[name].refusal(parse_structure(structure)):
         return
     if METHODS[name].condition(parse_structure(structure)):
         keys["update"] = dataclasses.replace(update, redistribution="none")
     config = sparse(name, density=0.3, structure=structure, **keys)
-    whole, saved, resumed = (fresh_run(small_run, config, kernels=patterns) for _ in range(3))
+    whole, saved, resumed = (fresh_run(small_run, config, kernels=patterns or name == "shuffled_block") for _ in range(3))
     advance(whole, 7)
     advance(saved, saved_at)
     resumed.engine.load_state_dict(saved.engine.state_dict())

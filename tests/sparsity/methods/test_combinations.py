@@ -9,7 +9,7 @@ import torch
 from torch import Size, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import MestConfig, RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import MestConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
@@ -68,6 +68,8 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
     if method == "mest":
         bounds = MestConfig(keep=[density / 2], grow_to=[density], decay=[])
         update = {"update": UpdateConfig(interval=Length(1, "steps")), "mest": bounds}
+    if method == "shuffled_block":
+        update["shuffled_block"] = ShuffledBlockConfig(size=2)
     if METHODS[method].condition(cutter):
         assert METHODS[method].condition(cutter) == "with `update.redistribution: none`"
         update["update"] = dataclasses.replace(update["update"], redistribution="none")

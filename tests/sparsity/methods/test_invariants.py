@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import OptimConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import OptimConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.optim import build_optimizer
 from dist_sparse.sparsity.structures import parse_structure
 
@@ -54,6 +54,7 @@ class Case:
             density=self.density,
             distribution=self.distribution,
             structure=self.structure,
+            shuffled_block=ShuffledBlockConfig(size=2) if self.method == "shuffled_block" else ShuffledBlockConfig(),
             keep_dense=self.keep_dense(),
             **moving,
         )
@@ -92,7 +93,7 @@ def cases(draw: st.DrawFn) -> Case:
         density=0.5 if fixed else draw(st.floats(most * (0.5 if coarse else 0.3), most)),
         distribution="uniform" if fixed else draw(st.sampled_from(["erk", "er", "uniform"])),
         optimizer=draw(st.sampled_from(sorted(KEEPS_ZEROS))),
-        method=draw(st.sampled_from(["static", "set", "rigl"])),
+        method=draw(st.sampled_from(["static", "set", "rigl", *([] if coarse else ["shuffled_block"])])),
         form=draw(st.sampled_from(["original", "itop"])),
         interval=interval,
         gradient_steps=draw(st.sampled_from([each for each in (1, 3) if each <= interval])),

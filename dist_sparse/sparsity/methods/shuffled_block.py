@@ -1,0 +1,140 @@
+"""Shuffled blocks, dynamic (DSB) or static (SSB).
+
+P. Jiang, L. Hu, S. Song: "Exposing and Exploiting Fine-Grained Block Structures for Fast and Accurate Sparse Training", NeurIPS
+2022; as its repository, HPC-Research-Lab/shuffled-block-sparse-training, has it. What a shuffled block is:
+:mod:`dist_sparse.sparsity.shuffled_blocks`.
+
+Every convolution whose b x b blocks fit (output channels and columns are multiples of b, and it has b input channels) holds
+B = ceil(n / b^2) of them, where n = round(density * weights), so that b^2 B weights are always active. The first blocks::
+
+    M = the n weights of largest |w|;  V = |w| M
+    groups:  rows are clustered by the cosine distance of their masks, complete linkage, into rows / b clusters, and cut by b
+    columns: in each group in the order of ||V||, b by b: candidates;  the B best of the layer are the blocks
+
+SSB leaves it at that. DSB moves the blocks every ``interval`` steps, with q(t) = alpha / 2 (1 + cos(pi t / T_end))::
+
+    D = the floor(q b^2 B) active weights of smallest |w|, but in each block only those in a row or column of which D has half
+    G = the |D| weights of largest dense |g| that are then inactive, those of D among them
+    M = M - D + G;  V = |w| on M, but on G the mean of what was kept;  blocks anew, as at the start
+
+If D spares all, nothing moves. All other layers begin with their largest |w| and follow :mod:`.rigl`. With ``size: 0`` every
+layer does, from random masks: that is RigL, mask for mask.
+
+Defaults: alpha 0.3 and b 16 (all recipes of the repository), interval 100 steps (CIFAR; ImageNet and Tiny-ImageNet: 800), T_end
+75 % of the run (ImageNet: 400,000 of 525,525 steps), the update instead of the optimizer step as in :mod:`.rigl`.
+
+Deviations from the reference code: floor(q n) is taken of what is active (there of n before it was rounded up to blocks: 402 of
+1,024 weights where 299 should go); the cosine ends where the updates do (there they stop at half of it, or never on
+Tiny-ImageNet); what is inactive has no value and no momentum, so that what enters a block without having been active begins at
+0 (there with what the optimizer left); a weight of D that is active afterwards keeps its value, as in RigL (there 0);
+convolutions whose blocks do not fit follow RigL, for nothing speaks for freezing them (there their masks never move, and with
+block size 0 no convolution's does); a layer that its blocks would fill is dense; there are B blocks even if fewer hold a weight
+that is not 0; clusters of equal size stand in the order of their lowest row.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.methods.block_layout import plan_layout
+from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.schedules import Constant, UpdateSchedule
+from dist_sparse.sparsity.shuffled_blocks import Blocks, move, packed_length, whole_lines
+from dist_sparse.sparsity.structures import Structure, Unstructured
+
+_NEVER = UpdateSchedule(interval=1, end=0, drop=Constant(start=0.0))
+
+
+class ShuffledBlock(DropAndGrow):
+    """Blocks of any rows and columns that move as weights do."""
+
+    name = "shuffled_block"
+    uses = DropAndGrow.uses - {"update.redistribution"} | {"shuffled_block.dynamic", "shuffled_block.size"}
+    default_growth = "gradient"
+
+    def __init__(self, *, blocks: dict[str, Blocks], counts: Mapping[str, int], size: int, **method: Any) -> None:
+        super().__init__(**{**method, "redistribution": "none"})  # the number of blocks is fixed
+        self.blocks = blocks
+        """Row groups, groups and columns of each layer in blocks; its mask is their union. On all ranks from the start on."""
+        self._block_counts, self._size = counts, size
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return None if isinstance(structure, Unstructured) else "it has blocks of its own"
+
+    @classmethod
+    def acting(cls, config: SparsityConfig) -> frozenset[str]:
+        """Static blocks have no updates."""
+        if config.shuffled_block.dynamic:
+            return cls.uses
+        return frozenset(key for key in cls.uses if not key.startswith("update."))
+
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        return super().complete(config) if config.shuffled_block.dynamic else config
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        config, options = (
+            setting.config.shuffled_block,
+            {"blocks": {}, "counts": {}, "size": setting.config.shuffled_block.size},
+        )
+        plan = super().plan(setting) if config.dynamic else _resting(setting)
+        if config.size == 0:
+            return dataclasses.replace(plan, options={**plan.options, **options})
+        layout = plan_layout(setting, config.size)
+        options |= {"blocks": layout.blocks, "counts": layout.counts}
+        return dataclasses.replace(plan, initial_mask=layout.initial_mask, options={**plan.options, **options})
+
+    def start(self) -> None:
+        super().start()
+        self._share_blocks()
+
+    def update(self, step: int, regular: int) -> None:
+        super().update(step, regular)
+        self._share_blocks()
+
+    def _select(self, name: str, step: int, kept: Tensor, grow: Tensor | None = None) -> Tensor:
+        if name not in self._block_counts:
+            return super()._select(name, step, kept, grow)
+        weight, mask, blocks = self.access.weight(name), self.masks[name], self.blocks[name]
+        matrix = (len(weight), -1)
+        dropped = whole_lines(mask.reshape(matrix) & ~kept.view(matrix), blocks)
+        if not dropped.any():
+            return mask
+        score = self.grow_score(name, step).view(matrix)
+        self.blocks[name] = move(blocks, scores.magnitude(weight).reshape(matrix), mask.reshape(matrix), dropped, score)
+        return self.blocks[name].mask(weight.shape)
+
+    def _share_blocks(self) -> None:
+        """Take every layer's blocks from its owner. Collective."""
+        rows = {name: len(self.access.weight(name)) for name in self._block_counts}
+        lengths = {name: packed_length(rows[name], count, self._size) for name, count in self._block_counts.items()}
+        owned = {name: self.blocks[name].pack() for name in self.agreement.owned() if name in self._block_counts}
+        packed = self.agreement.share(owned, lengths, torch.int32)
+        self.blocks = {name: Blocks.unpack(packed[name].clone(), rows[name], self._size) for name in self._block_counts}
+
+    def state_dict(self) -> dict[str, Any]:
+        blocks = {name: dataclasses.asdict(blocks) for name, blocks in self.blocks.items()}
+        return {**super().state_dict(), "blocks": {name: _on(parts, "cpu") for name, parts in blocks.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.blocks = {name: Blocks(**_on(parts, self.access.weight(name).device)) for name, parts in state["blocks"].items()}
+
+
+def _on(parts: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {key: tensor.to(device, copy=True) for key, tensor in parts.items()}
+
+
+def _resting(setting: Setting) -> Plan:
+    """Masks that never move."""
+    options = {"structure": setting.structure, "schedule": _NEVER, "seed": setting.run.seed}
+    options |= {"form": setting.config.update.form, "gradient_steps": 1}
+    return Plan(setting=setting, initial_mask=setting.random_masks(setting.units()), options=options)
