@@ -34,11 +34,12 @@ from dist_sparse.optim import (
 )
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
+from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.tracking import build_tracker
-from dist_sparse.trainer import COLUMNS, Trainer
+from dist_sparse.trainer import Trainer, columns_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,8 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     Raises:
         UserError: whatever in the configuration or the data cannot be used.
     """
+    if config.train.ema is not None and (reason := METHODS[config.sparsity.method].dense_weights):
+        raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
@@ -151,12 +154,13 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         clip_norm=config.train.clip_norm,
         compile=config.train.compile,
     )
+    method = build_method(parts.plan, engine, remask=not parts.keeps_zeros)
     trainer = Trainer(
         config=config,
         ranks=ranks,
         data=parts.data,
         engine=engine,
-        method=build_method(parts.plan, engine, remask=not parts.keeps_zeros),
+        method=method,
         scheduler=parts.scheduler,
         mixup=parts.mixup,
         ema=build_ema(config.train, parts.model),
@@ -164,7 +168,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             config,
             folder.path,
             ranks.rank,
-            columns=COLUMNS,
+            columns=columns_of(method),
             resume_step=state["progress"]["step"] if state else None,
             wandb_id=state["wandb_id"] if state else None,
             total_steps=parts.clock.total,

@@ -1,13 +1,15 @@
 """Evaluate a run: ``python -m dist_sparse.evaluate RUN_DIR [--checkpoint=best|last|FILE] [--key=value ...]``.
 
-Prints top-1, top-5, loss, density and FLOPs of a checkpoint, and of its averaged weights where it has them. Keys of the run's
-configuration can be set anew, such as ``--data.root=DIR``, ``--engine.device=cpu`` or ``--train.eval_batch_size=64``.
+Prints top-1, top-5, loss, density and FLOPs of a checkpoint: of every sub-net if it has several, and of its averaged weights
+where it has them. Keys of the run's configuration can be set anew, such as ``--data.root=DIR``, ``--engine.device=cpu`` or
+``--train.eval_batch_size=64``.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
@@ -36,8 +38,7 @@ def evaluate(config: Config, path: Path) -> list[str]:
     from dist_sparse import distributed
     from dist_sparse.build import load_data, load_model, load_precision
     from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
-    from dist_sparse.cost import measure
-    from dist_sparse.sparsity.bits import popcount
+    from dist_sparse.networks import networks_of
     from dist_sparse.validation import validate
 
     state = CheckpointStore.load(path)
@@ -46,22 +47,29 @@ def evaluate(config: Config, path: Path) -> list[str]:
     try:
         data, precision = load_data(config, ranks), load_precision(config, ranks)
         model = load_model(config, data.info, precision)
-        lines = [f"checkpoint        {path} (step {state['progress']['step']})"]
-        for label, key in (("", "state_dict"), ("averaged ", "state_dict_ema")):
-            if state[key] is not None:
-                load_weights(model, state[key], path)
+        image = (data.info.channels, data.info.image_size, data.info.image_size)
+        lines, costs = [f"checkpoint        {path} (step {state['progress']['step']})"], []
+        for averaged in (False, True) if state["state_dict_ema"] is not None else (False,):
+            for network in networks_of(state, averaged=averaged):
+                load_weights(model, network.weights, path)
                 scores = validate(model, data.val, precision)
-                lines.append(
-                    f"{label + 'weights':<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}"
-                )
+                label = "averaged weights" if averaged else network.label or "weights"
+                lines.append(f"{label:<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}")
+                costs = _costs(model, image, network.active, config)
+                if network.label:
+                    lines, costs = [*lines, *(f"  {line}" for line in costs)], []
+        return [*lines, *costs]
     finally:
         distributed.stop()
-    active = {name: popcount(packed) for name, packed in state["method"]["masks"].items()}
-    cost = measure(model, (data.info.channels, data.info.image_size, data.info.image_size), active, config.sparsity.structure)
+
+
+def _costs(model: Any, image: tuple[int, int, int], active: dict[str, int], config: Config) -> list[str]:
+    from dist_sparse.cost import measure
+
+    cost = measure(model, image, active, config.sparsity.structure)
     masked = sum(row.active / row.density for row in cost.rows if row.name in active)
     density = sum(active.values()) / masked if active else 1.0
     return [
-        *lines,
         f"density           {density:.2%} of the sparse layers",
         f"parameters        {cost.active_parameters:,} of {cost.parameters:,} ({cost.active_parameters / cost.parameters:.2%})",
         f"FLOPs             {cost.flops:,.0f} of {cost.dense_flops:,.0f} ({cost.flops / cost.dense_flops:.2%}) an image",

@@ -84,7 +84,8 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
 
 def _cost(trainer: Trainer, image: Image) -> Cost:
     """What the network costs with the masks of now."""
-    return measure(trainer.engine.model, image, trainer.method.masks.active(), trainer.config.sparsity.structure)
+    masks = trainer.method.views()[-1].masks
+    return measure(trainer.engine.model, image, masks.active(), trainer.config.sparsity.structure)
 
 
 def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
@@ -141,7 +142,7 @@ def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
         "best_top1": progress.best_top1 if progress.best_step else None,
         "best_step": progress.best_step,
         "last_top1": progress.last_top1 if progress.best_step else None,
-        "density": trainer.method.masks.density(),
+        "density": trainer.method.views()[-1].masks.density(),
         "mean_density": progress.mean_density,
         "peak_density": progress.peak_density,
         **cost.summary(),

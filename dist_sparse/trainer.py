@@ -53,6 +53,12 @@ COLUMNS = (
 """The logged names, and the columns of metrics.csv after step and epoch."""
 
 
+def columns_of(method: Method) -> tuple[str, ...]:
+    """The columns of a run; where it trains several networks, with those of each."""
+    labels = [view.label for view in method.views() if view.label]
+    return (*COLUMNS, *(f"val/{label}_top1" for label in labels), *(f"sparsity/{label}_density" for label in labels))
+
+
 class Diverged(UserError):
     """The loss has not been finite for too many steps in a row."""
 
@@ -129,7 +135,7 @@ class Trainer:
         self._mask_average()
         self._set_learning_rate()
         if self.progress.step == 0:
-            self._log(self._sparsity())
+            self._log(self._sparsity(self.method.masks))
         started = time.perf_counter() - self.progress.seconds
         for epoch in range(self.clock.place(self.progress.step)[0], self.config.train.epochs):
             _, start_step = self.clock.place(self.progress.step)
@@ -206,7 +212,7 @@ class Trainer:
             self._stop_if_diverged(last=last)
         if decision.updates_masks:
             masks, changed = self.method.masks, self.method.changed
-            self._log({**self._sparsity(), "sparsity/changed": masks.share(changed)})
+            self._log({**self._sparsity(masks), "sparsity/changed": masks.share(changed)})
             self.tracker.log_layers(step, densities=masks.densities(), changed=masks.shares(changed))
         if _due(tracking.log_every, previous, step) or last:
             self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
@@ -225,29 +231,34 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Log the validation metrics; True if the accuracy is the best so far."""
-        self.engine.synchronise_buffers()
-        scores = validation.validate(self.engine.model, self.data.val, self.engine.precision)
-        values = {f"val/{name}": value for name, value in scores.items()}
-        top1 = scores["top1"]
+        values, top1 = {}, 0.0
+        views = self.method.views()
+        for view in views:
+            with view.show():
+                self.engine.synchronise_buffers()
+                scores = validation.validate(self.engine.model, self.data.val, self.engine.precision)
+            values |= {f"val/{name}": value for name, value in scores.items()}
+            top1 = scores["top1"]
+            if view.label:
+                values |= {f"val/{view.label}_top1": top1, f"sparsity/{view.label}_density": view.masks.density()}
         if self.ema is not None:
             copy_first_rank(self.ema.module.buffers())
             averaged = validation.validate(self.ema.module, self.data.val, self.engine.precision)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]
-        self.method.agreement.verify(self.method.masks.digests)
-        self._log({**values, **self._sparsity()})
+        self.method.agreement.verify(self.method.digests)
+        self._log({**values, **self._sparsity(views[-1].masks)})
         self.progress.last_top1 = top1
         if improved := top1 > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step
         return improved
 
-    def _sparsity(self) -> dict[str, float | str]:
-        masks = self.method.masks
+    def _sparsity(self, masks: Masks) -> dict[str, float | str]:
         return {
             "sparsity/density": masks.density(),
             "sparsity/mean_density": self.progress.mean_density,
             "sparsity/peak_density": self.progress.peak_density,
-            "sparsity/mask_digest": masks.digest(),
+            "sparsity/mask_digest": self.method.digest(),
             "sparsity/exploration": masks.exploration(),
         }
 

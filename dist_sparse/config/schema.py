@@ -225,11 +225,37 @@ class ShuffledBlockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AstConfig:
+    __pydantic_config__ = STRICT
+
+    densities: list[Density] = field(default_factory=list)
+    """Densities of the sub-nets, each lower than the one before, such as `[0.1, 0.05, 0.02]`; one makes one sub-net."""
+    structures: list[str] = field(default_factory=list)
+    """N:M structures of the sub-nets instead, each sparser than the one before, such as `[nm:2:4, nm:1:4, nm:1:8]`."""
+    offset: Duration | None = None
+    """How much later than the one before it each sub-net updates its masks. Default: 30% of the interval."""
+    correction: Literal["within_mask", "whole", "none"] = "within_mask"
+    """What a gradient loses that opposes the previous sub-net's: its part along that one as far as the own mask goes, along
+    all of it (which moves weights outside the mask), or nothing."""
+    unused: Literal["keep", "zero"] | None = None
+    """Weights inactive in all sub-nets: keep their values, may return by them and decay; or are zero and return by gradient
+    alone. Default: keep; with one sub-net zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SrsteConfig:
+    __pydantic_config__ = STRICT
+
+    decay: NonNegative = 2e-4
+    """Further weight decay of the inactive weights, the paper's lambda."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform, mest or shuffled_block."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform, mest, shuffled_block, ast or srste."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
     distribution: Literal["erk", "er", "uniform", "table"] | None = None
@@ -253,6 +279,10 @@ class SparsityConfig:
     """Bounds of method mest."""
     shuffled_block: ShuffledBlockConfig = ShuffledBlockConfig()
     """Blocks of method shuffled_block."""
+    ast: AstConfig = AstConfig()
+    """Sub-nets of method ast."""
+    srste: SrsteConfig = SrsteConfig()
+    """Decay of method srste."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,12 @@
 """Data parallel training with torch's DistributedDataParallel, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_sparse.distributed import copy_first_rank
@@ -15,7 +16,7 @@ from dist_sparse.sparsity.masks import Masks
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def parameter_state(optimizer: torch.optim.Optimizer) -> Mapping[Tensor, dict[str, Any]]:
+def parameter_state(optimizer: torch.optim.Optimizer) -> MutableMapping[Tensor, dict[str, Any]]:
     """An optimizer's state by parameter. timm's lookahead keeps it in the optimizer that it wraps."""
     return getattr(optimizer, "_base_optimizer", optimizer).state
 
@@ -100,6 +101,26 @@ class DDPEngine:
         states = [(name, everything.get(self._parameters[name], {})) for name in masks.names]
         for key in {key for _, state in states for key in state}:
             masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
+
+    def batch_norms(self, after: str) -> dict[str, Tensor]:
+        modules = dict(self.model.named_modules())
+        later = list(modules)[list(modules).index(after.rpartition(".")[0]) :]
+        return {
+            f"{module}.{name}": tensor.detach()
+            for module in later
+            if isinstance(modules[module], _BatchNorm)
+            for name, tensor in modules[module].state_dict(keep_vars=True).items()
+        }
+
+    def optimizer_state(self, name: str) -> dict[str, Any]:
+        return parameter_state(self._optimizer).get(self._parameters[name], {}) if name in self._parameters else {}
+
+    def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
+        everything = parameter_state(self._optimizer)
+        if state:
+            everything[self._parameters[name]] = state
+        elif name in self._parameters:
+            everything.pop(self._parameters[name], None)
 
     def _is_per_weight(self, name: str, value: Any) -> bool:
         """Step counters and factored moments (Adafactor's rows and columns) are not."""

@@ -104,7 +104,7 @@ class Masks:
 
     def digest(self) -> str:
         """64 bits over all masks and their names, as 16 hexadecimal digits."""
-        return hashlib.blake2b(repr(self.digests()).encode(), digest_size=8).hexdigest()
+        return combined(self.digests())
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and exploration record, one bit a weight each."""
@@ -121,3 +121,8 @@ class Masks:
             multiplier = self._multipliers[name]
             self.replace({name: bits.unpack(packed.to(multiplier.device), multiplier.shape)})
         self._explored = {name: packed.clone() for name, packed in state["explored"].items()}
+
+
+def combined(digests: Mapping[str, int]) -> str:
+    """64 bits over digests and their names, as 16 hexadecimal digits."""
+    return hashlib.blake2b(repr(dict(digests)).encode(), digest_size=8).hexdigest()

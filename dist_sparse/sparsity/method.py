@@ -1,13 +1,14 @@
 """What the trainer asks of a sparse method, and what a method asks of the engine."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from dist_sparse.sparsity.agreement import Agreement
-from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.masks import Masks, combined
 from dist_sparse.sparsity.structures import Structure
 
 
@@ -34,6 +35,18 @@ class WeightAccess(Protocol):
         """Zero the optimizer's state (momentum, second moments) of inactive weights."""
         ...
 
+    def batch_norms(self, after: str) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the batch norms that the model lists after a weight, to be written to in place."""
+        ...
+
+    def optimizer_state(self, name: str) -> dict[str, Any]:
+        """The optimizer's own state of a parameter, or an empty one."""
+        ...
+
+    def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
+        """Give the optimizer another state of a parameter; an empty one makes it begin anew."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -43,6 +56,25 @@ class Decision:
     updates_masks: bool = False
     used_dense_gradient: bool = False
     """Gradients of inactive weights were needed; counts in the cost of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One network that a method trains; most train a single one, without a label."""
+
+    label: str
+    masks: Masks
+    show: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Between two steps: within the context the model is this network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The same in a checkpoint: packed masks by layer, and what stands in place of the model's own tensors."""
+
+    label: str
+    masks: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method:
@@ -63,6 +95,9 @@ class Method:
         self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
         self.changed: dict[str, int] = {}
         """Entries of each mask that the last update changed."""
+
+    dense_weights: ClassVar[str | None] = None
+    """Why the model's weights between two steps are dense, and so cannot be averaged; None if they obey the masks."""
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -95,6 +130,18 @@ class Method:
         if self._remask:
             self._zero_inactive()
 
+    def views(self) -> Sequence[View]:
+        """The networks that are trained; the last is the one that the run is for."""
+        return [View(label="", masks=self.masks)]
+
+    def digests(self) -> dict[str, int]:
+        """A digest of every mask."""
+        return self.masks.digests()
+
+    def digest(self) -> str:
+        """64 bits over all masks."""
+        return combined(self.digests())
+
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
         self.agreement.verify(self.masks.digests)  # before new masks hide it that a rank had lost the old ones
@@ -102,7 +149,7 @@ class Method:
         self._enforce_masks()
 
     def _enforce_masks(self) -> None:
-        self.agreement.verify(self.masks.digests)
+        self.agreement.verify(self.digests)
         self._zero_inactive()
 
     def _zero_inactive(self) -> None:
@@ -115,3 +162,8 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.masks.load_state_dict(state)
+
+    @classmethod
+    def networks(cls, state: Mapping[str, Any]) -> Sequence[Network]:
+        """The :meth:`views` of a :meth:`state_dict`."""
+        return [Network(label="", masks=state["masks"])]

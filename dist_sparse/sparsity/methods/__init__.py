@@ -1,6 +1,7 @@
 """Sparse methods, one file a paper. A new method is one new file and its line in this table."""
 
 from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.ast import Ast
 from dist_sparse.sparsity.methods.dense import Dense
 from dist_sparse.sparsity.methods.gmp import Gmp, GmpUniform
 from dist_sparse.sparsity.methods.granet import GraNet, GraNetUniform
@@ -9,8 +10,10 @@ from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.methods.set import Set
 from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
 from dist_sparse.sparsity.methods.snfs import Snfs
+from dist_sparse.sparsity.methods.srste import SrSte
 from dist_sparse.sparsity.methods.static import Static
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (Dense, Static, Set, RigL, Snfs, GraNet, GraNetUniform, Gmp, GmpUniform, Mest, ShuffledBlock)
+    cls.name: cls
+    for cls in (Dense, Static, Set, RigL, Snfs, GraNet, GraNetUniform, Gmp, GmpUniform, Mest, ShuffledBlock, Ast, SrSte)
 }

@@ -27,6 +27,20 @@ class ActsByConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class Derives(Protocol):
+    """A method whose own section gives the density or the structure."""
+
+    @classmethod
+    def derive(cls, config: SparsityConfig) -> SparsityConfig:
+        """The configuration with what the method's section gives.
+
+        Raises:
+            UserError: it contradicts what is given beside it.
+        """
+        ...
+
+
 def fill(config: SparsityConfig, *, update: Mapping[str, Any], ramp: Mapping[str, Any] | None = None) -> SparsityConfig:
     """The configuration with these values for the keys of ``sparsity.update`` and ``sparsity.ramp`` that are None."""
     return dataclasses.replace(config, update=_fill(config.update, update), ramp=_fill(config.ramp, ramp or {}))

@@ -31,6 +31,20 @@ class Window:
             )
         return cls(start=setting.steps(start), end=setting.steps(end), interval=setting.interval())
 
+    def numbers(self) -> tuple[int, int]:
+        """The number of the update where the ramp begins, and of the one where it ends.
+
+        Raises:
+            UserError: no update falls into the ramp.
+        """
+        first, last = self.start // self.interval, self.end // self.interval
+        if last <= first:
+            raise UserError(
+                f"sparsity.ramp goes from step {self.start} to step {self.end}: no update, one in {self.interval} steps, "
+                "falls into it"
+            )
+        return first, last
+
 
 def initial_density(setting: Setting) -> float:
     """The density that a ramp begins with.
@@ -57,12 +71,7 @@ def build_pruner(setting: Setting, window: Window, initial: float, *, globally: 
     """
     final, structure, shapes = setting.config.density, setting.structure, setting.shapes
     assert final is not None, "resolve() asks for it"
-    first, last = window.start // window.interval, window.end // window.interval
-    if last <= first:
-        raise UserError(
-            f"sparsity.ramp goes from step {window.start} to step {window.end}: no update, one in {window.interval} steps, "
-            "falls into it"
-        )
+    first, last = window.numbers()
     ramp = CubicRamp(initial=initial, final=final, first=first, last=last)
     parts = {"ramp": ramp, "interval": window.interval, "structure": structure}
     if globally:

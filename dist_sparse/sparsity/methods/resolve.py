@@ -11,7 +11,7 @@ from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import settle_structure
-from dist_sparse.sparsity.methods.defaults import ActsByConfig, Completes
+from dist_sparse.sparsity.methods.defaults import ActsByConfig, Completes, Derives
 from dist_sparse.sparsity.methods.snip import shares_out_nothing
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     """
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
     given = config
+    config = method.derive(config) if issubclass(method, Derives) else config
     config = settle_structure(config, method)
     if "density" in method.uses:
         _check_density(config, method.uses)

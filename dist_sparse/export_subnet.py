@@ -1,0 +1,71 @@
+"""Export a run's network: ``python -m dist_sparse.export_subnet RUN_DIR [--subnet=N|all] [--checkpoint=best|last|FILE]``.
+
+Writes the weights, inactive ones 0, with the sub-net's own batch norms where it has them, as a plain state dict that timm's
+model of the same name and arguments loads with ``strict=True``. A method that trains a single network has that as sub-net 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_sparse.errors import UserError, refuse
+from dist_sparse.run_folder import RunFolder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export and print the files; 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dist_sparse.export_subnet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, help="folder of a run")
+    parser.add_argument("--subnet", default="all", help="number of a sub-net, 1 being the densest, or all (the default)")
+    parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
+    parser.add_argument("--averaged", action="store_true", help="the averaged weights of a run with train.ema")
+    parser.add_argument("--output", type=Path, help="folder of the files subnet1.pt and so on; default: the run's folder")
+    arguments = parser.parse_args(argv)
+    try:
+        for line in export(
+            arguments.run_dir, arguments.subnet, arguments.checkpoint, arguments.output, averaged=arguments.averaged
+        ):
+            print(line)
+    except UserError as error:
+        return refuse(error)
+    return 0
+
+
+def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, averaged: bool = False) -> list[str]:
+    """Write the files; returns a line about each."""
+    import torch
+
+    from dist_sparse.checkpoint import CheckpointStore, check_whole
+    from dist_sparse.files import atomic_write
+    from dist_sparse.networks import networks_of
+
+    if not run.is_dir():
+        raise UserError(f"{run} is not the folder of a run")
+    path = RunFolder(path=run).checkpoint(checkpoint)
+    state = CheckpointStore.load(path)
+    check_whole(state, path)
+    if averaged and state["state_dict_ema"] is None:
+        raise UserError(f"{path} holds no averaged weights: the run had no train.ema")
+    networks = list(enumerate(networks_of(state, averaged=averaged), start=1))
+    chosen = [(number, network) for number, network in networks if subnet in ("all", str(number))]
+    if not chosen:
+        raise UserError(f"--subnet={subnet}: {path} holds sub-nets 1 to {len(networks)}; give one of their numbers, or all")
+    folder, lines = output or run, []
+    for number, network in chosen:
+        file = folder / f"subnet{number}.pt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(file, lambda stream, weights=network.weights: torch.save(weights, stream))
+        except OSError as error:
+            raise UserError(f"--output={folder} cannot be written: {error.strerror}") from error
+        masked = sum(network.weights[name].numel() for name in network.active)
+        density = sum(network.active.values()) / masked if masked else 1.0
+        lines.append(f"{file}  density {density:.2%} of the sparse layers, step {state['progress']['step']}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

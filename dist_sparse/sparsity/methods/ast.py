@@ -1,0 +1,170 @@
+"""AST: alternating sparse training of several sub-nets over one dense weight, with gradient correction.
+
+L. Yang, J. Meng, J. Seo, D. Fan: "Get More at Once: Alternating Sparse Training with Gradient Correction", NeurIPS 2022.
+
+K sub-nets share the dense weight W; each has a mask M_n and a set of batch norms of its own. Steps train them in turn, the
+first K steps make the first group, and so on over the borders of epochs. A step of sub-net n::
+
+    forward with W * M_n and the norms of n; g = dense gradient
+    h = g * M_n;  after a sub-net of the same group, with gradient h' (before it was corrected itself), in every layer
+        if <h, h'> < 0:  h -= <h, a> / |a|^2 a         a = h' * M_n (within_mask) or h' (whole)
+    optimizer's step on W with h: decay and momentum go on where the mask is 0
+    every interval:  up to ramp.end the round(d N) largest |W| of the network make M_n, whatever it was, d on a cubic ramp
+                     per layer ceil(p nnz) smallest |W| leave it, as many of largest |g| come in and keep their value
+
+Sub-net n updates n times ``ast.offset`` later than the first. With N:M (``ast.structures``) the ramp lowers the share of
+groups that are dense; floor(p dense) of them are exchanged, for those of largest summed |g|. The batch norms from the first
+sparse layer on are separate, those before it shared. At rest the model's weights are dense; sub-nets are views of it.
+
+Defaults, of the reference's CIFAR runs: densities 0.1, 0.05, 0.02, p from 0.5 to 0.005 along a cosine to the end, ramp over
+110 of 160 epochs, offset 30 % of the interval (1,000 steps here, 999 there). Correction acts by default (CIFAR there: off).
+
+Deviations from the reference code: growth sees the dense gradient, not the masked one that can only restore what was just
+dropped; correction compares with the previous gradient, not with itself; counts are exact and a layer keeps at least a
+weight, instead of turning dense; of N:M groups those of largest |w| stay dense, not the smallest, the choice is drawn, and
+regrown groups last. An update follows the optimizer's step of the sub-net as GraNet's does here (there it comes K steps later,
+before the step, so that as many steps of the sub-net precede it), and an interval that K does not divide is kept on average.
+Overflow repeats the sub-net. With one sub-net, no correction and ``ast.unused: zero`` (its default) this is GraNet.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.sparsity.method import Decision, Method, Network, View
+from dist_sparse.sparsity.methods.ast_ladder import Ladder, derive, plan_ladder
+from dist_sparse.sparsity.methods.ast_rungs import Layers
+from dist_sparse.sparsity.methods.correction import Correction, Kind
+from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.drop_grow import DEFAULTS
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.subnets import SubNets, networks_of
+from dist_sparse.sparsity.structures import NM, Structure, Unstructured
+
+_RAMP = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.6875, "run")}
+
+
+class Ast(Method):
+    """Sub-nets in turn."""
+
+    name = "ast"
+    uses = (Method.uses - {"table"}) | {
+        *(f"update.{key}" for key in DEFAULTS["itop"]),
+        *(f"ramp.{key}" for key in _RAMP),
+        *(f"ast.{key}" for key in ("densities", "structures", "offset", "correction", "unused")),
+    }
+    dense_weights = "the sub-nets share dense weights, and each has batch norms of its own"
+
+    def __init__(self, *, ladder: Ladder, correction: Kind, zero_unused: bool, **method: Any) -> None:
+        super().__init__(**method)
+        self._ladder, self._zero_unused = ladder, zero_unused
+        self._nets = SubNets(self.access, self.masks, len(ladder.rungs))
+        self._correct = Correction(self.access, correction, group=len(ladder.rungs))
+        self._made = 0  # steps that did not overflow
+        self._times = [0] * len(ladder.rungs)  # of each sub-net's last step, in its own time
+        self._time = 0  # of this step
+        self._due: int | None = None
+        self._gradients: dict[str, Tensor] = {}
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return None if isinstance(structure, Unstructured | NM) else "its sub-nets are unstructured or N:M"
+
+    @classmethod
+    def derive(cls, config: SparsityConfig) -> SparsityConfig:
+        return derive(config)
+
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        return fill(config, update=DEFAULTS["itop"], ramp=_RAMP)
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        ladder, config, initial = plan_ladder(setting), setting.config.ast, setting.config.ramp.initial_density
+        zero = config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1)
+        options = {"ladder": ladder, "correction": config.correction, "zero_unused": zero}
+        units = setting.all_units() if initial == 1 else setting.units(initial)
+        return Plan(setting=setting, initial_mask=setting.random_masks(units), options=options)
+
+    @property
+    def _number(self) -> int:
+        """Whose turn it is."""
+        return self._made % len(self._nets)
+
+    def before_forward(self, step: int) -> None:
+        self.masks = self._nets.enter(self._number)
+
+    def after_backward(self, step: int) -> Decision:
+        self._nets.leave()
+        number = self._number
+        self._time = self._ladder.time(number, step)
+        self._due = self._ladder.due(number, self._times[number], self._time)
+        if self._due is not None:
+            self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
+        self.access.mask_gradients(self.masks)
+        self._correct(self.masks, number)
+        return Decision(updates_masks=self._due is not None)
+
+    def after_overflow(self, step: int) -> Decision:
+        self._nets.leave()
+        return Decision()
+
+    def after_step(self, step: int) -> None:
+        if self._remask:
+            self._zero_inactive()
+        number = self._number
+        if self._due is not None:
+            self._update(number, step, self._due)
+        self._times[number] = self._time
+        self._made += 1
+
+    def _update(self, number: int, step: int, regular: int) -> None:
+        rung, fraction = self._ladder.rungs[number], self._ladder.fraction(number, regular)
+        weights = {name: self.access.weight(name) for name in self.masks.names}
+        moved = dict.fromkeys(weights, 0)
+        pruning = self._ladder.pruning(self._times[number], regular)
+        if pruning is not None:
+            layers = Layers(weights=weights, masks=self.masks, candidates=self._candidates, agreement=self.agreement)
+            self.replace_masks(rung.prune(pruning, step, layers))
+            moved = self.changed
+        self.replace_masks(
+            self.agreement.decide(lambda name: rung.regrow(weights[name], self.masks[name], self._gradients[name], fraction))
+        )
+        self.changed = {name: count + moved[name] for name, count in self.changed.items()}
+        self._gradients = {}
+
+    def _candidates(self, name: str) -> Tensor:
+        return self._nets.union[name] if self._zero_unused else torch.ones_like(self.masks[name])
+
+    def _enforce_masks(self) -> None:
+        self._nets.unite()
+        super()._enforce_masks()
+
+    def _zero_inactive(self) -> None:
+        """What no sub-net has, and only where that is to be zero."""
+        if self._zero_unused:
+            self.access.mask_weights(self._nets.union)
+            self.access.mask_optimizer_state(self._nets.union)
+
+    def views(self) -> Sequence[View]:
+        return self._nets.views()
+
+    def digests(self) -> dict[str, int]:
+        return self._nets.digests()
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"made": self._made, "times": list(self._times), "previous": self._correct.state_dict()}
+        return {**self._nets.state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._nets.load_state_dict(state)
+        self._made, self._times = state["made"], list(state["times"])
+        self._correct.load_state_dict(state["previous"])
+
+    @classmethod
+    def networks(cls, state: Mapping[str, Any]) -> Sequence[Network]:
+        return networks_of(state)

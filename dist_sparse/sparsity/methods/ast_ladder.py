@@ -1,0 +1,139 @@
+"""From the section ``sparsity.ast`` to the sub-nets of a run: checks, and when each of them updates."""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+
+from dist_sparse.config.schema import AstConfig, SparsityConfig
+from dist_sparse.errors import UserError
+from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Rung
+from dist_sparse.sparsity.methods.fit import check_fit
+from dist_sparse.sparsity.methods.ramp import Window
+from dist_sparse.sparsity.methods.setting import Setting
+from dist_sparse.sparsity.schedules import CubicRamp, UpdateSchedule, share_of
+from dist_sparse.sparsity.structures import NM, parse_structure
+
+_OFFSET = 0.3
+"""Of the interval, between the updates of two sub-nets: the reference's 300 of 999 steps for CIFAR."""
+
+
+def derive(config: SparsityConfig) -> SparsityConfig:
+    """The configuration with the density and the structure of the sparsest sub-net.
+
+    Raises:
+        UserError: no ladder, two of them, one out of order, or a density or structure beside it that says otherwise.
+    """
+    ladder = config.ast
+    if bool(ladder.densities) == bool(ladder.structures):
+        raise UserError(
+            f"sparsity.ast needs {'only one of the two' if ladder.densities else 'its sub-nets'}: sparsity.ast.densities, "
+            "falling, such as [0.1, 0.05, 0.02], or sparsity.ast.structures, such as [nm:2:4, nm:1:4, nm:1:8]"
+        )
+    densities = ladder.densities or [structure.n / structure.m for structure in _structures(ladder)]
+    key, text = ("densities", ladder.densities) if ladder.densities else ("structures", ladder.structures)
+    if any(after >= before for before, after in pairwise(densities)):
+        raise UserError(
+            f"sparsity.ast.{key}=[{', '.join(map(str, text))}] is out of order: each sub-net is sparser than the one before it"
+        )
+    structure = ladder.structures[-1] if ladder.structures else "unstructured"
+    if config.structure not in ("unstructured", structure):
+        raise UserError(f"sparsity.structure={config.structure} cannot go with method ast: sparsity.ast.structures takes N:M")
+    if config.density is not None and abs(config.density - densities[-1]) > 1e-12:
+        raise UserError(
+            f"sparsity.density={config.density:g} contradicts sparsity.ast.{key}, which ends at {densities[-1]:g}: leave it out"
+        )
+    return dataclasses.replace(config, density=densities[-1], structure=structure)
+
+
+def _structures(ladder: AstConfig) -> list[NM]:
+    structures = []
+    for text in ladder.structures:
+        try:
+            structure = parse_structure(text)
+        except ValueError as error:
+            raise UserError(f"sparsity.ast.structures={error}") from error
+        if not isinstance(structure, NM):
+            raise UserError(f"sparsity.ast.structures={text!r}: sub-nets are nm:N:M, or unstructured by sparsity.ast.densities")
+        structures.append(structure)
+    return structures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """The sub-nets, and when each of them updates.
+
+    Each goes by a time of its own, which counts a group of steps when the sub-net's turn in it is over: in that time, updates
+    fall on multiples of the interval, and those of sub-net n come n offsets later in steps than the first one's.
+    """
+
+    rungs: Sequence[Rung]
+    schedule: UpdateSchedule
+    """In the first sub-net's time."""
+    offset: int
+    last: int
+    """Number of the update that ends the ramp."""
+
+    def time(self, number: int, step: int) -> int:
+        """A sub-net's time at a step of its own."""
+        return max(0, step + len(self.rungs) - 1 - number - number * self.offset)
+
+    def due(self, number: int, before: int, now: int) -> int | None:
+        """The latest update of a sub-net after ``before`` and up to ``now``, in its time, or None."""
+        return dataclasses.replace(self.schedule, end=self.schedule.end - number * self.offset).due_step(before, now)
+
+    def fraction(self, number: int, regular: int) -> float:
+        """What an update of a sub-net drops."""
+        return self.schedule.drop(regular + number * self.offset)
+
+    def pruning(self, before: int, regular: int) -> int | None:
+        """The number on the ramp of an update, or None if the ramp was over ``before``. Its last number is not passed over."""
+        interval = self.schedule.interval
+        return None if before // interval >= self.last else min(regular // interval, self.last)
+
+
+def plan_ladder(setting: Setting) -> Ladder:
+    """The sub-nets of a run.
+
+    Raises:
+        UserError: a ramp that no update falls into or that does not end in time, or a sub-net that does not fit the layers.
+    """
+    ladder, window = setting.config.ast, Window.of(setting)
+    first, last = window.numbers()
+    rungs = _density_rungs(setting, first, last) if ladder.densities else _group_rungs(setting, first, last)
+    offset = round(_OFFSET * window.interval) if ladder.offset is None else setting.steps(ladder.offset)
+    schedule = dataclasses.replace(setting.update_schedule(), start=window.start)
+    arrival = last * window.interval + (len(rungs) - 1) * (offset + 1)
+    if arrival >= schedule.end:
+        more = f", and with sparsity.ast.offset at step {arrival} for the last sub-net" if len(rungs) > 1 else ""
+        raise UserError(
+            f"sparsity.ramp.end is at step {last * window.interval}{more}, when updates (sparsity.update.end) are over at step "
+            f"{schedule.end}: the density would not be reached"
+        )
+    return Ladder(rungs=rungs, schedule=schedule, offset=offset, last=last)
+
+
+def _density_rungs(setting: Setting, first: int, last: int) -> list[Rung]:
+    densities, initial = setting.config.ast.densities, setting.config.ramp.initial_density
+    assert initial is not None, "resolve() fills it in"
+    if initial < densities[0]:
+        raise UserError(
+            f"sparsity.ramp.initial_density={initial:g} is below sparsity.ast.densities={densities}: pruning only comes down"
+        )
+    ramps = [CubicRamp(initial=initial, final=density, first=first, last=last) for density in densities]
+    total, layers = sum(shape.numel() for shape in setting.shapes.values()), len(setting.shapes)
+    if share_of(ramps[-1](last), total) < layers:
+        raise UserError(
+            f"sparsity.ast.densities ends at {densities[-1]:g}, which is less than one weight for each of the {layers} layers; "
+            f"the lowest density of this model is {layers / total:.3g}"
+        )
+    return [DensityRung(ramp=ramp) for ramp in ramps]
+
+
+def _group_rungs(setting: Setting, first: int, last: int) -> list[Rung]:
+    if setting.config.ramp.initial_density != 1:
+        raise UserError("sparsity.ramp.initial_density is always 1 for sparsity.ast.structures: all groups begin dense")
+    structures = _structures(setting.config.ast)
+    for text, structure in zip(setting.config.ast.structures, structures, strict=True):
+        check_fit(dataclasses.replace(setting.config, structure=text), structure, setting.shapes)
+    ramp = CubicRamp(initial=1.0, final=0.0, first=first, last=last)
+    return [GroupRung(ramp=ramp, structure=structure, seed=setting.run.seed) for structure in structures]

@@ -1,0 +1,120 @@
+"""How one sub-net of AST comes down from dense, and how its layers regenerate: weight by weight, or in groups of N:M."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_sparse.seeding import generator
+from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.global_selection import global_top_k
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.removal import removal
+from dist_sparse.sparsity.schedules import CubicRamp, drop_count, share_of
+from dist_sparse.sparsity.selection import drop_and_grow, top_k
+from dist_sparse.sparsity.structures import NM, Unstructured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What an update prunes."""
+
+    weights: Mapping[str, Tensor]
+    """Dense."""
+    masks: Masks
+    """The sub-net's, before."""
+    candidates: Callable[[str], Tensor]
+    """Which weights of a layer may be active: all, or those that some sub-net has."""
+    agreement: Agreement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung(ABC):
+    """One sub-net of the ladder."""
+
+    ramp: CubicRamp
+
+    @abstractmethod
+    def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
+        """The masks after update ``number`` of the ramp, before layers regenerate. Collective."""
+
+    @abstractmethod
+    def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+        """A layer's mask after it has dropped a fraction, the least worth, and grown as much by its dense gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityRung(Rung):
+    """The largest weights of the whole network; the ramp is of the density."""
+
+    def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
+        """Exactly ``round(density * weights)`` stay, and of each layer at least its largest."""
+        weights, agreement = layers.weights, layers.agreement
+        some = next(iter(weights.values()))
+        magnitudes = {name: scores.magnitude(weights[name]) for name in agreement.owned()}
+        among = {name: layers.candidates(name).clone() for name in magnitudes}
+        largest = {name: int(torch.where(among[name], each, -1).argmax()) for name, each in magnitudes.items()}
+        for name, place in largest.items():
+            among[name].view(-1)[place] = False
+        chosen = global_top_k(
+            magnitudes,
+            among,
+            share_of(self.ramp(number), sum(weight.numel() for weight in weights.values())) - len(weights),
+            layers=list(weights),
+            sizes=dict.fromkeys(weights, 1),
+            dtype=torch.promote_types(torch.float32, some.dtype),
+            device=some.device,
+            total=agreement.total,
+        )
+        for name, place in largest.items():
+            chosen[name].view(-1)[place] = True
+        return agreement.decide(chosen.__getitem__)
+
+    def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+        """ceil(fraction * active) weights: the smallest go, those of largest gradient come."""
+        structure = Unstructured()
+        active = structure.active(mask)
+        keep_score, drop = removal("magnitude", structure, weight, active, fraction, round_up=True)
+        units = drop_and_grow(active, keep_score, structure.score(scores.magnitude(gradient)), drop)
+        return structure.mask(units, weight.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRung(Rung):
+    """Groups of m weights, of which n are kept or, of a share that falls to 0 along the ramp, all."""
+
+    structure: NM
+    seed: int
+
+    def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
+        """Which dense groups stay so is drawn in each layer."""
+
+        def select(name: str) -> Tensor:
+            dense = self._dense(layers.masks[name])
+            keep = min(share_of(self.ramp(number), dense.numel()), int(dense.count_nonzero()))
+            draw = scores.random((1, dense.numel()), generator("dense groups", self.seed, self.structure.n, step, name))
+            kept = top_k(draw.to(dense.device), torch.tensor([keep]), among=dense)
+            return self._mask(layers.weights[name], kept)
+
+        return layers.agreement.decide(select)
+
+    def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+        """floor(fraction * dense groups) of them: those of smallest sum |w| go, those of largest sum |gradient| come."""
+        dense = self._dense(mask)
+        drop = drop_count(fraction, int(dense.count_nonzero()), up=False)
+        return self._mask(weight, drop_and_grow(dense, self._sums(weight), self._sums(gradient), torch.tensor([drop])))
+
+    def _dense(self, mask: Tensor) -> Tensor:
+        """Which groups are dense: bool [1, groups]."""
+        return self.structure.active(mask).all(1)[None]
+
+    def _sums(self, tensor: Tensor) -> Tensor:
+        return self.structure.score(scores.magnitude(tensor)).sum(1)[None]
+
+    def _mask(self, weight: Tensor, dense: Tensor) -> Tensor:
+        score = self.structure.score(scores.magnitude(weight))
+        kept = top_k(score, torch.full((len(score),), self.structure.n), among=torch.ones_like(score, dtype=torch.bool))
+        return self.structure.mask(kept | dense.view(-1, 1), weight.shape)

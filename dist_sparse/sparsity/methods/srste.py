@@ -1,0 +1,84 @@
+"""SR-STE: N:M sparse training from scratch with straight-through gradients.
+
+A. Zhou, Y. Ma, J. Zhu, J. Liu, Z. Zhang, K. Yuan, W. Sun, H. Li: "Learning N:M Fine-grained Structured Sparse Neural Networks
+From Scratch", ICLR 2021, arXiv 2102.04010.
+
+Every step, with dense weights W of which each group of M keeps the N largest in magnitude, mask E::
+
+    forward with W * E
+    W <- W - lr (g(W * E) + lambda (1 - E) * W)        g: the gradient of the masked weights, handed to all of W
+
+The gradient reaches every weight as if there were no mask (straight through), and the further decay lambda of those that the
+mask leaves out keeps the choice from changing at every step. Default lambda 2e-4 (the paper's and its code's).
+
+E is that of the weights after each step, so validation, checkpoints and exports see the network which the next step trains.
+Every rank computes it from weights that are the same on all; validation compares digests.
+
+Deviations from the authors' code: equal magnitudes are kept by index, so that every group holds exactly N (a threshold keeps
+all that tie); the optimizer's own weight decay is on all weights there too, and stays so.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dist_sparse.sparsity.method import Decision, Method, View
+from dist_sparse.sparsity.methods.mest import largest_weights
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.swap import DenseWeights
+from dist_sparse.sparsity.structures import NM, Structure
+
+
+class SrSte(Method):
+    """Masks that follow the dense weights at every step."""
+
+    name = "srste"
+    uses = frozenset({"density", "keep_dense", "structure", "srste.decay"})
+    dense_weights = "its weights are dense, and a mask of their average is not the average network's"
+
+    def __init__(self, *, structure: NM, decay: float, **method: Any) -> None:
+        super().__init__(**method)
+        self._structure, self._decay = structure, decay
+        self._dense = DenseWeights(self.access)
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return None if isinstance(structure, NM) else "its masks keep N of M weights: structure nm"
+
+    @classmethod
+    def plan(cls, setting: Setting) -> Plan:
+        structure = setting.structure
+        assert isinstance(structure, NM), "refused before"
+        setting.all_units()  # checks that the structure fits
+        return Plan(
+            setting=setting,
+            initial_mask=lambda name: largest_weights(setting.weights[name].detach(), structure.n, structure),
+            options={"structure": structure, "decay": setting.config.srste.decay},
+        )
+
+    def before_forward(self, step: int) -> None:
+        if not self._dense.away:  # an earlier micro-batch of the step has put them away
+            self._dense.put_away(self.masks)
+
+    def after_backward(self, step: int) -> Decision:
+        self._dense.restore()
+        for name in self.masks.names:
+            self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
+        return Decision()
+
+    def after_overflow(self, step: int) -> Decision:
+        self._dense.restore()
+        return Decision()
+
+    def after_step(self, step: int) -> None:
+        self.masks.replace({name: self._mask(self.access.weight(name)) for name in self.masks.names})
+
+    def _mask(self, weight: Tensor) -> Tensor:
+        return largest_weights(weight, self._structure.n, self._structure)
+
+    def _zero_inactive(self) -> None:
+        """Inactive weights keep their values."""
+
+    def views(self) -> Sequence[View]:
+        return [View(label="", masks=self.masks, show=lambda: self._dense.masked(self.masks))]

@@ -1,0 +1,89 @@
+"""Several sub-nets in one model: a mask and a set of batch norms each, over weights that they share."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.method import Network, View, WeightAccess
+from dist_sparse.sparsity.methods.swap import DenseWeights, NormSets
+
+
+class SubNets:
+    """The sub-nets by number. Between :meth:`enter` and :meth:`leave` the model is one of them; else its weights are dense."""
+
+    def __init__(self, access: WeightAccess, first: Masks, count: int) -> None:
+        """``count`` sub-nets with the masks of the first."""
+        weights = {name: access.weight(name) for name in first.names}
+        self._masks = [first, *(Masks(weights) for _ in range(count - 1))]
+        for other in self._masks[1:]:
+            other.replace({name: first[name] for name in first.names})
+        self._dense = DenseWeights(access)
+        self._norms = NormSets(access, count, after=first.names[0])
+        self._union = Masks(weights)
+        self.unite()
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, number: int) -> Masks:
+        return self._masks[number]
+
+    @property
+    def union(self) -> Masks:
+        """What is active in some sub-net; of date as of the last :meth:`unite`."""
+        return self._union
+
+    def unite(self) -> None:
+        """Bring :attr:`union` up to date."""
+        stacked = {name: torch.stack([masks[name] for masks in self._masks]) for name in self._union.names}
+        self._union.replace({name: each.any(0) for name, each in stacked.items()})
+
+    def enter(self, number: int) -> Masks:
+        """Make the model a sub-net, unless it is one already (from an earlier micro-batch of the step)."""
+        if not self._dense.away:
+            self._norms.put(number)
+            self._dense.put_away(self._masks[number])
+        return self._masks[number]
+
+    def leave(self) -> None:
+        """Give the model its dense weights back; it keeps the sub-net's norms, whose step is to come."""
+        self._dense.restore()
+
+    @contextlib.contextmanager
+    def _shown(self, number: int) -> Iterator[None]:
+        with self._norms.shown(number), self._dense.masked(self._masks[number]):
+            yield
+
+    def views(self) -> list[View]:
+        return [
+            View(label=label, masks=masks, show=partial(self._shown, number))
+            for number, (label, masks) in enumerate(zip(_labels(len(self)), self._masks, strict=True))
+        ]
+
+    def digests(self) -> dict[str, int]:
+        """Of all sub-nets' masks; a single one's go by their layer's name alone."""
+        return {
+            f"{view.label} {name}".lstrip(): digest for view in self.views() for name, digest in view.masks.digests().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": [masks.state_dict() for masks in self._masks], "norms": self._norms.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for masks, saved in zip(self._masks, state["masks"], strict=True):
+            masks.load_state_dict(saved)
+        self._norms.load_state_dict(state["norms"])
+
+
+def networks_of(state: Mapping[str, Any]) -> Sequence[Network]:
+    """The sub-nets of a :meth:`SubNets.state_dict`."""
+    saved = zip(_labels(len(state["masks"])), state["masks"], state["norms"]["sets"], strict=True)
+    return [Network(label=label, masks=masks["masks"], tensors=norms) for label, masks, norms in saved]
+
+
+def _labels(count: int) -> list[str]:
+    return [f"subnet{number}" for number in range(1, count + 1)] if count > 1 else [""]

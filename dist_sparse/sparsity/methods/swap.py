@@ -1,0 +1,120 @@
+"""What AST and SR-STE exchange in the model around a step: its weights for masked ones, its batch norms for a sub-net's.
+
+Both are written in place, so that the model keeps its modules and names and nothing that wraps it notices.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.method import WeightAccess
+
+
+class DenseWeights:
+    """Keeps the dense weights while the model runs with masked ones. The gradient of these is that of every weight."""
+
+    def __init__(self, access: WeightAccess) -> None:
+        self._access = access
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def away(self) -> bool:
+        """The model has masked weights."""
+        return bool(self._kept)
+
+    def put_away(self, masks: Masks) -> None:
+        """Give the model masked weights."""
+        assert not self.away
+        weights = {name: self._access.weight(name) for name in masks.names}
+        self._kept = {name: weight.clone() for name, weight in weights.items()}
+        masks.multiply_(weights)
+
+    def restore(self) -> None:
+        """Give the model its dense weights back, bit for bit."""
+        if self._kept:
+            torch._foreach_copy_([self._access.weight(name) for name in self._kept], list(self._kept.values()))
+        self._kept = {}
+
+    @contextlib.contextmanager
+    def masked(self, masks: Masks) -> Iterator[None]:
+        """The model has masked weights within the context."""
+        self.put_away(masks)
+        try:
+            yield
+        finally:
+            self.restore()
+
+
+class NormSets:
+    """A set of batch norms for each sub-net: affine parameters, running statistics and the optimizer's state of them.
+
+    One set at a time is in the model. Only that one is trained, since an optimizer leaves alone what it does not hold.
+    """
+
+    def __init__(self, access: WeightAccess, count: int, *, after: str) -> None:
+        """``count`` sets, each as the model's is now, of the norms that come ``after`` a weight."""
+        self._access = access
+        self._live = access.batch_norms(after)
+        self._sets = [{name: tensor.clone() for name, tensor in self._live.items()} for _ in range(count)]
+        self._states: list[dict[str, dict[str, Any]]] = [{} for _ in range(count)]
+        self.present = 0
+
+    def put(self, number: int) -> None:
+        """Put a set into the model; the one that is there is kept."""
+        if number == self.present:
+            return
+        self._keep()
+        self._put(number)
+
+    def _keep(self) -> None:
+        for name, tensor in self._live.items():
+            self._sets[self.present][name].copy_(tensor)
+        self._states[self.present] = {name: state for name in self._live if (state := self._access.optimizer_state(name))}
+
+    def _put(self, number: int) -> None:
+        for name, tensor in self._live.items():
+            tensor.copy_(self._sets[number][name])
+            self._access.set_optimizer_state(name, self._states[number].get(name, {}))
+        self.present = number
+
+    @contextlib.contextmanager
+    def shown(self, number: int) -> Iterator[None]:
+        """A set is in the model within the context."""
+        before = self.present
+        self.put(number)
+        try:
+            yield
+        finally:
+            self.put(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._keep()
+        return {
+            "present": self.present,
+            "sets": [{name: tensor.cpu().clone() for name, tensor in each.items()} for each in self._sets],
+            "optimizer": [{name: dict(state) for name, state in states.items()} for states in self._states],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over; the model and the optimizer have already taken over theirs."""
+        like = {name: self._access.optimizer_state(name) for name in self._live}
+        self._sets = [{name: each[name].to(live.device) for name, live in self._live.items()} for each in state["sets"]]
+        self._states = [
+            {name: {key: _placed(value, like[name].get(key), self._live[name]) for key, value in kept.items()}
+             for name, kept in states.items()}
+            for states in state["optimizer"]
+        ]  # fmt: skip
+        self._put(state["present"])
+
+
+def _placed(value: Any, like: Any, parameter: Tensor) -> Any:
+    """A value of an optimizer's state where the optimizer has its like, else beside the parameter if it has its shape."""
+    if not isinstance(value, Tensor):
+        return value
+    if isinstance(like, Tensor):
+        return value.to(like.device)
+    return value.to(parameter.device) if value.shape == parameter.shape else value
