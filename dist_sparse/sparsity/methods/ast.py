@@ -107,7 +107,8 @@ class Ast(Method):
             self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
         self.access.mask_gradients(self.masks)
         self._correct(self.masks, number)
-        return Decision(updates_masks=self._due is not None)
+        due = self._due is not None
+        return Decision(updates_masks=due, used_dense_gradient=due)
 
     def after_overflow(self, step: int) -> Decision:
         self._nets.leave()

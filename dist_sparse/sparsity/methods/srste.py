@@ -65,7 +65,7 @@ class SrSte(Method):
         self._dense.restore()
         for name in self.masks.names:
             self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
-        return Decision()
+        return Decision(used_dense_gradient=True)
 
     def after_overflow(self, step: int) -> Decision:
         self._dense.restore()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import AstConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
@@ -215,6 +215,8 @@ def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure
         keys |= {"distribution": "uniform", "keep_dense": ["last"]}
     if name == "shuffled_block":
         keys["shuffled_block"] = ShuffledBlockConfig(size=2)
+    if name == "ast":
+        keys["ast"] = AstConfig(densities=[0.3])
     if METHODS[name].refusal(parse_structure(structure)):
         return
     if METHODS[name].condition(parse_structure(structure)):
