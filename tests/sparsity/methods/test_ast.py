@@ -1,0 +1,475 @@
+"""AST: the reference's results, corrected where it is wrong, and what must hold of sub-nets in turn."""
+
+import copy
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dist_sparse.config.duration import Length
+from dist_sparse.config.schema import AstConfig, RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.precision import Precision
+from dist_sparse.errors import UserError
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.ast import Ast
+from dist_sparse.sparsity.methods.ast_ladder import Ladder
+from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Layers
+from dist_sparse.sparsity.methods.correction import correct_
+from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
+from dist_sparse.sparsity.structures import NM
+
+CPU = torch.device("cpu")
+LADDER = [0.5, 0.3, 0.1]
+GROUPS = ["nm:2:4", "nm:1:4", "nm:1:8"]
+RAMP = CubicRamp(initial=1.0, final=0.1, first=0, last=4)
+
+
+def steps(value: int) -> Length:
+    return Length(value, "steps")
+
+
+def config(*, interval: int = 6, offset: int = 2, end: int = 24, initial: float | None = None, **ast: Any) -> SparsityConfig:
+    """Ramps of four updates."""
+    if "structures" not in ast:
+        ast.setdefault("densities", LADDER)
+    return SparsityConfig(
+        method="ast",
+        ast=AstConfig(offset=steps(offset), **ast),
+        update=UpdateConfig(interval=steps(interval)),
+        ramp=RampConfig(initial_density=initial, end=steps(end)),
+    )
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 16),
+        nn.ReLU(),
+        nn.Linear(16, 4),
+    )
+
+
+def batch(number: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(number)
+    return torch.randn(8, 1, 4, 4, generator=draws), torch.randint(4, (8,), generator=draws)
+
+
+def ast_run(small_run, settings: SparsityConfig, model: nn.Module | None = None, *, lr: float = 0.1, **keys: Any):
+    settings = dataclasses.replace(settings, keep_dense=["first"]) if model is None else settings
+    model = net() if model is None else model
+    return small_run(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-3), settings, **keys)
+
+
+@pytest.mark.parametrize("recipe", ["cifar", "imagenet", "tiny"])
+def test_each_subnet_updates_after_as_many_of_its_steps_as_the_references(vectors, recipe: str) -> None:
+    """There the update precedes the optimizer's step, here it follows it: at the sub-net's turn before, K steps earlier."""
+    count, epoch, epochs, interval, offset, start, end = {
+        "cifar": (3, 391, 160, 999, 300, 0, 110),
+        "imagenet": (2, 5004, 150, 4000, 800, 5, 30),
+        "tiny": (3, 50, 40, 33, 21, 0, 25),
+    }[recipe]
+    finals = {"imagenet": [0.5, 0.05]}.get(recipe, [0.1, 0.05, 0.02])
+    total, first, last = epoch * epochs, start * epoch // interval, end * epoch // interval
+    ladder = Ladder(
+        rungs=[DensityRung(ramp=CubicRamp(initial=1.0, final=final, first=first, last=last)) for final in finals],
+        schedule=UpdateSchedule(
+            interval=interval, start=start * epoch, end=total, drop=Cosine(start=0.5, floor=0.005, end=total)
+        ),
+        offset=offset,
+        last=last,
+    )
+    times, updates = [0] * count, {}
+    for step in range(1, total + 1):
+        number = (step - 1) % count
+        now = ladder.time(number, step)
+        if (regular := ladder.due(number, times[number], now)) is not None:
+            pruning = ladder.pruning(times[number], regular)
+            target = None if pruning is None else 1 - float(ladder.rungs[number].ramp(pruning))
+            updates[step - 1 + count] = number, regular, target, ladder.fraction(number, regular)
+        times[number] = now
+    known = vectors("ast_02_update_schedule")[recipe]
+    rows = known["rows"] if recipe == "tiny" else [*known["first"], *known["last_ramp"], *known["last"]]
+    assert list(updates)[:12] == [row[0] for row in rows[:12]]
+    for time, number, prune_step, _, target, rate in rows:
+        found = updates[time]
+        assert found[:2] == (number, prune_step)
+        assert found[2] == (target if target is None else pytest.approx(target, abs=1e-6))
+        assert found[3] == pytest.approx(rate, abs=2e-3 if recipe == "tiny" else 5e-5)
+
+
+def test_an_interval_that_does_not_divide_is_kept_on_average(vectors) -> None:
+    """The reference waits for the least common multiple: with three sub-nets every 120 steps instead of 40."""
+    params = vectors("ast_02_update_schedule")["non_divisible"]["params"]
+    schedule = UpdateSchedule(interval=params["freq"], end=1000, drop=Constant(start=0.5))
+    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)] * 3, schedule=schedule, offset=params["offset"], last=9)
+    times, updates = [0] * 3, [0] * 3
+    for step in range(1, 361):
+        number = (step - 1) % 3
+        now = ladder.time(number, step)
+        updates[number] += ladder.due(number, times[number], now) is not None
+        times[number] = now
+    assert updates == [9, 9, 9]
+
+
+def test_the_end_of_the_ramp_is_not_passed_over() -> None:
+    schedule = UpdateSchedule(interval=2, end=100, drop=Constant(start=0.5))
+    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)] * 3, schedule=schedule, offset=0, last=5)
+    assert [ladder.pruning(before, before + 3 - (before + 3) % 2) for before in (0, 3, 6, 9, 12)] == [1, 3, 4, 5, None]
+
+
+@pytest.mark.usefixtures("group")
+def test_growth_sees_dense_gradients(vectors) -> None:
+    """Through the model: the reference's gradients are masked, so that only what was just dropped can come back."""
+    case = vectors("ast_03_death_growth")
+    weight, gradient = torch.tensor(case["weight"]), torch.tensor(case["dense_gradient"])
+    model = nn.Linear(4, 3, bias=False)
+    model.weight.data.copy_(weight)
+    engine = DDPEngine(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        lambda out, grad: (out.T * grad).sum(),
+        precision=Precision(device=CPU),
+    )
+    masks = Masks({"weight": model.weight})
+    masks.replace({"weight": torch.tensor(case["mask_before"]).bool()})
+    schedule = UpdateSchedule(interval=1, end=10, drop=Constant(start=case["prune_rate"]))
+    method = Ast(
+        ladder=Ladder(rungs=[DensityRung(ramp=RAMP)], schedule=schedule, offset=0, last=0),
+        correction="none",
+        zero_unused=False,
+        access=engine,
+        masks=masks,
+        agreement=Agreement({"weight": weight.shape}, rank=0, world_size=1, device=CPU),
+        remask=False,
+    )
+    method.start()
+    method.before_forward(1)
+    engine.forward_backward(torch.eye(4), gradient)
+    assert method.after_backward(1).updates_masks
+    engine.step(skip=False)
+    method.after_step(1)
+    assert torch.equal(method.masks["weight"], torch.tensor(case["mask_after_dense_grad"]).bool())
+    assert not torch.equal(method.masks["weight"], torch.tensor(case["mask_after_masked_grad"]).bool())
+    assert torch.equal(model.weight, weight), "what grows keeps its value"
+
+
+def test_correction_is_the_projection(vectors) -> None:
+    case = vectors("ast_04_gradient_correction")
+    ones = torch.ones(2, 2, dtype=torch.bool)
+
+    def corrected(one: list, other: list, kind: Any = "whole", mask: Tensor = ones) -> Tensor:
+        gradient = torch.tensor(one)
+        correct_(gradient, torch.tensor(other), mask, kind)
+        return gradient
+
+    assert torch.allclose(corrected(case["g_i"], case["g_j"]), torch.tensor(case["corrected"]))
+    assert not torch.allclose(corrected(case["g_i"], case["g_j"]), torch.tensor(case["reference_training_loop"]))
+    agreeing = case["non_conflicting"]
+    assert torch.equal(corrected(agreeing["g_i"], agreeing["g_j"]), torch.tensor(agreeing["result"]))
+    assert torch.equal(corrected(case["g_i"], [[0.0, 0.0], [0.0, 0.0]]), torch.tensor(case["g_i"]))
+
+    case = vectors("ast_10_gc_support")
+    mask = torch.tensor(case["mask_i"]).bool()
+    for kind, variant in (("whole", "A"), ("within_mask", "C")):
+        found = corrected(case["g_i"], case["g_j"], kind, mask)
+        assert torch.allclose(found, torch.tensor(case[variant]))
+        assert float(found @ torch.tensor(case["g_j"])) == pytest.approx(case[f"{variant}_dot_gj"], abs=1e-6)
+
+
+def layers(weights: dict[str, Tensor]) -> Layers:
+    return Layers(
+        weights=weights,
+        masks=Masks(weights),
+        candidates=lambda name: torch.ones_like(weights[name], dtype=torch.bool),
+        agreement=Agreement({name: each.shape for name, each in weights.items()}, rank=0, world_size=1, device=CPU),
+    )
+
+
+def test_a_layer_that_would_lose_everything_keeps_one(vectors) -> None:
+    size = vectors("ast_05_collapsed_layer")["layer_b_numel"]
+    weights = {"a": torch.linspace(1, 2, 20), "b": torch.linspace(0.01, 0.02, size)}
+    rung = DensityRung(ramp=RAMP)
+    masks = rung.prune(3, 1, layers(weights))
+    assert sum(int(mask.sum()) for mask in masks.values()) == share_of(RAMP(3), 20 + size)
+    assert masks["b"].tolist() == [False] * (size - 1) + [True]
+    regrown = rung.regrow(weights["b"], masks["b"], torch.linspace(1, 0, size), 0.5)
+    assert int(regrown.sum()) == 1
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_counts_are_exact_with_ties(zero: bool) -> None:
+    weights = {"a": torch.ones(20), "b": torch.zeros(6), "c": torch.cat([torch.ones(5), torch.full((5,), 2.0)])}
+    among = {name: torch.ones(len(each), dtype=torch.bool) for name, each in weights.items()}
+    if zero:
+        among["a"][:4] = False
+    found = layers(weights)
+    masks = DensityRung(ramp=RAMP).prune(2, 1, Layers(**{**vars(found), "candidates": among.__getitem__}))
+    assert sum(int(mask.sum()) for mask in masks.values()) == share_of(RAMP(2), 36)
+    assert masks["b"].tolist() == [True] + [False] * 5
+    assert masks["c"][5:].all()
+    assert not masks["a"][~among["a"]].any()
+
+
+def test_dense_groups_are_drawn_and_regrown(vectors) -> None:
+    case = vectors("ast_07_nm_ramp")
+    groups, share = case["groups"], case["p"]
+    torch.manual_seed(0)
+    weight = torch.randn(1, 4 * groups)
+    structure = NM(2, 4)
+    chosen = set()
+    for seed in range(5):
+        # Half way down a ramp of one number per half.
+        rung = GroupRung(ramp=CubicRamp(initial=1.0, final=0.0, first=0, last=2), structure=structure, seed=seed)
+        assert share_of(rung.ramp(1), groups) == 1
+        dense = structure.active(rung.prune(1, 1, layers({"w": weight}))["w"]).all(1)
+        assert int(dense.count_nonzero()) == 1
+        chosen.add(tuple(dense.tolist()))
+    assert len(chosen) > 1, "not always the first groups"
+
+    sums = torch.tensor(case["group_l1"])
+    weight = (sums[:, None] * torch.tensor([0.1, 0.4, 0.2, 0.3])).view(1, -1)
+    gradient = torch.zeros(groups, 4)
+    dense = torch.arange(groups) % 2 == 0
+    gradient[[1, 7]] = 1.0
+    mask = structure.mask(dense[:, None] | torch.tensor([False, True, False, True]), weight.shape)
+    after = structure.active(rung.regrow(weight, mask, gradient.view(1, -1), share))
+    # Of groups 0, 2, 4 and 6 those of smallest norm go (4 and 6); 1 and 7 come by their gradient.
+    assert after.all(1).nonzero().view(-1).tolist() == [0, 1, 2, 7]
+    assert after[~after.all(1)].tolist() == [[False, True, False, True]] * 4
+
+
+@pytest.mark.parametrize("structures", [None, GROUPS], ids=["densities", "groups"])
+def test_counts_follow_each_ramp(small_run, structures: list[str] | None) -> None:
+    """Every sub-net comes down by itself, arrives, and stays where it is while layers regenerate."""
+    run = ast_run(small_run, config(**({"structures": structures} if structures else {})), total_steps=48)
+    views = run.method.views()
+    assert [view.label for view in views] == ["subnet1", "subnet2", "subnet3"]
+    total = sum(run.engine.weight(name).numel() for name in run.method.masks.names)
+    updates = [0, 0, 0]
+    for step in range(1, 49):
+        before = run.method.digests()
+        number = (step - 1) % 3
+        decision = run.step(*batch(step))
+        assert run.method.masks is views[number].masks
+        changed = {name.split()[0] for name, digest in run.method.digests().items() if digest != before[name]}
+        assert changed <= ({f"subnet{number + 1}"} if decision.updates_masks else set())
+        if decision.updates_masks:
+            updates[number] += 1
+            if structures is None:
+                ramp = CubicRamp(initial=1.0, final=LADDER[number], first=0, last=4)
+                assert sum(views[number].masks.active().values()) == share_of(ramp(updates[number]), total)
+    finals = [0.5, 0.25, 0.125] if structures else LADDER
+    assert [view.masks.density() for view in views] == pytest.approx(finals, abs=1 / total)
+    assert min(updates) >= 6
+    for view, final in zip(views, structures or (), strict=False):
+        structure = NM.parse(final.removeprefix("nm:"))
+        assert all((structure.active(view.masks[name]).sum(1) == structure.n).all() for name in view.masks.names)
+
+
+def test_batch_norms_of_other_subnets_rest(vectors, small_run) -> None:
+    """Statistics, affine parameters and momentum; the norm before the first sparse layer is shared."""
+    run = ast_run(small_run, config(offset=50, interval=100, end=100))
+
+    def snapshot() -> tuple[list[dict[str, Tensor]], list[Any], Tensor]:
+        state = copy.deepcopy(run.method.state_dict()["norms"])
+        return state["sets"], state["optimizer"], run.engine.model[1].running_mean.clone()
+
+    for row in vectors("ast_09_alternation_bn")["rows"]:
+        sets, optimizer, stem = snapshot()
+        run.step(*batch(row["t"]))
+        after, optimizer_after, stem_after = snapshot()
+        for key in ("4.running_mean", "4.running_var", "4.weight", "4.bias"):
+            changed = [not torch.equal(one[key], other[key]) for one, other in zip(sets, after, strict=True)]
+            assert changed == [bool(each) for each in row["bn_running_mean_changed"]]
+        for number, (one, other) in enumerate(zip(optimizer, optimizer_after, strict=True)):
+            if number != row["subnet"]:
+                assert one.keys() == other.keys()
+                assert all(torch.equal(one[n]["momentum_buffer"], other[n]["momentum_buffer"]) for n in one)
+        assert bool(row["shared_bn0_changes"]) == (not torch.equal(stem, stem_after))
+        assert not any(key.startswith("1.") for key in after[0])
+
+
+def test_looking_at_subnets_changes_nothing(small_run) -> None:
+    looked, plain = (ast_run(small_run, config(), total_steps=48) for _ in range(2))
+    for step in range(1, 31):
+        for run in (looked, plain):
+            run.step(*batch(step))
+        outputs = []
+        for view in looked.method.views():
+            with view.show(), torch.no_grad():
+                for name in view.masks.names:
+                    assert not looked.engine.weight(name)[~view.masks[name]].any()
+                looked.engine.model.eval()
+                outputs.append(looked.engine.model(batch(0)[0]))
+                looked.engine.model.train()
+        assert step < 6 or all(not torch.equal(a, b) for a, b in pairwise(outputs))
+        one, other = looked.engine.state_dict(), plain.engine.state_dict()
+        assert same(one, other) and same(looked.method.state_dict(), plain.method.state_dict())
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def gradients_of(run, count: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """Of each step and layer the gradient, as the optimizer gets it, and the mask."""
+    seen, method = [], run.method
+
+    def look() -> None:
+        seen.append({name: (run.engine.grad(name).clone(), method.masks[name]) for name in method.masks.names})
+
+    for step in range(1, count + 1):
+        run.step(*batch(step), on_gradients=look)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["within_mask", "whole"])
+def test_correction_acts_within_groups(small_run, kind: str) -> None:
+    """At rest weights (lr 0), so that steps with and without it compare."""
+    options = {"interval": 3, "offset": 0, "end": 9}
+    masked = ast_run(small_run, config(correction="none", **options), lr=0.0)
+    raw = gradients_of(masked, 30)
+    corrected = gradients_of(ast_run(small_run, config(correction=kind, **options), lr=0.0), 30)
+    conflicts = outside = 0
+    for step in range(30):
+        for name in raw[0]:
+            (plain, mask), (found, _) = raw[step][name], corrected[step][name]
+            assert not plain[~mask].any()
+            if step % 3 == 0:
+                assert torch.equal(found, plain), "the first of a group"
+                continue
+            along = raw[step - 1][name][0] * (mask if kind == "within_mask" else 1)
+            if (plain * along).sum() >= 0:
+                assert torch.equal(found, plain)
+                continue
+            conflicts += 1
+            outside += int(found[~mask].count_nonzero())
+            assert float((found * along).sum() / along.norm() / found.norm().clamp(min=1e-12)) >= -1e-5
+    assert conflicts > 10
+    assert (outside > 0) == (kind == "whole")
+
+
+@pytest.mark.parametrize("unused", ["keep", "zero"])
+def test_unused_weights(small_run, unused: str) -> None:
+    run = ast_run(small_run, config(unused=unused, interval=3, offset=0, end=12))
+    returned = 0
+    for step in range(1, 31):
+        before = {name: run.engine.weight(name).clone() for name in run.method.masks.names}
+        previous = {n: torch.stack([view.masks[n] for view in run.method.views()]).any(0) for n in run.method.masks.names}
+        run.step(*batch(step))
+        for name in run.method.masks.names:
+            union = torch.stack([view.masks[name] for view in run.method.views()]).any(0)
+            weight, state = run.engine.weight(name), run.per_weight_state(name)["momentum_buffer"]
+            if unused == "zero":
+                assert not weight[~union].any() and not state[~union].any()
+                assert not weight[union & ~previous[name]].any(), "starts from 0"
+            else:
+                assert weight[~union].all()
+                moved = weight[~union & ~previous[name]].abs() < before[name][~union & ~previous[name]].abs()
+                returned += int(moved.sum())
+    assert unused == "zero" or returned, "decay acts on them"
+
+
+GOOD = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_overflow_moves_nothing_and_repeats_the_subnet(small_run) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    run = ast_run(small_run, config(interval=3, offset=0, end=12), model, precision="fp16", total_steps=40)
+    labels = torch.arange(8) % 4
+
+    def snapshot() -> Any:
+        method = copy.deepcopy(run.method.state_dict())
+        del method["norms"]["present"]  # whose turn has come
+        return [*copy.deepcopy([run.engine.model.state_dict(), run.engine.state_dict()["optimizer"]]), method]
+
+    subnets = []
+    for step in range(1, 13):
+        bad = step in (2, 5, 6)
+        before = snapshot()
+        decision = run.step(GOOD * 1e30 if bad else GOOD, labels)
+        subnets.append([view.masks for view in run.method.views()].index(run.method.masks))
+        assert same(snapshot(), before) == bad
+        assert not (bad and decision.updates_masks)
+    assert subnets == [0, 1, 1, 2, 0, 0, 0, 1, 2, 0, 1, 2]
+    assert all(value.isfinite().all() for value in run.engine.model.state_dict().values())
+
+
+@pytest.mark.parametrize("structures", [None, GROUPS], ids=["densities", "groups"])
+@pytest.mark.parametrize("saved_at", [3, 7, 8, 13])
+def test_it_goes_on_within_a_group(small_run, structures: list[str] | None, saved_at: int) -> None:
+    settings = config(**({"structures": structures} if structures else {}))
+    whole, saved, resumed = (ast_run(small_run, settings, total_steps=48) for _ in range(3))
+
+    def advance(run, upto: int) -> None:
+        for step in range(run.number + 1, upto + 1):
+            run.step(*batch(step))
+
+    advance(whole, 30)
+    advance(saved, saved_at)
+    assert bool(saved.method.state_dict()["previous"]) == bool(saved_at % 3)
+    resumed.engine.load_state_dict(copy.deepcopy(saved.engine.state_dict()))
+    resumed.method.load_state_dict(copy.deepcopy(saved.method.state_dict()))
+    resumed.method.start()
+    resumed.number = saved_at
+    advance(resumed, 30)
+    assert same(resumed.engine.state_dict(), whole.engine.state_dict())
+    assert same(resumed.method.state_dict(), whole.method.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SparsityConfig(method="ast"), r"sparsity\.ast needs its sub-nets: sparsity\.ast\.densities, falling, such as"),
+        (config(densities=[0.5], structures=["nm:2:4"]), r"sparsity\.ast needs only one of the two"),
+        (config(densities=[0.1, 0.3]), r"sparsity\.ast\.densities=\[0\.1, 0\.3\] is out of order"),
+        (config(densities=[0.1, 0.1]), "out of order"),
+        (config(structures=["nm:1:4", "nm:2:4"]), r"sparsity\.ast\.structures=\[nm:1:4, nm:2:4\] is out of order"),
+        (config(structures=["nm:1:4", "block:4x1"]), r"sparsity\.ast\.structures='block:4x1': sub-nets are nm:N:M"),
+        (config(structures=["nm:1:4", "nm:4"]), r"sparsity\.ast\.structures='nm:4': N and M are"),
+        (config(structures=["nm:1:3"]), r"sparsity\.structure=nm:1:3 fits none of the sparse layers"),
+        (config(structures=["nm:1:4"], initial=0.5), r"sparsity\.ramp\.initial_density is always 1"),
+        (config(initial=0.4), r"initial_density=0\.4 is below sparsity\.ast\.densities="),
+        (config(end=46), r"ramp\.end is at step 42, and with sparsity\.ast\.offset at step 48 for the last sub-net, when"),
+        (config(densities=[0.0005]), "less than one weight for each of the 3 layers; the lowest density of this model is"),
+        (
+            SparsityConfig(method="ast", density=0.3, ast=AstConfig(densities=[0.2])),
+            r"sparsity\.density=0\.3 contradicts sparsity\.ast\.densities, which ends at 0\.2",
+        ),
+        (
+            SparsityConfig(method="ast", structure="channel", ast=AstConfig(densities=[0.2])),
+            r"sparsity\.structure=channel cannot go with method ast",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(small_run, settings: SparsityConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ast_run(small_run, settings, total_steps=48)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resolved_configuration_resolves_to_itself() -> None:
+    for settings in (config(), config(structures=GROUPS)):
+        resolved = resolve(settings)
+        assert resolve(resolved) == resolved
+    assert resolved.density == 0.125 and resolved.structure == "nm:1:8"
