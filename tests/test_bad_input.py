@@ -73,6 +73,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"sparsity.method": "shuffled_block", "sparsity.shuffled_block.size": 4},
         "sparsity.shuffled_block.size=4 fits no sparse convolution: it must divide the output channels and the columns of the ",
     ),
+    (
+        {"sparsity.method": "ast", "sparsity.density": None, "sparsity.ast.densities": [0.1, 0.3]},
+        "sparsity.ast.densities=[0.1, 0.3] is out of order: each sub-net is sparser than the one before it",
+    ),
+    ({"sparsity.method": "ast"}, "sparsity.ast needs its sub-nets: sparsity.ast.densities, falling, such as [0.1, 0.05, 0.02]"),
+    ({"sparsity.method": "srste"}, "sparsity.structure=unstructured cannot go with sparsity.method=srste: its masks"),
     ({"data.forgetting.remove": 9}, "data.forgetting.remove=9 needs data.forgetting.epochs to count over"),
     ({"resume": "missing.pt"}, "missing.pt: no such checkpoint"),
     ({"output": "/dev/null/run"}, "output=/dev/null/run cannot be written: Not a directory"),

@@ -1,6 +1,7 @@
 """Whole runs of methods with dense weights: AST against GraNet, going on, evaluating and exporting every sub-net."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,13 @@ def last_state(folder: Path) -> dict[str, Any]:
 )
 def test_one_subnet_without_correction_is_granet(tmp_path: Path, options: dict[str, Any]) -> None:
     """Bit for bit: losses, accuracies, digests at every update, and the weights in the end, where no layer is emptied."""
-    shared = {**COMMON, "sparsity.keep_dense": ["last"], "sparsity.update.interval": "3 steps", "sparsity.ramp.end": "60%", **options}
+    shared = {
+        **COMMON,
+        "sparsity.keep_dense": ["last"],
+        "sparsity.update.interval": "3 steps",
+        "sparsity.ramp.end": "60%",
+        **options,
+    }
     granet = {**shared, "sparsity.method": "granet", "sparsity.density": 0.1}
     ast = {**shared, "sparsity.method": "ast", "sparsity.ast.densities": [0.1], "sparsity.ast.correction": "none"}
     for values, name in ((granet, "granet"), (ast, "ast")):
@@ -100,6 +107,34 @@ def test_micro_batches_do_not_change_whose_turn_it_is(tmp_path: Path) -> None:
         assert train_here({**values, "train.accumulation": accumulation, "output": tmp_path / str(accumulation)}).code == 0
     one, other = ([row["sparsity/mask_digest"] for row in metrics(tmp_path / name)] for name in ("1", "2"))
     assert one == other and len(set(one)) > 20
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train.precision": "fp16", "train.accumulation": 2, "train.clip_norm": 1.0, "train.mixup": 0.2},
+        {
+            "train.precision": "bf16",
+            "train.channels_last": True,
+            "optim.name": "adamw",
+            "optim.lr": 0.01,
+            "optim.momentum": 0.9,
+        },
+        {"optim.name": "muon", "sparsity.ast.unused": "zero", "sparsity.ast.correction": "whole"},
+        {"optim.name": "lookahead_sgd", "data.forgetting.epochs": 1, "data.forgetting.remove": 700},
+    ],
+    ids=["fp16, accumulated, clipped, mixed", "bf16 in channels_last with adamw", "muon", "lookahead and fewer samples"],
+)
+@pytest.mark.parametrize("values", [LADDER, SRSTE], ids=["ast", "srste"])
+def test_options_go_together(tmp_path: Path, values: dict[str, Any], options: dict[str, Any]) -> None:
+    keys = options if values is LADDER else {key: value for key, value in options.items() if not key.startswith("sparsity.ast")}
+    outcome = train_here({**values, **keys, "output": tmp_path})
+    assert (outcome.code, outcome.errors) == (0, [])
+    rows = metrics(tmp_path)
+    assert all(math.isfinite(float(row["train/loss"])) for row in rows if row["train/loss"])
+    expected = {"subnet1_": 0.5, "subnet2_": 0.3, "subnet3_": 0.2} if values is LADDER else {"": 0.5}
+    for label, density in expected.items():
+        assert float(rows[-1][f"sparsity/{label}density"]) == pytest.approx(density, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,39 @@ SHUFFLED = {
 """Shuffled blocks in a network of convolutions without batch statistics."""
 
 
+def ast(**keys: Any) -> dict[str, Any]:
+    """Three sub-nets, an update of each at every turn it has, on the ramp for half of the run."""
+    return {
+        "sparsity.method": "ast",
+        "sparsity.ast.densities": [0.6, 0.4, 0.3],
+        "sparsity.ast.offset": "1 steps",
+        "sparsity.update.interval": "2 steps",
+        "sparsity.ramp.end": "50%",
+        **keys,
+    }
+
+
+def each_step(method: str) -> dict[str, Any]:
+    """An update at every step, to density 0.2."""
+    if method == "ast":
+        return ast(**{"sparsity.ast.densities": [0.5, 0.3, 0.2]})
+    if method == "mest":
+        return mest(keep=[0.15], grow_to=[0.2])
+    return updates(method, interval=1, drop_schedule="constant")
+
+
+def every_third_step(method: str) -> dict[str, Any]:
+    if method == "ast":
+        return ast(**{"sparsity.update.interval": "3 steps", "sparsity.ast.offset": "3 steps"})
+    return mest(3) if method == "mest" else updates(method, interval=3)
+
+
 def without_unused(values: dict[str, Any]) -> dict[str, Any]:
-    unused = {"static": ("sparsity.update",), "mest": ("sparsity.update.end", "sparsity.update.drop_schedule")}
+    unused = {
+        "static": ("sparsity.update",),
+        "srste": ("sparsity.update", "sparsity.density"),
+        "mest": ("sparsity.update.end", "sparsity.update.drop_schedule"),
+    }
     return {key: value for key, value in values.items() if not key.startswith(unused.get(values["sparsity.method"], ()))}
 
 
@@ -93,6 +124,12 @@ PATTERNS = {
 }
 """3x3 convolutions without batch statistics."""
 NARROW = {key: PATTERNS[key] for key in PATTERNS if key.startswith("sparsity")}
+AST_GROUPS = {
+    "sparsity.ast.densities": [],
+    "sparsity.ast.structures": ["nm:2:4", "nm:1:4"],
+    "sparsity.density": None,
+    "sparsity.keep_dense": ["first"],
+}
 
 RUNS = [
     pytest.param(updates("static"), 1, id="static"),
@@ -117,6 +154,10 @@ RUNS = [
     pytest.param({**mest(), **PATTERNS}, 1, id="mest-patterns"),
     pytest.param(SHUFFLED, 1, id="shuffled-blocks"),
     pytest.param({**SHUFFLED, "sparsity.update.form": "itop"}, 2, id="shuffled-blocks-itop-accumulated"),
+    pytest.param(ast(), 1, id="ast"),
+    pytest.param(ast(**{"sparsity.ast.correction": "whole", "sparsity.ast.unused": "zero"}), 2, id="ast-whole-accumulated"),
+    pytest.param(ast(**AST_GROUPS), 1, id="ast-groups"),
+    pytest.param({"sparsity.method": "srste", **TWO_OF_FOUR}, 2, id="srste-accumulated"),
     pytest.param(mest(), 1, id="mest-em"),
     pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
 ]
@@ -128,7 +169,7 @@ def test_exact_runs_do_not_depend_on_the_number_of_ranks(
 ) -> None:
     runs = on_all_worlds(worlds, tmp_path, {**EXACT, **values, "train.accumulation": accumulation})
     alone = runs[0][0]
-    if values["sparsity.method"] != "static":
+    if values["sparsity.method"] not in ("static", "srste"):  # which have no updates
         assert alone.updates >= 20
         assert len(set(alone.digests.values())) >= 20
     for ranks in runs:
@@ -164,10 +205,12 @@ SHUFFLED_4 = ("shuffled_block", {"sparsity.shuffled_block.size": 4})
         ("mest", BLOCKS),
         ("mest", NARROW),
         SHUFFLED_4,
+        ("ast", {}),
+        ("srste", TWO_OF_FOUR),
     ],
     ids=[
         *("static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"),
-        "shuffled-blocks",
+        *("shuffled-blocks", "ast", "srste"),
     ],
 )
 def test_every_rank_holds_the_same_masks(
@@ -181,7 +224,7 @@ def test_every_rank_holds_the_same_masks(
         "train.epochs": 2,
         "sparsity.density": 0.2,
         "sparsity.update.end": "100%",
-        **(mest(keep=[0.15], grow_to=[0.2]) if method == "mest" else updates(method, interval=1, drop_schedule="constant")),
+        **each_step(method),
         **structure,
     }
     runs = on_all_worlds(worlds, tmp_path, values)
@@ -189,16 +232,18 @@ def test_every_rank_holds_the_same_masks(
         assert all(trained.digests == ranks[0].digests for trained in ranks)
         assert all(trained.final == ranks[0].final for trained in ranks)
         assert ranks[0].initial == runs[0][0].initial
-        assert method == "static" or ranks[0].updates >= 20
+        assert method in ("static", "srste") or ranks[0].updates >= 20
 
 
-@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5), ("mest", 6)])
+@pytest.mark.parametrize(("method", "last_good_step"), [("static", 22), ("set", 5), ("rigl", 5), ("mest", 6), ("ast", 4)])
 def test_a_rank_that_disagrees_stops_all(
     worlds: Callable[[int], World], tmp_path: Path, method: str, last_good_step: int
 ) -> None:
     """At the next update, or with static masks at the next validation; a decision of the owner must not paper over it."""
     layer = "blocks.1.mlp.fc1.weight"
-    values = without_unused({**EXACT, "train.epochs": 1, **(mest(3) if method == "mest" else updates(method, interval=3))})
+    values = without_unused({**EXACT, "train.epochs": 1, **every_third_step(method)})
     stops = worlds(2).run(cases.train_with_flipped_bit, values, str(tmp_path), rank=1, layer=layer, after_step=4)
-    message = f"masks differ between ranks: ranks [1] do not hold rank 0's mask of {layer}"
+    message = (
+        f"masks differ between ranks: ranks [1] do not hold rank 0's mask of {'subnet1 ' if method == 'ast' else ''}{layer}"
+    )
     assert stops == [(last_good_step, message)] * 2

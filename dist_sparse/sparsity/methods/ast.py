@@ -24,8 +24,8 @@ dropped; correction compares with the previous gradient, not with itself; counts
 weight, instead of turning dense; of N:M groups those of largest |w| stay dense, not the smallest, the choice is drawn, and
 regrown groups last. An update follows the optimizer's step of the sub-net as GraNet's does here (there it comes K steps later,
 before the step, so that as many steps of the sub-net precede it), and an interval that K does not divide is kept on average.
-Overflow repeats the sub-net. With one sub-net, no correction and ``ast.unused: zero`` (its default) this is GraNet, bit for bit as
-long as GraNet empties no layer.
+Overflow repeats the sub-net. With one sub-net and ``ast.unused: zero`` (its default then) this is GraNet, bit for bit as long
+as GraNet empties no layer.
 """
 
 from collections.abc import Mapping, Sequence

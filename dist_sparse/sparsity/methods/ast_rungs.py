@@ -54,11 +54,12 @@ class DensityRung(Rung):
         """Exactly ``round(density * weights)`` stay, and of each layer at least its largest."""
         weights, agreement = layers.weights, layers.agreement
         some = next(iter(weights.values()))
-        magnitudes = {name: scores.magnitude(weights[name]) for name in agreement.owned()}
-        among = {name: layers.candidates(name).clone() for name in magnitudes}
+        structure = Unstructured()  # lays out any memory format by index
+        magnitudes = {name: structure.score(scores.magnitude(weights[name])) for name in agreement.owned()}
+        among = {name: structure.active(layers.candidates(name)).clone() for name in magnitudes}
         largest = {name: int(torch.where(among[name], each, -1).argmax()) for name, each in magnitudes.items()}
         for name, place in largest.items():
-            among[name].view(-1)[place] = False
+            among[name][0, place] = False
         chosen = global_top_k(
             magnitudes,
             among,
@@ -70,8 +71,8 @@ class DensityRung(Rung):
             total=agreement.total,
         )
         for name, place in largest.items():
-            chosen[name].view(-1)[place] = True
-        return agreement.decide(chosen.__getitem__)
+            chosen[name][0, place] = True
+        return agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape))
 
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """ceil(fraction * active) weights: the smallest go, those of largest gradient come."""
