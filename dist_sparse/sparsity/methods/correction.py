@@ -35,12 +35,12 @@ class Correction:
         """Masked and as they were before their own correction; of all layers on every rank, which all correct alike."""
 
     def __call__(self, masks: Masks, place: int) -> None:
-        """Correct the masked gradients of the step at a ``place`` of its group (0 is the first)."""
+        """Correct the masked gradients of the step at a ``place`` of its group (0 is the first, which nothing is kept for)."""
         if self._kind == "none":
             return
         before = self._previous
         self._previous = {name: self._access.grad(name).clone() for name in masks.names} if place + 1 < self._group else {}
-        for name in before if place else ():
+        for name in before:
             correct_(self._access.grad(name), before[name], masks[name], self._kind)
 
     def state_dict(self) -> dict[str, Any]:

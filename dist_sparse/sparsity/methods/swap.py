@@ -108,7 +108,7 @@ class NormSets:
              for name, kept in states.items()}
             for states in state["optimizer"]
         ]  # fmt: skip
-        self._put(state["present"])
+        self.present = state["present"]
 
 
 def _placed(value: Any, like: Any, parameter: Tensor) -> Any:
