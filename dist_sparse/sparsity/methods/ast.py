@@ -16,7 +16,7 @@ Sub-net n updates n times ``ast.offset`` later than the first. With N:M (``ast.s
 groups that are dense; floor(p dense) of them are exchanged, for those of largest summed |g|. The batch norms from the first
 sparse layer on are separate, those before it shared. At rest the model's weights are dense; sub-nets are views of it.
 
-Defaults, of the reference's CIFAR runs: densities 0.1, 0.05, 0.02, p from 0.5 to 0.005 along a cosine to the end, ramp over
+Defaults, of the reference's CIFAR runs (densities 0.1, 0.05, 0.02): p from 0.5 to 0.005 along a cosine to the end, ramp over
 110 of 160 epochs, offset 30 % of the interval (1,000 steps here, 999 there). Correction acts by default (CIFAR there: off).
 
 Deviations from the reference code: growth sees the dense gradient, not the masked one that can only restore what was just
@@ -37,7 +37,7 @@ from torch import Tensor
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import SparsityConfig
 from dist_sparse.sparsity.method import Decision, Method, Network, View
-from dist_sparse.sparsity.methods.ast_ladder import Ladder, derive, plan_ladder
+from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
 from dist_sparse.sparsity.methods.ast_rungs import Layers
 from dist_sparse.sparsity.methods.correction import Correction, Kind
 from dist_sparse.sparsity.methods.defaults import fill
@@ -65,9 +65,7 @@ class Ast(Method):
         self._ladder, self._zero_unused = ladder, zero_unused
         self._nets = SubNets(self.access, self.masks, len(ladder.rungs))
         self._correct = Correction(self.access, correction, group=len(ladder.rungs))
-        self._made = 0  # steps that did not overflow
-        self._times = [0] * len(ladder.rungs)  # of each sub-net's last step, in its own time
-        self._time = 0  # of this step
+        self._turns = Turns(ladder)
         self._due: int | None = None
         self._gradients: dict[str, Tensor] = {}
 
@@ -91,24 +89,17 @@ class Ast(Method):
         units = setting.all_units() if initial == 1 else setting.units(initial)
         return Plan(setting=setting, initial_mask=setting.random_masks(units), options=options)
 
-    @property
-    def _number(self) -> int:
-        """Whose turn it is."""
-        return self._made % len(self._nets)
-
     def before_forward(self, step: int) -> None:
-        self.masks = self._nets.enter(self._number)
+        self.masks = self._nets.enter(self._turns.number)
 
     def after_backward(self, step: int) -> Decision:
         self._nets.leave()
-        number = self._number
-        self._time = self._ladder.time(number, step)
-        self._due = self._ladder.due(number, self._times[number], self._time)
-        if self._due is not None:
+        self._due = self._turns.due(step)
+        due = self._due is not None
+        if due:
             self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
         self.access.mask_gradients(self.masks)
-        self._correct(self.masks, number)
-        due = self._due is not None
+        self._correct(self.masks, self._turns.number)
         return Decision(updates_masks=due, used_dense_gradient=due)
 
     def after_overflow(self, step: int) -> Decision:
@@ -116,26 +107,24 @@ class Ast(Method):
         return Decision()
 
     def after_step(self, step: int) -> None:
-        if self._remask:
-            self._zero_inactive()
-        number = self._number
+        super().after_step(step)
         if self._due is not None:
-            self._update(number, step, self._due)
-        self._times[number] = self._time
-        self._made += 1
+            self._update(self._turns.number, step, self._due)
+        self._turns.end()
 
     def _update(self, number: int, step: int, regular: int) -> None:
         rung, fraction = self._ladder.rungs[number], self._ladder.fraction(number, regular)
         weights = {name: self.access.weight(name) for name in self.masks.names}
         moved = dict.fromkeys(weights, 0)
-        pruning = self._ladder.pruning(self._times[number], regular)
-        if pruning is not None:
+        if (pruning := self._turns.pruning(regular)) is not None:
             layers = Layers(weights=weights, masks=self.masks, candidates=self._candidates, agreement=self.agreement)
             self.replace_masks(rung.prune(pruning, step, layers))
             moved = self.changed
-        self.replace_masks(
-            self.agreement.decide(lambda name: rung.regrow(weights[name], self.masks[name], self._gradients[name], fraction))
-        )
+
+        def select(name: str) -> Tensor:
+            return rung.regrow(weights[name], self.masks[name], self._gradients[name], fraction)
+
+        self.replace_masks(self.agreement.decide(select))
         self.changed = {name: count + moved[name] for name, count in self.changed.items()}
         self._gradients = {}
 
@@ -159,12 +148,11 @@ class Ast(Method):
         return self._nets.digests()
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"made": self._made, "times": list(self._times), "previous": self._correct.state_dict()}
-        return {**self._nets.state_dict(), **own}
+        return {**self._nets.state_dict(), **self._turns.state_dict(), "previous": self._correct.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._nets.load_state_dict(state)
-        self._made, self._times = state["made"], list(state["times"])
+        self._turns.load_state_dict(state)
         self._correct.load_state_dict(state["previous"])
 
     @classmethod

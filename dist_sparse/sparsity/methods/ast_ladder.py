@@ -1,8 +1,9 @@
 """From the section ``sparsity.ast`` to the sub-nets of a run: checks, and when each of them updates."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from dist_sparse.config.schema import AstConfig, SparsityConfig
 from dist_sparse.errors import UserError
@@ -89,6 +90,42 @@ class Ladder:
         """The number on the ramp of an update, or None if the ramp was over ``before``. Its last number is not passed over."""
         interval = self.schedule.interval
         return None if before // interval >= self.last else min(regular // interval, self.last)
+
+
+class Turns:
+    """Whose turn it is, and whether it updates. A step that overflowed was none, and is repeated."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+        self._made = 0
+        self._times = [0] * len(ladder.rungs)
+        """Of each sub-net's last step, in its time."""
+        self._time = 0
+        """Of this step."""
+
+    @property
+    def number(self) -> int:
+        return self._made % len(self._times)
+
+    def due(self, step: int) -> int | None:
+        """The update of this turn, in the sub-net's time, or None."""
+        self._time = self._ladder.time(self.number, step)
+        return self._ladder.due(self.number, self._times[self.number], self._time)
+
+    def pruning(self, regular: int) -> int | None:
+        """The number on the ramp of this turn's update, or None after the ramp."""
+        return self._ladder.pruning(self._times[self.number], regular)
+
+    def end(self) -> None:
+        """This turn is over."""
+        self._times[self.number] = self._time
+        self._made += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"made": self._made, "times": list(self._times)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._made, self._times = state["made"], list(state["times"])
 
 
 def plan_ladder(setting: Setting) -> Ladder:

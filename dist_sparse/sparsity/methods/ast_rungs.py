@@ -12,6 +12,7 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.schedules import CubicRamp, drop_count, share_of
 from dist_sparse.sparsity.selection import drop_and_grow, top_k
@@ -78,8 +79,8 @@ class DensityRung(Rung):
         """ceil(fraction * active) weights: the smallest go, those of largest gradient come."""
         structure = Unstructured()
         active = structure.active(mask)
-        keep_score, drop = removal("magnitude", structure, weight, active, fraction, round_up=True)
-        units = drop_and_grow(active, keep_score, structure.score(scores.magnitude(gradient)), drop)
+        kept = removal("magnitude", structure, weight, active, fraction, round_up=True)
+        units = drop_and_grow(active, kept, structure.score(scores.magnitude(gradient)))
         return structure.mask(units, weight.shape)
 
 
@@ -105,8 +106,10 @@ class GroupRung(Rung):
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """floor(fraction * dense groups) of them: those of smallest sum |w| go, those of largest sum |gradient| come."""
         dense = self._dense(mask)
-        drop = drop_count(fraction, int(dense.count_nonzero()), up=False)
-        return self._mask(weight, drop_and_grow(dense, self._sums(weight), self._sums(gradient), torch.tensor([drop])))
+        count = int(dense.count_nonzero())
+        stay = count - drop_count(fraction, count, up=False)
+        kept = top_k(self._sums(weight), torch.tensor([stay]), among=dense)
+        return self._mask(weight, drop_and_grow(dense, kept, self._sums(gradient)))
 
     def _dense(self, mask: Tensor) -> Tensor:
         """Which groups are dense: bool [1, groups]."""
@@ -116,6 +119,5 @@ class GroupRung(Rung):
         return self.structure.score(scores.magnitude(tensor)).sum(1)[None]
 
     def _mask(self, weight: Tensor, dense: Tensor) -> Tensor:
-        score = self.structure.score(scores.magnitude(weight))
-        kept = top_k(score, torch.full((len(score),), self.structure.n), among=torch.ones_like(score, dtype=torch.bool))
-        return self.structure.mask(kept | dense.view(-1, 1), weight.shape)
+        whole = self.structure.mask(dense.view(-1, 1).expand(-1, self.structure.m), weight.shape)
+        return best_units(scores.magnitude(weight), self.structure.n, self.structure) | whole

@@ -23,8 +23,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method, View
-from dist_sparse.sparsity.methods.mest import largest_weights
+from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.swap import DenseWeights
 from dist_sparse.sparsity.structures import NM, Structure
@@ -50,10 +51,10 @@ class SrSte(Method):
     def plan(cls, setting: Setting) -> Plan:
         structure = setting.structure
         assert isinstance(structure, NM), "refused before"
-        setting.all_units()  # checks that the structure fits
+        units = {name: structure.n for name in setting.all_units()}
         return Plan(
             setting=setting,
-            initial_mask=lambda name: largest_weights(setting.weights[name].detach(), structure.n, structure),
+            initial_mask=largest_masks(setting, units),
             options={"structure": structure, "decay": setting.config.srste.decay},
         )
 
@@ -72,10 +73,10 @@ class SrSte(Method):
         return Decision()
 
     def after_step(self, step: int) -> None:
-        self.masks.replace({name: self._mask(self.access.weight(name)) for name in self.masks.names})
+        self.masks.replace({name: self._mask(name) for name in self.masks.names})
 
-    def _mask(self, weight: Tensor) -> Tensor:
-        return largest_weights(weight, self._structure.n, self._structure)
+    def _mask(self, name: str) -> Tensor:
+        return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)
 
     def _zero_inactive(self) -> None:
         """Inactive weights keep their values."""

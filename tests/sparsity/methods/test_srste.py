@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_sparse.config.schema import SparsityConfig, SrsteConfig
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.methods.mest import largest_weights
+from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import NM
 
@@ -36,7 +36,7 @@ def test_a_step_is_the_papers(small_run) -> None:
     for step in range(6):
         weights = [run.engine.weight(name).clone() for name in ("0.weight", "2.weight")]
         biases = [run.engine.model[number].bias.detach().clone() for number in (0, 2)]
-        masks = [largest_weights(weight, 1, NM(1, 4)) for weight in weights]
+        masks = [best_units(weight.abs(), 1, NM(1, 4)) for weight in weights]
         assert all(torch.equal(run.method.masks[name], mask) for name, mask in zip(run.method.masks.names, masks, strict=True))
         masked = [(weight * mask).requires_grad_() for weight, mask in zip(weights, masks, strict=True)]
         hidden = torch.relu(images(step) @ masked[0].T + biases[0])
