@@ -51,7 +51,7 @@ class SrSte(Method):
     def plan(cls, setting: Setting) -> Plan:
         structure = setting.structure
         assert isinstance(structure, NM), "refused before"
-        units = {name: structure.n for name in setting.all_units()}
+        units = dict.fromkeys(setting.all_units(), structure.n)
         return Plan(
             setting=setting,
             initial_mask=largest_masks(setting, units),
