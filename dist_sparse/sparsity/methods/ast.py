@@ -115,17 +115,16 @@ class Ast(Method):
     def _update(self, number: int, step: int, regular: int) -> None:
         rung, fraction = self._ladder.rungs[number], self._ladder.fraction(number, regular)
         weights = {name: self.access.weight(name) for name in self.masks.names}
-        moved = dict.fromkeys(weights, 0)
+        before = self.masks.packed()
         if (pruning := self._turns.pruning(regular)) is not None:
             layers = Layers(weights=weights, masks=self.masks, candidates=self._candidates, agreement=self.agreement)
             self.replace_masks(rung.prune(pruning, step, layers))
-            moved = self.changed
 
         def select(name: str) -> Tensor:
             return rung.regrow(weights[name], self.masks[name], self._gradients[name], fraction)
 
         self.replace_masks(self.agreement.decide(select))
-        self.changed = {name: count + moved[name] for name, count in self.changed.items()}
+        self.changed = self.masks.changed_since(before)
         self._gradients = {}
 
     def _candidates(self, name: str) -> Tensor:
