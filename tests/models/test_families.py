@@ -107,6 +107,13 @@ def test_zero_init_last() -> None:
     assert len(last) == 9 and not torch.stack(last[:3]).any() and torch.stack(kept[:3]).eq(1).all()
 
 
+@pytest.mark.parametrize(("max_pool", "reductions"), [(False, [1, 1, 2, 4, 8]), (True, [1, 2, 4, 8, 16])])
+def test_max_pool_halves_the_image_after_the_stem(max_pool: bool, reductions: list[int]) -> None:
+    features = meta("cifar_resnet18", max_pool=max_pool, features_only=True)
+    sides = [map_.shape[-1] for map_ in features(torch.empty(2, 3, 64, 64, device="meta"))]
+    assert features.feature_info.reduction() == [64 // side for side in sides] == reductions
+
+
 def test_table_names_them_all() -> None:
     lines = table().splitlines()
     assert [line.split()[0] for line in lines[1 : len(NAMES) + 1]] == NAMES
