@@ -1,0 +1,85 @@
+"""The table from the references' commands to ours, and that ours mean the same."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dist_sparse.build import resolved
+from dist_sparse.config import load_config, parse_args, to_flat
+from tests.shipped_configs import CONFIGS, FILES, header, is_of_a_reference, plan
+
+README = (CONFIGS / "README.md").read_text(encoding="utf-8")
+IN_TABLE = [file for file in FILES if Path(file).parent.name not in ("digits", "fashion_mnist")]
+VARIANTS = re.findall(r"`--config configs/(\S+\.yaml [^`]+)`", README)
+
+
+def row(file: str) -> str:
+    """A configuration's row, as its header tells it."""
+    entries = header(file)
+    system = entries["Source"].split(",")[0] if is_of_a_reference(file) else "baseline"
+    original = f"`{entries['Original']}`" if "Original" in entries else ""
+    return f"| {system} | {original} | `{entries['Command']}` | {entries['Expected']} |"
+
+
+@pytest.mark.parametrize("file", IN_TABLE)
+def test_table_has_the_row_of(file: str) -> None:
+    assert row(file) in README.splitlines()
+
+
+def test_table_names_nothing_else() -> None:
+    assert set(re.findall(r"configs/(\S+\.yaml)", README)) <= set(FILES)
+    rows = [line for line in README.splitlines() if "torchrun" in line and line.startswith("| ")]
+    assert sorted(rows) == sorted(row(file) for file in IN_TABLE)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant_can_start(variant: str, caplog: pytest.LogCaptureFixture) -> None:
+    file, *overrides = shlex.split(variant)
+    assert plan(resolved(parse_args(["--config", str(CONFIGS / file), *overrides]).config)) > 0
+    assert [text for text in caplog.messages if "whole units of structure" not in text] == []
+
+
+# A reference's numbers -> ours: sparsities 0.92-0.91-0.9 are densities 0.08-0.09-0.1, epochs 90-120 of 160 56.25 % and 75 %.
+GRANET = {"density": 0.1, "distribution": "erk", "update.interval": "1000 steps", "update.drop_fraction": 0.5}
+GRANET_IMAGENET = GRANET | {"density": 0.2, "update.interval": "4000 steps", "ramp.end": "30%"}
+MEST = {"update.interval": "5 epochs", "mest.decay": ["56.25%", "75%"], "distribution": "uniform"}
+EM = MEST | {"density": 0.1, "mest.keep": [0.08, 0.09, 0.1], "mest.grow_to": [0.1, 0.1, 0.1]}
+EMS = MEST | {"density": 0.1, "mest.keep": [0.1, 0.1, 0.1], "mest.grow_to": [0.15, 0.125, 0.1]}
+MEANINGS: dict[str, dict[str, Any]] = {
+    "granet": GRANET | {"ramp.initial_density": 1.0, "ramp.end": "50%"},
+    "granet_05": GRANET | {"ramp.initial_density": 0.5},
+    "rigl_itop": GRANET | {"update.form": "itop", "update.growth": "gradient", "update.end": "100%"},
+    "set_itop": GRANET | {"update.form": "itop", "update.growth": "random"},
+    "mest_em": EM,
+    "mest_em_block": EM | {"structure": "block:4x1"},
+    "mest_em_channel": EM | {"structure": "channel"},
+    "mest_em_95": {"density": 0.05, "mest.keep": [0.04, 0.045, 0.05], "mest.grow_to": [0.05, 0.05, 0.05]},
+    "mest_ems": EMS,
+    "mest_ems_filter": EMS | {"structure": "filter"},
+    "mest_ems_readme_block": EMS | {"structure": "block:4x1", "mest.grow_to": [0.12, 0.11, 0.1]},
+    "mest_ems_95": {"density": 0.05, "mest.keep": [0.05, 0.05, 0.05], "mest.grow_to": [0.1, 0.075, 0.05]},
+    "mest_ems_block_efficient": EMS | {"structure": "block:4x1"},
+    "imagenet/granet": GRANET_IMAGENET | {"ramp.initial_density": 1.0},
+    "imagenet/granet_05": GRANET_IMAGENET | {"ramp.initial_density": 0.5},
+}
+
+
+@pytest.mark.parametrize("folder", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("name", MEANINGS)
+def test_meaning(name: str, folder: str) -> None:
+    config = resolved(load_config(str(CONFIGS / f"{name if '/' in name else f'{folder}/{name}'}.yaml")))
+    flat = to_flat(config)
+    assert {key: flat[f"sparsity.{key}"] for key in MEANINGS[name]} == MEANINGS[name]
+    if name.endswith("_efficient"):
+        assert (config.data.forgetting.epochs, config.data.forgetting.remove) == (70, 12_000)
+
+
+def test_uneven_profile_has_its_bounds_in_proportion() -> None:
+    """The table's overall density over ResNet-32's 30 convolutions of 1,843,200 weights, two of 9,216 not at 0.1."""
+    overall = 0.1 + (0.3 + 0.2) * 9_216 / 1_843_200
+    for mode, keep, grow_to in (("em", [0.8, 0.9, 1], [1, 1, 1]), ("ems", [1, 1, 1], [1.5, 1.25, 1])):
+        mest = load_config(str(CONFIGS / f"cifar10/mest_{mode}_uneven.yaml")).sparsity.mest
+        assert mest.keep == pytest.approx([overall * share for share in keep])
+        assert mest.grow_to == pytest.approx([overall * share for share in grow_to])
