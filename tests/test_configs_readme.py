@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dist_sparse.build import resolved
 from dist_sparse.config import load_config, parse_args, to_flat
 from tests.shipped_configs import CONFIGS, FILES, header, is_of_a_reference, plan

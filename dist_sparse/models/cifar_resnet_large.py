@@ -1,9 +1,9 @@
-"""ResNet-18, -34 and -50 for small images: timm's networks with a 3x3 stem of stride 1 and, but for ``max_pool``, no max pooling.
+"""ResNet-18, -34 and -50 for small images: timm's networks with a 3x3 stem of stride 1 and without its max pooling.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), in the form that the CIFAR experiments
 of GraNet (NeurIPS 2021), In-Time Over-Parameterization (ICML 2021) and AST (NeurIPS 2022) use: four stages of 64, 128, 256 and
-512 channels (four times that after ResNet-50's bottlenecks, whose stride is in the 3x3 convolution). ``max_pool: true`` halves
-the image after the stem, which is the form for Tiny-ImageNet's 64x64 pixels in the shuffled blocks' repository.
+512 channels (four times that after ResNet-50's bottlenecks, whose stride is in the 3x3 convolution). ``max_pool: true`` keeps
+timm's max pooling, which is the form for Tiny-ImageNet's 64x64 pixels in the shuffled blocks' repository.
 
 Parameters with 10 classes and 3 channels: cifar_resnet18 11,173,962; cifar_resnet34 21,282,122; cifar_resnet50 23,520,842.
 
@@ -22,7 +22,7 @@ from dist_sparse.models._common import small_image_cfg
 
 
 class LargeCifarResNet(ResNet):
-    """timm's ResNet whose first stage sees the image at full size, or at half of it with ``max_pool``; ``kwargs`` are timm's."""
+    """timm's ResNet whose first stage sees the image at full size, with ``max_pool`` at half; ``kwargs`` are timm's."""
 
     def __init__(self, in_chans: int = 3, zero_init_last: bool = False, max_pool: bool = False, **kwargs: Any) -> None:
         super().__init__(in_chans=in_chans, zero_init_last=zero_init_last, **kwargs)
