@@ -8,6 +8,7 @@ import pytest
 
 from dist_sparse.build import resolved
 from dist_sparse.config import load_config
+from dist_sparse.sparsity.methods import METHODS
 from tests.shipped_configs import BASELINES, CONFIGS, FILES, header, is_of_a_reference, plan
 
 FOUR_METHODS = ["cifar10", "cifar100", "digits", "fashion_mnist"]
@@ -58,3 +59,8 @@ def test_folder_holds_the_four_methods_on_one_recipe(folder: str) -> None:
 def test_sparse_methods_of_a_folder_differ_in_the_method_alone(folder: str) -> None:
     updates = [load_config(str(CONFIGS / folder / f"{method}.yaml")).sparsity for method in ("set", "rigl")]
     assert dataclasses.replace(updates[0], method="rigl") == updates[1]
+
+
+def test_fashion_mnist_has_every_method() -> None:
+    files = [file for file in FILES if file.startswith("fashion_mnist/")]
+    assert {load_config(str(CONFIGS / file)).sparsity.method for file in files} == METHODS.keys()
