@@ -48,6 +48,8 @@ GRANET_IMAGENET = GRANET | {"density": 0.2, "update.interval": "4000 steps", "ra
 MEST = {"update.interval": "5 epochs", "mest.decay": ["56.25%", "75%"], "distribution": "uniform"}
 EM = MEST | {"density": 0.1, "mest.keep": [0.08, 0.09, 0.1], "mest.grow_to": [0.1, 0.1, 0.1]}
 EMS = MEST | {"density": 0.1, "mest.keep": [0.1, 0.1, 0.1], "mest.grow_to": [0.15, 0.125, 0.1]}
+BLOCKS = {"method": "shuffled_block", "density": 0.1, "shuffled_block.size": 16, "distribution": "erk"}
+DSB = BLOCKS | {"shuffled_block.dynamic": True, "update.interval": "100 steps", "update.drop_fraction": 0.3}
 MEANINGS: dict[str, dict[str, Any]] = {
     "cifar*/granet": GRANET | {"ramp.initial_density": 1.0, "ramp.end": "50%"},
     "cifar*/granet_05": GRANET | {"ramp.initial_density": 0.5},
@@ -55,15 +57,23 @@ MEANINGS: dict[str, dict[str, Any]] = {
     "cifar*/set_itop": GRANET | {"update.form": "itop", "update.growth": "random"},
     "cifar*/mest_em": EM,
     "cifar*/mest_em_block": EM | {"structure": "block:4x1"},
+    "cifar*/mest_em_pattern": EM | {"structure": "pattern"},
     "cifar*/mest_em_channel": EM | {"structure": "channel"},
     "cifar*/mest_em_95": {"density": 0.05, "mest.keep": [0.04, 0.045, 0.05], "mest.grow_to": [0.05, 0.05, 0.05]},
     "cifar*/mest_ems": EMS,
     "cifar*/mest_ems_filter": EMS | {"structure": "filter"},
     "cifar*/mest_ems_readme_block": EMS | {"structure": "block:4x1", "mest.grow_to": [0.12, 0.11, 0.1]},
+    "cifar*/mest_ems_readme_pattern": EMS | {"structure": "pattern", "mest.grow_to": [0.12, 0.11, 0.1]},
     "cifar*/mest_ems_95": {"density": 0.05, "mest.keep": [0.05, 0.05, 0.05], "mest.grow_to": [0.1, 0.075, 0.05]},
     "cifar*/mest_ems_block_efficient": EMS | {"structure": "block:4x1"},
     "imagenet/granet": GRANET_IMAGENET | {"ramp.initial_density": 1.0},
     "imagenet/granet_05": GRANET_IMAGENET | {"ramp.initial_density": 0.5},
+    "cifar10/ssb_wrn_22_2": BLOCKS | {"shuffled_block.dynamic": False},
+    "cifar10/dsb_wrn_22_2": DSB | {"update.end": "75%"},
+    "cifar100/dsb_vgg_d": DSB | {"update.end": "75%"},
+    "cifar100/rigl_vgg_d": DSB | {"shuffled_block.size": 0, "update.growth": "gradient"},
+    "imagenet/dsb": DSB | {"density": 0.5, "update.interval": "800 steps", "update.end": "400000 steps"},
+    "tiny_imagenet/dsb": DSB | {"density": 0.25, "update.interval": "800 steps", "update.end": "76%"},
 }
 CASES = {
     key.replace("cifar*", folder): meaning
