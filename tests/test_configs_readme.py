@@ -50,6 +50,11 @@ EM = MEST | {"density": 0.1, "mest.keep": [0.08, 0.09, 0.1], "mest.grow_to": [0.
 EMS = MEST | {"density": 0.1, "mest.keep": [0.1, 0.1, 0.1], "mest.grow_to": [0.15, 0.125, 0.1]}
 BLOCKS = {"method": "shuffled_block", "density": 0.1, "shuffled_block.size": 16, "distribution": "erk"}
 DSB = BLOCKS | {"shuffled_block.dynamic": True, "update.interval": "100 steps", "update.drop_fraction": 0.3}
+AST = {
+    "update.interval": "999 steps",
+    "update.drop_fraction": 0.5,
+    "ramp.initial_density": 1.0,
+}  # offsets: the reference's times K
 MEANINGS: dict[str, dict[str, Any]] = {
     "cifar*/granet": GRANET | {"ramp.initial_density": 1.0, "ramp.end": "50%"},
     "cifar*/granet_05": GRANET | {"ramp.initial_density": 0.5},
@@ -74,6 +79,9 @@ MEANINGS: dict[str, dict[str, Any]] = {
     "cifar100/rigl_vgg_d": DSB | {"shuffled_block.size": 0, "update.growth": "gradient"},
     "imagenet/dsb": DSB | {"density": 0.5, "update.interval": "800 steps", "update.end": "400000 steps"},
     "tiny_imagenet/dsb": DSB | {"density": 0.25, "update.interval": "800 steps", "update.end": "76%"},
+    "cifar10/ast": AST | {"ast.densities": [0.1, 0.05, 0.02], "ast.offset": "300 steps", "ramp.end": "110 epochs"},
+    "cifar10/ast_nm": AST | {"ast.structures": ["nm:2:4", "nm:1:4", "nm:1:8"], "ramp.end": "150 epochs"},
+    "imagenet/ast": AST | {"ast.densities": [0.5, 0.05], "update.interval": "4000 steps", "ast.offset": "800 steps"},
 }
 CASES = {
     key.replace("cifar*", folder): meaning
