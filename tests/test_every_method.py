@@ -1,0 +1,62 @@
+"""What every method must do, tried on the small configurations that are shipped: one for each method and option."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.config import load_config
+from dist_sparse.sparsity.methods import METHODS
+from tests.command import ROOT, metrics, train_here
+
+CONFIGS = sorted((ROOT / "configs" / "digits").glob("*.yaml"))
+SHORT: dict[str, Any] = {
+    "engine.device": "cpu",
+    "tracking.wandb": "disabled",
+    "tracking.log_every": 2,
+    "model.kwargs": {"width": 0.5},
+    "train.epochs": 3,
+    "train.batch_size": 128,
+    "train.accumulation": 2,
+    "scheduler.warmup": "2 steps",
+    "checkpoint.every": "7 steps",
+    "resume": "auto",
+}
+"""33 steps."""
+
+
+def short(path: Path) -> dict[str, Any]:
+    """The configuration with an update at every fourth step, or every other epoch's worth of them."""
+    config = load_config(str(path)).sparsity
+    keys = {**SHORT, "config": path}
+    if config.update.interval is not None:
+        keys["sparsity.update.interval"] = "4 steps"
+    if config.method == "ast":
+        keys["sparsity.ast.offset"] = "1 steps"
+    return keys
+
+
+def test_there_is_one_for_every_method() -> None:
+    assert {load_config(str(path)).sparsity.method for path in CONFIGS} >= set(METHODS) - {"gmp_uniform", "granet_uniform"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, path: Path) -> None:
+    """Interrupted after an update, and gone on from a checkpoint before it."""
+    values = short(path)
+    assert train_here({**values, "output": tmp_path / "whole"}).code == 0
+    assert train_here({**values, "output": tmp_path / "halves"}, interrupt_after=18).code == 130
+    outcome = train_here({**values, "output": tmp_path / "halves"})
+    assert "going on after step 14 of 33" in outcome.out
+    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_micro_batches_do_not_change_which_step_is_an_update(tmp_path: Path, path: Path) -> None:
+    values = {**short(path), "train.epochs": 2, "tracking.log_every": 1}
+    updates = []
+    for accumulation in (1, 4):
+        folder = tmp_path / str(accumulation)
+        assert train_here({**values, "train.accumulation": accumulation, "output": folder}).code == 0
+        updates.append([row["step"] for row in metrics(folder) if row["sparsity/changed"]])
+    assert updates[0] == updates[1]
