@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.sparsity.methods import METHODS
 
 GOOD = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
 BAD = GOOD * 1e30  # no fp16 number
@@ -83,3 +84,20 @@ def test_weights_stay_finite(run) -> None:
     after = run.engine.model.state_dict()
     assert all(value.isfinite().all() for value in after.values())
     assert not same(before, after), "the good steps train"
+
+
+@pytest.mark.parametrize("method", ["set", "snfs", "granet", "granet_uniform", "gmp", "gmp_uniform"])
+def test_every_scheduled_method_makes_up_for_a_lost_update(small_run, method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ramp = RampConfig(end=Length(12, "steps")) if "ramp.end" in METHODS[method].uses else RampConfig()
+    config = SparsityConfig(method=method, density=0.4, update=UpdateConfig(interval=Length(3, "steps")), ramp=ramp)
+    run = small_run(model, optimizer, config, precision="fp16", total_steps=20)
+    for _ in range(5):
+        run.step(GOOD, LABELS)
+    before = snapshot(run)
+    assert not run.step(BAD, LABELS).updates_masks, "due now"
+    assert same(snapshot(run), before)
+    assert run.step(GOOD, LABELS).updates_masks
+    assert run.method.masks.digest() != before["digest"]
