@@ -57,10 +57,11 @@ class Ranking:
         key = f"data.forgetting.ranking={path}"
         try:
             content = torch.load(path, weights_only=True)
-            made = cls(data=content["data"], counts=content["counts"])
+            counts = content["counts"]
+            made = cls(data=content["data"], counts=counts.view(len(counts)))
         except OSError as error:
             raise UserError(f"{key} cannot be read: {error.strerror}") from error
-        except Exception as error:  # torch.load raises whatever its parts do
+        except Exception as error:  # torch.load raises whatever its parts do, and another file may hold anything
             raise UserError(f"{key} is not a ranking that a run has saved") from error
         if (made.data, len(made.counts)) != (data, size):
             raise UserError(f"{key} ranks the {len(made.counts)} samples of {made.data}, this run has {size} of {data}")

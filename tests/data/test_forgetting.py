@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -76,6 +77,17 @@ def test_a_ranking_of_another_data_set_is_refused(tmp_path: Path, data: str, siz
     config = ForgettingConfig(ranking=str(path), remove=10)
     with pytest.raises(UserError, match=f"ranks the {size} samples of {data}, this run has 1437 of digits"):
         plan_efficient(config, TrainConfig(), INFO)
+
+
+OTHERS = {"number": 5, "nothing": None, "list": [0] * 1437, "scalar": torch.tensor(5), "matrix": torch.zeros(1437, 2)}
+
+
+@pytest.mark.parametrize("counts", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_something_else_is_no_ranking(tmp_path: Path, counts: Any) -> None:
+    path = tmp_path / "forgetting.pt"
+    torch.save({"data": "digits", "counts": counts}, path)
+    with pytest.raises(UserError, match="is not a ranking that a run has saved"):
+        plan_efficient(ForgettingConfig(ranking=str(path), remove=10), TrainConfig(), INFO)
 
 
 @pytest.mark.parametrize(
