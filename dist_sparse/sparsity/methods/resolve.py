@@ -32,7 +32,7 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     config = method.complete(config) if issubclass(method, Completes) else config
     uses = method.acting(config) if issubclass(method, ActsByConfig) else method.uses
     _warn_of_unused(set(_given(given)), config, _acting(uses, config))
-    if "update.removal" in method.uses:
+    if "update.removal" in uses:
         _check_removal(config)
     return config
 

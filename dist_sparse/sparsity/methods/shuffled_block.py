@@ -81,16 +81,14 @@ class ShuffledBlock(DropAndGrow):
 
     @classmethod
     def plan(cls, setting: Setting) -> Plan:
-        config, options = (
-            setting.config.shuffled_block,
-            {"blocks": {}, "counts": {}, "size": setting.config.shuffled_block.size},
-        )
+        config = setting.config.shuffled_block
+        layout = plan_layout(setting, config.size) if config.size else None  # first, for it may refuse the configuration
         plan = super().plan(setting) if config.dynamic else _resting(setting)
-        if config.size == 0:
-            return dataclasses.replace(plan, options={**plan.options, **options})
-        layout = plan_layout(setting, config.size)
+        options = {**plan.options, "blocks": {}, "counts": {}, "size": config.size}
+        if layout is None:
+            return dataclasses.replace(plan, options=options)
         options |= {"blocks": layout.blocks, "counts": layout.counts}
-        return dataclasses.replace(plan, initial_mask=layout.initial_mask, options={**plan.options, **options})
+        return dataclasses.replace(plan, initial_mask=layout.initial_mask, options=options)
 
     def start(self) -> None:
         super().start()

@@ -266,12 +266,14 @@ def test_blocks_hold_whatever_ties(
             assert int(mask.sum()) == active[name] and torch.equal(blocks.mask(mask.shape), mask)
 
 
-def test_a_block_that_fits_nothing_is_one_line() -> None:
+def test_a_block_that_fits_nothing_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
         UserError, match=r"size=64 fits no sparse convolution: .* 3\.weight, the largest, has 32, 144 and 16; 0 is"
     ) as found:
-        plan_method(resolve(config(64)), dict(network().named_parameters()), RUN)
+        never = UpdateConfig(interval=Length(5, "steps"), end=Length(1, "steps"))
+        plan_method(resolve(config(64, update=never)), dict(network().named_parameters()), RUN)
     assert "\n" not in str(found.value)
+    assert not caplog.records, "the mistake stands alone"
     with pytest.raises(UserError, match="fits no sparse convolution: there is none; 0 is RigL"):
         plan_method(resolve(config(4)), {"fc": torch.ones(16, 16)}, RUN)
 
@@ -279,9 +281,11 @@ def test_a_block_that_fits_nothing_is_one_line() -> None:
 def test_keys_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None:
     resolve(config(dynamic=False, update=UpdateConfig(interval=Length(5, "steps"))))
     resolve(config(update=UpdateConfig(redistribution="nonzeros")))
+    resolve(config(dynamic=False, update=UpdateConfig(removal="threshold")))
     assert [record.getMessage() for record in caplog.records] == [
         "sparsity.update.interval is set but method shuffled_block does not use it",
         "sparsity.update.redistribution is set but method shuffled_block does not use it",
+        "sparsity.update.removal is set but method shuffled_block does not use it",
     ]
     with pytest.raises(
         UserError, match=r"structure=nm:2:4 cannot go with sparsity\.method=shuffled_block: it has blocks of its own"
