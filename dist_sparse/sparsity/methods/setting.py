@@ -109,7 +109,7 @@ class Setting:
                 raise UserError(f"sparsity.table: {error}") from error
             if isinstance(error, distributions.AboveCapacity):
                 key = "density" if density == config.density else "ramp.initial_density"
-                raise UserError(f"sparsity.{key}={density:g} cannot be reached: {error}{self._way_down()}") from error
+                raise UserError(f"sparsity.{key}={density:g} cannot be reached: {error}{self._way_down(density)}") from error
             highest = distributions.highest_sparsity(shapes, self.distribute, structure)
             raise UserError(
                 f"sparsity.density={density:g} cannot be reached: {error}; the highest sparsity of distribution "
@@ -119,9 +119,11 @@ class Setting:
         warn_of_rounding(config, structure, shapes, densities, units)
         return units
 
-    def _way_down(self) -> str:
+    def _way_down(self, density: float) -> str:
         """What brings a layer below its structure's capacity beside a lower density."""
-        return "" if self.config.distribution == "uniform" else "; sparsity.distribution=uniform gives all layers the same"
+        if self.config.distribution == "uniform" or density > self.structure.capacity:
+            return ""
+        return "; sparsity.distribution=uniform gives all layers the same"
 
     def all_units(self) -> dict[str, int]:
         """The units per selection set of each layer.

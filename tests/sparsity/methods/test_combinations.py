@@ -199,6 +199,7 @@ def test_a_layer_too_small_for_a_unit_is_refused_with_what_can_be_had() -> None:
             "sparsity.density=0.5 cannot be reached: layer 'a' would have density 0.5, ",
         ),
         ({"density": 0.3}, "sparsity.density=0.3 cannot be reached: layer 'a' would have density 1, "),
+        ({"density": 0.5}, "sparsity.density=0.5 cannot be reached: layer 'a' would have density 1, "),
         ({"distribution": "table", "table": {"*": 0.45}}, "sparsity.table: layer 'a' would have density 0.45, "),
         (
             {"density": 0.3, "distribution": "uniform", "method": "granet_uniform"},
@@ -209,7 +210,7 @@ def test_a_layer_too_small_for_a_unit_is_refused_with_what_can_be_had() -> None:
             "sparsity.mest.grow_to=0.5 cannot be reached: layer 'a' would have density 0.5, ",
         ),
     ],
-    ids=["density", "erk", "table", "ramp", "bound"],
+    ids=["density", "erk", "above all", "table", "ramp", "bound"],
 )
 def test_more_than_a_pattern_can_hold_is_one_line(keys: dict, message: str) -> None:
     shapes = {"a": (16, 16, 3, 3), "b": (64, 64, 3, 3)}
