@@ -6,6 +6,7 @@ Only rank 0 writes; any process may read, while the run goes on too.
 
 import logging
 import re
+import textwrap
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,7 +140,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path) -> No
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit the run's model: {' '.join(str(error).split())}") from error
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # it names every key
+        raise UserError(f"{path} does not fit the run's model: {reason}") from error
 
 
 def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

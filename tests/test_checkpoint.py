@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world
+from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world, load_weights
 from dist_sparse.config import Config, to_flat, with_values
 from dist_sparse.config.tree import leaves
 from dist_sparse.errors import UserError
@@ -293,3 +294,10 @@ def test_another_data_set_is_refused() -> None:
     check_data(facts, dict(facts))
     with pytest.raises(UserError, match=r"another data set: the checkpoint's has train_size 1000 \(now 999\)$"):
         check_data(facts, {**facts, "train_size": 999})
+
+
+def test_another_model_s_weights_are_a_line_that_can_be_read(tmp_path: Path) -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(100)))
+    with pytest.raises(UserError, match=r"best\.pt does not fit the run's model: .* Missing key.* \.\.\.$") as caught:
+        load_weights(model, {}, tmp_path / "best.pt")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 350 + len(str(tmp_path))
