@@ -267,10 +267,10 @@ def test_blocks_hold_whatever_ties(
 
 
 def test_a_block_that_fits_nothing_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    never = UpdateConfig(interval=Length(5, "steps"), end=Length(1, "steps"))
     with pytest.raises(
         UserError, match=r"size=64 fits no sparse convolution: .* 3\.weight, the largest, has 32, 144 and 16; 0 is"
     ) as found:
-        never = UpdateConfig(interval=Length(5, "steps"), end=Length(1, "steps"))
         plan_method(resolve(config(64, update=never)), dict(network().named_parameters()), RUN)
     assert "\n" not in str(found.value)
     assert not caplog.records, "the mistake stands alone"
