@@ -2,7 +2,8 @@
 
 A weight is seen as a matrix of output channels by all else, [rows, columns]. The rows are cut into groups of b; a block is one
 group of rows and any b columns, and within a group the blocks' columns are disjoint. So a row group can gather its columns and
-multiply dense b x b tiles.
+multiply dense b x b tiles. (In a convolution of several groups a block may hold rows of different groups, whose columns are
+different inputs: there the blocks are in the weight, but no tiles of the product.)
 """
 
 from dataclasses import dataclass
