@@ -1,5 +1,7 @@
 """Rows of a 0/1 mask that are alike, put together in groups of equal size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import linkage
@@ -7,7 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-_CHUNKS = 16  # of the rows, so that of the symmetric matrix of overlaps little more than half is computed
+_CHUNKS = 4  # of the rows, so that of the symmetric matrix of overlaps little more than half is computed
+_EXACT_BITS = 24  # of a whole number in float32
 
 
 def row_groups(mask: Tensor, size: int) -> Tensor:
@@ -50,11 +53,30 @@ def _distances(mask: Tensor) -> np.ndarray:
     """
     rows = mask.float()
     counts = rows.sum(1).clamp(min=1)
-    chunk = max(len(rows) // _CHUNKS, 1)
+    bits = int(counts.max()).bit_length()
+    chunk = -(-len(rows) // _CHUNKS)
     parts: list[np.ndarray] = []
     for start in range(0, len(rows), chunk):
-        mine = slice(start, start + chunk)
-        overlap = rows[mine] @ rows[start:].T
-        overlap.square_().div_(counts[mine, None] * counts[start:]).neg_()
-        parts += [row[number + 1 :] for number, row in enumerate(overlap.cpu().numpy())]
+        first = start
+        for overlap in _overlaps(rows[start : start + chunk], rows[start:], bits):
+            overlap.square_().div_(counts[first : first + len(overlap), None] * counts[start:]).neg_()
+            parts += [row[first - start + number + 1 :] for number, row in enumerate(overlap.cpu().numpy())]
+            first += len(overlap)
     return np.concatenate(parts, dtype=np.float64)
+
+
+def _overlaps(left: Tensor, right: Tensor, bits: int) -> Iterator[Tensor]:
+    """How many entries each row of ``left`` shares with each of ``right``, a few rows of ``left`` at a time; float32.
+
+    No overlap has more than ``bits`` bits, so one product of whole numbers that float32 holds exactly makes those of
+    ``24 // bits`` rows: they are the digits of its entries. On a GPU, which may be told to round products, it makes one's.
+    """
+    together = max(_EXACT_BITS // bits, 1) if left.device.type == "cpu" else 1
+    parts = left.split(-(-len(left) // together))
+    packed = parts[0].clone()
+    for place, part in enumerate(parts[1:], start=1):
+        packed[: len(part)].add_(part, alpha=2 ** (place * bits))
+    digits = (packed @ right.T).int()
+    for part in parts:
+        yield (digits[: len(part)] & (1 << bits) - 1).float()
+        digits >>= bits

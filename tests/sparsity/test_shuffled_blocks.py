@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from dist_sparse.sparsity.row_groups import cluster_rows, row_groups
+from dist_sparse.sparsity.row_groups import _distances, cluster_rows, row_groups
 from dist_sparse.sparsity.schedules import Cosine, drop_count
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.shuffled_blocks import Blocks, extract, move, packed_length, whole_lines
@@ -109,6 +109,16 @@ def test_clusters_are_those_of_the_cosine_distance(
         expected = cut_tree(linkage(1 - cosines, "complete"), n_clusters=clusters).reshape(-1)
         together = labels[:, None] == labels
         assert np.array_equal(together, expected[:, None] == expected)
+
+
+@pytest.mark.parametrize("columns", [1, 255, 300, 600, 4095, 5000])
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.9, 1.0])
+def test_distances_are_exact_where_several_rows_share_a_product(columns: int, density: float) -> None:
+    """Up to as many active entries as just fit, or just do not."""
+    mask = torch.rand(13, columns, generator=torch.Generator().manual_seed(0)) < density
+    overlap, counts = (mask.double() @ mask.double().T).float(), mask.float().sum(1).clamp(min=1)
+    cosines = (overlap.square() / (counts[:, None] * counts)).double().numpy()
+    assert np.array_equal(_distances(mask), -cosines[np.triu_indices(13, 1)])
 
 
 def test_equal_rows_come_together() -> None:
