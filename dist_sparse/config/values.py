@@ -61,8 +61,8 @@ def convert(leaf: Leaf, value: Any, *, text: bool) -> Any:
             errors.append(_bad_value(error))
         except BadValue as error:
             errors.append(error)
-    # A reading of the right kind but out of range explains more than one of the wrong kind.
-    raise min(errors, key=lambda error: any(str(error) == message for message in _MESSAGES.values()))
+    # A reading of the right kind but out of range explains more than one of the wrong kind, and a part more than the whole.
+    raise min(errors, key=lambda error: (str(error) in _MESSAGES.values(), not error.where))
 
 
 def free(value: str) -> Any:

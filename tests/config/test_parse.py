@@ -102,6 +102,15 @@ def test_types_stay_exact():
 LENGTH_HINT = "should be a whole number of steps, '500 steps', '5 epochs' or '75%' of the run"
 ERRORS = [
     (["--optim.lr=-1"], "optim.lr=-1 (from the command line): should be greater than 0"),
+    (
+        ["--sparsity.ast.densities=[0.1, low]"],
+        "sparsity.ast.densities[1]=low (from the command line): should be a number",
+    ),
+    (
+        ["--sparsity.mest.keep=nan"],
+        "sparsity.mest.keep[0]=nan (from the command line): should be a finite number",
+    ),
+    (["--sparsity.table={a: b}"], "sparsity.table.a=b (from the command line): should be a number"),
     (["--optim.lr=nan"], "optim.lr=nan (from the command line): should be a finite number"),
     (["--train.epochs=1.5"], "train.epochs=1.5 (from the command line): should be a whole number"),
     (["--train.epochs=few"], "train.epochs=few (from the command line): should be a whole number"),
