@@ -42,13 +42,20 @@ def erdos_renyi(shapes: Shapes, density: float, *, power: float = 1.0, kernel: b
 
 
 def table(shapes: Shapes, densities: Mapping[str, float]) -> Densities:
-    """Densities by name pattern (shell wildcards); the first pattern that fits a layer counts, and every layer must fit one."""
+    """Densities by name pattern (shell wildcards); the first that fits a layer counts.
+
+    Raises:
+        ValueError: a layer that no pattern fits, or a pattern that fits no layer (most likely a misspelling).
+    """
     result = {}
     for name in shapes:
         matches = [density for pattern, density in densities.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             raise ValueError(f"no pattern fits layer {name!r}; add one ('*' fits every layer)")
         result[name] = matches[0]
+    for pattern in densities:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in shapes):
+            raise ValueError(f"{pattern!r} fits no sparse layer; they are {', '.join(shapes)}")
     return result
 
 

@@ -92,6 +92,11 @@ def test_table_names_the_layer_without_a_pattern() -> None:
         table(SHAPES, {"conv": 0.5, "point*": 0.2, "LINEAR": 0.1})
 
 
+def test_table_names_the_pattern_without_a_layer() -> None:
+    with pytest.raises(ValueError, match=r"'convv' fits no sparse layer; they are conv, pointwise, linear$"):
+        table(SHAPES, {"convv": 0.5, "*": 0.1})
+
+
 def test_allocate_rounds_to_the_nearest_unit() -> None:
     shapes = {"a": Size((10, 10)), "b": Size((7, 1))}
     assert allocate(shapes, {"a": 0.29, "b": 0.5 + 1e-9}, Unstructured()) == {"a": 29, "b": 4}
