@@ -72,8 +72,11 @@ def plan_snip(setting: Setting) -> Plan:
         setting.all_units()  # checks that the structure fits
         assert density is not None, "complete() refuses a table"
         keep = share_of(Fraction(str(density)), sum(shape.numel() for shape in shapes.values()))
-        if keep < max(structure.counts(shape)[2] for shape in shapes.values()):
-            raise UserError(f"sparsity.density={density:g} cannot be reached: all layers together would keep {keep} weights")
+        if keep < (largest := max(structure.counts(shape)[2] for shape in shapes.values())):
+            raise UserError(
+                f"sparsity.density={density:g} cannot be reached: all layers together would keep {keep} weights, and the "
+                f"largest unit of structure {setting.config.structure} has {largest}"
+            )
     else:
         units = setting.units()
     return Plan(
