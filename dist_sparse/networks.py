@@ -16,10 +16,15 @@ class StoredNetwork:
 
     label: str
     """``subnet1`` and so on; empty for the only one."""
-    active: dict[str, int]
-    """Active weights of the masked layers."""
+    masks: Mapping[str, Tensor]
+    """Packed, of the masked layers."""
     weights: dict[str, Tensor]
     """For the model's ``load_state_dict``."""
+
+    @property
+    def active(self) -> dict[str, int]:
+        """Active weights of the masked layers."""
+        return {name: bits.popcount(packed) for name, packed in self.masks.items()}
 
 
 def networks_of(state: Mapping[str, Any], *, averaged: bool = False) -> list[StoredNetwork]:
@@ -29,6 +34,5 @@ def networks_of(state: Mapping[str, Any], *, averaged: bool = False) -> list[Sto
         weights = {**state["state_dict_ema" if averaged else "state_dict"], **network.tensors}
         for name, packed in network.masks.items():
             weights[name] = weights[name] * bits.unpack(packed, weights[name].shape)
-        active = {name: bits.popcount(packed) for name, packed in network.masks.items()}
-        stored.append(StoredNetwork(label=network.label, active=active, weights=weights))
+        stored.append(StoredNetwork(label=network.label, masks=network.masks, weights=weights))
     return stored

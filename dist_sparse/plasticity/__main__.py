@@ -7,7 +7,8 @@ the masks fixed. The table is saved in the run's folder under plasticity/, besid
 Every probe starts from the checkpoint's weights (not their average) with a fresh optimizer, sees the batches of the run's first
 epochs, and trains at one constant learning rate: that of the checkpoint's moment, but no less than 1% of the run's peak.
 Keys of the run's configuration can be set anew, such as --engine.device=cpu; layers that --sparsity.keep_dense names are left
-as they are (--sparsity.keep_dense=last spares the classifier, whose output filters are the classes).
+as they are (--sparsity.keep_dense=last spares the classifier, whose output filters are the classes). Of several sub-nets the
+sparsest is probed, or that of --subnet.
 """
 
 import argparse
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run_dir", type=Path, help="folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
+    parser.add_argument("--subnet", help="number of the sub-net to probe, 1 being the densest; default: the sparsest")
     parser.add_argument("--probe", default="all", help="names, separated by commas; all of them by default")
     parser.add_argument("--rate", default="0.2,0.5,0.8", help="above 0 and below 1, separated by commas; default 0.2,0.5,0.8")
     parser.add_argument("--recovery-epochs", default="1", help="epochs of training after pruning; 0 for none, default 1")
@@ -70,6 +72,9 @@ def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
         arguments.probe = ",".join(PROBES)
     return Request(
         checkpoint=folder.checkpoint(arguments.checkpoint),
+        subnet=None
+        if arguments.subnet is None
+        else _read("subnet", arguments, _at_least(1), "the number of a sub-net, from 1 on"),
         probes=_read("probe", arguments, _each(PROBES.get), f"all, or of {', '.join(PROBES)}, separated by commas"),
         rates=_read("rate", arguments, _each(_rate), "above 0 and below 1, such as 0.2,0.5"),
         recovery_epochs=_read("recovery_epochs", arguments, _at_least(0), "a whole number of 0 or more"),

@@ -7,12 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.schema import ForgettingConfig, SchedulerConfig, SparsityConfig
 from dist_sparse.errors import UserError
+from dist_sparse.networks import StoredNetwork, networks_of
 from dist_sparse.sparsity.plasticity import Probe
 
 LEAST_SHARE = 0.01
@@ -24,6 +23,8 @@ class Request:
     """The probes of a call. ``learning_rate`` is the recovery's, None for the default."""
 
     checkpoint: Path
+    subnet: int | None
+    """1 is the first; None for the last, the sparsest."""
     probes: tuple[Probe, ...]
     rates: tuple[Fraction, ...]
     recovery_epochs: int
@@ -36,12 +37,15 @@ class Request:
             raise UserError(f"--gradient-batches={self.gradient_batches}: an epoch has only {batches} batches")
 
 
-def masks_of(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The packed masks in the checkpoint at ``path``; a UserError if it holds several networks."""
-    masks = state["method"]["masks"]
-    if not isinstance(masks, dict):
-        raise UserError(f"{path} holds sub-nets that share their weights; a probe prunes a single network")
-    return masks
+def network_of(state: Mapping[str, Any], request: Request) -> StoredNetwork:
+    """The network to probe; a UserError if the checkpoint has none of that number."""
+    networks = networks_of(state)
+    number = len(networks) if request.subnet is None else request.subnet
+    if number > len(networks):
+        raise UserError(
+            f"--subnet={number}: {request.checkpoint} holds sub-nets 1 to {len(networks)}; give one of their numbers"
+        )
+    return networks[number - 1]
 
 
 def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) -> Config:

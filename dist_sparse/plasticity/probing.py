@@ -17,7 +17,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
 from dist_sparse.config import Config
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
-from dist_sparse.plasticity.conditions import Request, masks_of, recovery_config
+from dist_sparse.plasticity.conditions import Request, network_of, recovery_config
 from dist_sparse.plasticity.report import Facts, Row
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.seeding import derive_seed
@@ -47,8 +47,8 @@ class Probing:
             check_whole(state, request.checkpoint)
             parts = build_parts(recovery_config(config, request, state), ranks)
             request.check_batches(parts.data.train.steps_per_epoch)
-            packed_masks = masks_of(state, request.checkpoint)
-            load_weights(parts.model, state["state_dict"], request.checkpoint)
+            network = network_of(state, request)
+            load_weights(parts.model, network.weights, request.checkpoint)
             try:
                 layers = list(sparse_layers(parts.model, config.sparsity.keep_dense))
             except ValueError as error:
@@ -60,7 +60,7 @@ class Probing:
         self._trainer.method.replace_masks(
             {
                 name: bits.unpack(packed.to(ranks.device), self._engine.weight(name).shape)
-                for name, packed in packed_masks.items()
+                for name, packed in network.masks.items()
             }
         )
         self._state = copy.deepcopy(self._trainer.state_dict())
@@ -69,6 +69,7 @@ class Probing:
         self._agreement = Agreement(shapes, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
         self.facts = Facts(
             checkpoint=str(request.checkpoint),
+            subnet=network.label,
             step=state["progress"]["step"],
             layers=layers,
             density=self._density(),

@@ -17,6 +17,8 @@ class Facts:
     """What all probes of a checkpoint share. ``density`` is that of the probed ``layers`` together."""
 
     checkpoint: str
+    subnet: str
+    """Its label; empty for a checkpoint of one network."""
     step: int
     layers: list[str]
     density: float
@@ -88,7 +90,7 @@ def heading(facts: Facts) -> list[str]:
     if facts.recovery_epochs:
         recovery = f"{facts.recovery_epochs} epochs at a learning rate of {facts.learning_rate:g}, masks fixed"
     return [
-        f"checkpoint  {facts.checkpoint} (step {facts.step})",
+        f"checkpoint  {facts.checkpoint} (step {facts.step}{facts.subnet and f', {facts.subnet}'})",
         f"before      top-1 {facts.top1:.2%}, density {facts.density:.2%} of {len(facts.layers)} layers",
         f"recovery    {recovery}",
         "",

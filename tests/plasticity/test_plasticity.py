@@ -38,7 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if method not in known:
             known[method] = tmp_path_factory.mktemp(method) / "run"
             values = {**VALUES, "sparsity.method": method, "output": known[method]}
-            assert train_here(values | ({} if method == "dense" else {"sparsity.density": 0.3})).code == 0
+            extra = SHARED.get(method, {} if method == "dense" else {"sparsity.density": 0.3})
+            assert train_here(values | extra).code == 0
         return known[method]
 
     return folder
@@ -115,17 +116,36 @@ def test_on_a_gpu_too_the_masks_of_before_are_those_that_grow_again(copy: Callab
     assert all(float(row["top1_recovered"]) > 0 for row in rows)
 
 
-def test_sub_nets_that_share_weights_are_refused(copy: Callable[[str], Path]) -> None:
-    folder = copy("rigl")
-    state = torch.load(path := folder / "checkpoints" / "best.pt", weights_only=True)
-    state["method"]["masks"] = [{"masks": state["method"]["masks"]}] * 2
-    path.unlink()  # one file with the last checkpoint's
-    torch.save(state, path)
-    outcome = probe(folder)
-    assert (outcome.code, outcome.errors) == (
-        2,
-        [f"{path} holds sub-nets that share their weights; a probe prunes a single network"],
+SHARED = {
+    "ast": {"sparsity.ast.densities": [0.6, 0.3], "sparsity.update.interval": "5 steps"},
+    "srste": {"sparsity.structure": "nm:2:4", "sparsity.keep_dense": ["first"]},
+}
+"""Methods whose checkpoints hold dense weights, and what they need beside their name."""
+
+
+@pytest.mark.parametrize(("method", "options", "density"), [("ast", [], 0.3), ("ast", ["--subnet=1"], 0.6), ("srste", [], 0.5)])
+def test_of_shared_weights_a_masked_network_is_probed(
+    copy: Callable[[str], Path], method: str, options: list[str], density: float
+) -> None:
+    folder = copy(method)
+    outcome = probe(
+        folder, "--probe=prune_and_grow_uniform", "--rate=0.5", "--recovery-epochs=0", "--checkpoint=last", *options
     )
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = [
+        each.split() for each in here(evaluate.main, [str(folder), "--checkpoint=last"]).out.splitlines() if "top-1" in each
+    ]
+    ((row,),) = tables(folder)
+    assert f"{float(row['top1_before']):.2%}" == lines[0 if options else -1][2]
+    assert float(row["density"]) == pytest.approx(density, rel=0.01)
+    assert float(row["density_pruned"]) == pytest.approx(density / 2, rel=0.01)
+
+
+def test_a_sub_net_that_is_not_there(copy: Callable[[str], Path]) -> None:
+    folder = copy("ast")
+    path = folder / "checkpoints" / "best.pt"
+    assert probe(folder, "--subnet=3").errors == [f"--subnet=3: {path} holds sub-nets 1 to 2; give one of their numbers"]
+    assert probe(folder, "--subnet=all").errors == ["--subnet=all: should be the number of a sub-net, from 1 on"]
 
 
 def test_layers_that_stay_dense_are_left_alone(copy: Callable[[str], Path]) -> None:
