@@ -15,7 +15,7 @@ class Masks:
 
     Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except
     on the CPU, where a multiplier in the weight's dtype is several times faster. In checkpoints and on the wire it is one
-    bit a weight, and so is the record of explored weights, which stays in host memory.
+    bit a weight, and so is the record of explored weights, which stays in host memory (but see :meth:`follow`).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -48,8 +48,14 @@ class Masks:
             self._multipliers[name].copy_(mask)
             self._active[name] = bits.popcount(after)
             explored = after.cpu()
-            self._explored[name] = self._explored.get(name, explored) | explored
+            self._explored[name] = self._explored.get(name, explored).cpu() | explored
         return changed
+
+    def follow(self, masks: Mapping[str, Tensor]) -> None:
+        """As :meth:`replace`, with masks of as many active weights as before, at every step: no host waits for the device."""
+        for name, mask in masks.items():
+            self._multipliers[name].copy_(mask)
+            self._explored[name] = self._explored[name].to(mask.device) | bits.pack(mask)
 
     def packed(self) -> dict[str, Tensor]:
         """Every mask as it is now, one bit a weight."""
@@ -110,7 +116,7 @@ class Masks:
         """Masks and exploration record, one bit a weight each."""
         return {
             "masks": {name: bits.pack(self[name]).cpu() for name in self._multipliers},
-            "explored": {name: packed.clone() for name, packed in self._explored.items()},
+            "explored": {name: packed.cpu().clone() for name, packed in self._explored.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -7,6 +7,9 @@ highest first, and by index, lowest first, where scores are equal (``torch.topk`
 import torch
 from torch import Tensor
 
+_SHORT = 8
+"""Units of a row up to which comparing them in pairs is faster than sorting."""
+
 
 def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     """The k best candidates of each row.
@@ -21,7 +24,8 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     """
     if len(score) == 1:
         return _top_k_row(score.view(-1), int(k), among.view(-1)).view_as(score)
-    return _top_k_rows(torch.where(among, score, -torch.inf), k)
+    select = _top_k_short_rows if score.shape[1] <= _SHORT else _top_k_rows
+    return select(torch.where(among, score, -torch.inf), k)
 
 
 def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor | None = None) -> Tensor:
@@ -81,6 +85,19 @@ def _kth_largest(score: Tensor, k: int, among: Tensor, stride: int = 64) -> Tens
             return upper.kthvalue(len(upper) - k + 1).values
     candidates = score[among]
     return candidates.kthvalue(len(candidates) - k + 1).values
+
+
+def _top_k_short_rows(score: Tensor, k: Tensor) -> Tensor:
+    """As :func:`_top_k_rows`, by comparing every unit with every other: several times faster for the groups of N:M."""
+    units = score.unbind(1)
+    chosen, k = torch.empty_like(score, dtype=torch.bool), k.to(score.device)
+    for place, unit in enumerate(units):
+        better = torch.zeros_like(unit, dtype=torch.uint8)
+        for index, other in enumerate(units):
+            if index != place:
+                better += other >= unit if index < place else other > unit
+        torch.lt(better, k, out=chosen[:, place])
+    return chosen
 
 
 def _top_k_rows(score: Tensor, k: Tensor) -> Tensor:

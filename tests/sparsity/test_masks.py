@@ -173,3 +173,17 @@ def test_multiply_touches_the_given_layers_only(masks: Masks) -> None:
     linear = torch.ones(5, 7)
     masks.multiply_({"linear": linear})
     assert torch.equal(linear, masks["linear"].float())
+
+
+def test_following_is_replacing_by_masks_of_equal_counts(masks: Masks) -> None:
+    other = Masks({name: torch.empty(shape) for name, shape in SHAPES.items()})
+    first = random_masks(0, SHAPES)
+    turned = {name: mask.flatten().roll(1).view_as(mask) for name, mask in first.items()}
+    for each in (masks, other):
+        each.replace(first)
+    masks.follow(turned)
+    other.replace(turned)
+    assert masks.digest() == other.digest() and masks.active() == other.active()
+    assert masks.exploration() == other.exploration() > masks.density()
+    for key, saved in masks.state_dict().items():
+        assert all(torch.equal(saved[name], other.state_dict()[key][name]) for name in SHAPES)

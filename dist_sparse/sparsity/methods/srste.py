@@ -73,7 +73,7 @@ class SrSte(Method):
         return Decision()
 
     def after_step(self, step: int) -> None:
-        self.masks.replace({name: self._mask(name) for name in self.masks.names})
+        self.masks.follow({name: self._mask(name) for name in self.masks.names})
 
     def _mask(self, name: str) -> Tensor:
         return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)
