@@ -17,21 +17,19 @@ groups that are dense; floor(p dense) of them are exchanged, for those of larges
 sparse layer on are separate, those before it shared. At rest the model's weights are dense; sub-nets are views of it.
 
 Defaults, of the reference's CIFAR runs (densities 0.1, 0.05, 0.02): p from 0.5 to 0.005 along a cosine to the end, ramp over
-110 of 160 epochs, offset 30 % of the interval (1,000 steps here, 999 there). Correction acts by default (CIFAR there: off).
+110 of 160 epochs, offset 30 % of the interval (1,000 steps here, 999 there); the correction is on here (CIFAR there: off).
 
 Deviations from the reference code: growth sees the dense gradient, not the masked one that can only restore what was just
 dropped; correction compares with the previous gradient, not with itself; counts are exact and a layer keeps at least a
 weight, instead of turning dense; of N:M groups those of largest |w| stay dense, not the smallest, the choice is drawn, and
-regrown groups last. An update follows the optimizer's step of the sub-net as GraNet's does here (there it comes K steps later,
-before the step, so that as many steps of the sub-net precede it), and an interval that K does not divide is kept on average.
-Overflow repeats the sub-net. With one sub-net and ``ast.unused: zero`` (its default then) this is GraNet, bit for bit as long
-as GraNet empties no layer.
+regrown groups last. An update follows the step of the sub-net as GraNet's does here (there it precedes the next), and an
+interval that K does not divide is kept on average. Overflow repeats the sub-net. One sub-net with ``ast.unused: zero`` (its
+default then) is GraNet, bit for bit while GraNet empties no layer.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
@@ -61,6 +59,7 @@ class Ast(Method):
     dense_weights = "the sub-nets share dense weights, and each has batch norms of its own"
 
     def __init__(self, *, ladder: Ladder, correction: Kind, zero_unused: bool, **method: Any) -> None:
+        method["remask"] |= zero_unused and correction == "whole"  # which moves what the sub-net before has just dropped
         super().__init__(**method)
         self._ladder, self._zero_unused = ladder, zero_unused
         self._nets = SubNets(self.access, self.masks, len(ladder.rungs))
@@ -85,9 +84,9 @@ class Ast(Method):
     def plan(cls, setting: Setting) -> Plan:
         ladder, config, initial = plan_ladder(setting), setting.config.ast, setting.config.ramp.initial_density
         zero = config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1)
+        masks = setting.random_masks(setting.all_units() if initial == 1 else setting.units(initial))
         options = {"ladder": ladder, "correction": config.correction, "zero_unused": zero}
-        units = setting.all_units() if initial == 1 else setting.units(initial)
-        return Plan(setting=setting, initial_mask=setting.random_masks(units), options=options)
+        return Plan(setting=setting, initial_mask=masks, options=options)
 
     def before_forward(self, step: int) -> None:
         self.masks = self._nets.enter(self._turns.number)
@@ -95,8 +94,7 @@ class Ast(Method):
     def after_backward(self, step: int) -> Decision:
         self._nets.leave()
         self._due = self._turns.due(step)
-        due = self._due is not None
-        if due:
+        if due := self._due is not None:
             self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
         self.access.mask_gradients(self.masks)
         self._correct(self.masks, self._turns.number)
@@ -113,22 +111,15 @@ class Ast(Method):
         self._turns.end()
 
     def _update(self, number: int, step: int, regular: int) -> None:
-        rung, fraction = self._ladder.rungs[number], self._ladder.fraction(number, regular)
-        weights = {name: self.access.weight(name) for name in self.masks.names}
-        before = self.masks.packed()
+        rung, part = self._ladder.rungs[number], self._ladder.fraction(number, regular)
+        weights, before = {name: self.access.weight(name) for name in self.masks.names}, self.masks.packed()
         if (pruning := self._turns.pruning(regular)) is not None:
-            layers = Layers(weights=weights, masks=self.masks, candidates=self._candidates, agreement=self.agreement)
+            among = self._nets.union if self._zero_unused else None
+            layers = Layers(weights=weights, masks=self.masks, candidates=among, agreement=self.agreement)
             self.replace_masks(rung.prune(pruning, step, layers))
-
-        def select(name: str) -> Tensor:
-            return rung.regrow(weights[name], self.masks[name], self._gradients[name], fraction)
-
-        self.replace_masks(self.agreement.decide(select))
+        dense, self._gradients = self._gradients, {}
+        self.replace_masks(self.agreement.decide(lambda name: rung.regrow(weights[name], self.masks[name], dense[name], part)))
         self.changed = self.masks.changed_since(before)
-        self._gradients = {}
-
-    def _candidates(self, name: str) -> Tensor:
-        return self._nets.union[name] if self._zero_unused else torch.ones_like(self.masks[name])
 
     def _enforce_masks(self) -> None:
         self._nets.unite()

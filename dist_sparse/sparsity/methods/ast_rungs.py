@@ -1,7 +1,7 @@
 """How one sub-net of AST comes down from dense, and how its layers regenerate: weight by weight, or in groups of N:M."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
-from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.initial import best_units
+from dist_sparse.sparsity.methods.pruning import best_units_of_all_layers
 from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.schedules import CubicRamp, drop_count, share_of
 from dist_sparse.sparsity.selection import drop_and_grow, top_k
@@ -27,8 +27,8 @@ class Layers:
     """Dense."""
     masks: Masks
     """The sub-net's, before."""
-    candidates: Callable[[str], Tensor]
-    """Which weights of a layer may be active: all, or those that some sub-net has."""
+    candidates: Masks | None
+    """Which weights may be active: those that some sub-net has, or all."""
     agreement: Agreement
 
 
@@ -54,23 +54,16 @@ class DensityRung(Rung):
     def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
         """Exactly ``round(density * weights)`` stay, and of each layer at least its largest."""
         weights, agreement = layers.weights, layers.agreement
-        some = next(iter(weights.values()))
         structure = Unstructured()  # lays out any memory format by index
         magnitudes = {name: structure.score(scores.magnitude(weights[name])) for name in agreement.owned()}
-        among = {name: structure.active(layers.candidates(name)).clone() for name in magnitudes}
+        among = {name: torch.ones_like(each, dtype=torch.bool) for name, each in magnitudes.items()}
+        if layers.candidates is not None:
+            among = {name: structure.active(layers.candidates[name]).clone() for name in magnitudes}
         largest = {name: int(torch.where(among[name], each, -1).argmax()) for name, each in magnitudes.items()}
         for name, place in largest.items():
             among[name][0, place] = False
-        chosen = global_top_k(
-            magnitudes,
-            among,
-            share_of(self.ramp(number), sum(weight.numel() for weight in weights.values())) - len(weights),
-            layers=list(weights),
-            sizes=dict.fromkeys(weights, 1),
-            dtype=torch.promote_types(torch.float32, some.dtype),
-            device=some.device,
-            total=agreement.total,
-        )
+        keep = share_of(self.ramp(number), sum(weight.numel() for weight in weights.values())) - len(weights)
+        chosen = best_units_of_all_layers(magnitudes, among, keep, structure, weights, agreement)
         for name, place in largest.items():
             chosen[name][0, place] = True
         return agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape))

@@ -101,22 +101,39 @@ def best_of_all_layers(
     ``weight_score`` gives the weight-shaped score of a layer that this rank owns.
     """
     weights = {name: access.weight(name) for name in masks.names}
+    score = {name: structure.score(weight_score(name)) for name in agreement.owned()}
+    among = {name: structure.active(masks[name]) for name in score}
+    chosen = best_units_of_all_layers(score, among, keep, structure, weights, agreement)
+    best = agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape, before=masks[name]))
+    if empty := [name for name, mask in best.items() if not mask.any()]:
+        _log.warning("pruning has emptied %s", ", ".join(empty))
+    return best
+
+
+def best_units_of_all_layers(
+    score: Mapping[str, Tensor],
+    among: Mapping[str, Tensor],
+    keep: int,
+    structure: Structure,
+    weights: Mapping[str, Tensor],
+    agreement: Agreement,
+) -> dict[str, Tensor]:
+    """Of this rank's layers, which candidates [S, U] are among the best that hold ``keep`` weights together. Collective.
+
+    ``score`` and ``among`` are of this rank's layers, ``weights`` of all.
+    """
+    some = next(iter(weights.values()))
     sizes = {name: structure.counts(weight.shape)[2] for name, weight in weights.items()}
-    owned, some = agreement.owned(), next(iter(weights.values()))
-    chosen = global_top_k(
-        {name: structure.score(weight_score(name)) / sizes[name] ** 0.5 for name in owned},
-        {name: structure.active(masks[name]) for name in owned},
+    return global_top_k(
+        {name: each / sizes[name] ** 0.5 for name, each in score.items()},
+        among,
         keep,
-        layers=masks.names,
+        layers=list(weights),
         sizes=sizes,
         dtype=torch.promote_types(torch.float32, some.dtype),
         device=some.device,
         total=agreement.total,
     )
-    best = agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape, before=masks[name]))
-    if empty := [name for name, mask in best.items() if not mask.any()]:
-        _log.warning("pruning has emptied %s", ", ".join(empty))
-    return best
 
 
 def refusal_of_global_pruning(structure: Structure) -> str | None:

@@ -193,7 +193,7 @@ def layers(weights: dict[str, Tensor]) -> Layers:
     return Layers(
         weights=weights,
         masks=Masks(weights),
-        candidates=lambda name: torch.ones_like(weights[name], dtype=torch.bool),
+        candidates=None,
         agreement=Agreement({name: each.shape for name, each in weights.items()}, rank=0, world_size=1, device=CPU),
     )
 
@@ -215,8 +215,10 @@ def test_counts_are_exact_with_ties(zero: bool) -> None:
     among = {name: torch.ones(len(each), dtype=torch.bool) for name, each in weights.items()}
     if zero:
         among["a"][:4] = False
-    found = layers(weights)
-    masks = DensityRung(ramp=RAMP).prune(2, 1, Layers(**{**vars(found), "candidates": among.__getitem__}))
+    candidates = Masks(weights)
+    candidates.replace(among)
+    found = dataclasses.replace(layers(weights), candidates=candidates if zero else None)
+    masks = DensityRung(ramp=RAMP).prune(2, 1, found)
     assert sum(int(mask.sum()) for mask in masks.values()) == share_of(RAMP(2), 36)
     assert masks["b"].tolist() == [True] + [False] * 5
     assert masks["c"][5:].all()
@@ -387,6 +389,16 @@ def test_unused_weights(small_run, unused: str) -> None:
                 moved = weight[~union & ~previous[name]].abs() < before[name][~union & ~previous[name]].abs()
                 returned += int(moved.sum())
     assert unused == "zero" or returned, "decay acts on them"
+
+
+def test_a_whole_correction_revives_nothing_unused(small_run) -> None:
+    """What the sub-net before has dropped after its step is part of its gradient, which this step goes by."""
+    run = ast_run(small_run, config(unused="zero", correction="whole"))
+    for step in range(1, 31):
+        run.step(*batch(step))
+        for name in run.method.masks.names:
+            union = torch.stack([view.masks[name] for view in run.method.views()]).any(0)
+            assert not run.engine.weight(name)[~union].any()
 
 
 GOOD = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
