@@ -67,7 +67,7 @@ def _costs(model: Any, image: tuple[int, int, int], active: dict[str, int], conf
     from dist_sparse.cost import measure
 
     cost = measure(model, image, active, config.sparsity.structure)
-    masked = sum(row.active / row.density for row in cost.rows if row.name in active)
+    masked = sum(row.weights for row in cost.rows if row.name in active)
     density = sum(active.values()) / masked if active else 1.0
     return [
         f"density           {density:.2%} of the sparse layers",

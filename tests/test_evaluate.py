@@ -58,6 +58,15 @@ def test_the_figures_are_those_of_the_run(folder: Path, which: str) -> None:
     assert f"{summary['flops']:,.0f} of {summary['dense_flops']:,.0f}" in outcome.out
 
 
+def test_a_network_with_an_emptied_layer(folder: Path, tmp_path: Path) -> None:
+    state = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    next(iter(state["method"]["masks"].values())).zero_()
+    torch.save(state, tmp_path / "emptied.pt")
+    outcome = evaluate(folder, f"--checkpoint={tmp_path / 'emptied.pt'}")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "of the sparse layers" in outcome.out
+
+
 def test_keys_can_be_set_anew(folder: Path) -> None:
     assert evaluate(folder, "--train.eval_batch_size=7").out == evaluate(folder).out
     refused = evaluate(folder, "--train.eval_batch=7")
