@@ -211,9 +211,7 @@ class Trainer:
         if _due(self._check_loss_every, previous, step) or last:
             self._stop_if_diverged(last=last)
         if decision.updates_masks:
-            masks, changed = self.method.masks, self.method.changed
-            self._log({**self._sparsity(masks), "sparsity/changed": masks.share(changed)})
-            self.tracker.log_layers(step, densities=masks.densities(), changed=masks.shares(changed))
+            self._log_update(step)
         if _due(tracking.log_every, previous, step) or last:
             self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
         with self._meter.paused():
@@ -224,6 +222,18 @@ class Trainer:
                 if improved and not saved:  # the best is what best.pt holds
                     self.progress.best_top1, self.progress.best_step = best_before
         self.tracker.advance(step)
+
+    def _log_update(self, step: int) -> None:
+        """Log what the update of a network has changed; of several, the overall figures stay those of the last."""
+        views, changed = self.method.views(), self.method.changed
+        moved = next(view for view in views if view.masks is self.method.masks)
+        own = {f"sparsity/{moved.label}_density": moved.masks.density()} if moved.label else {}
+        self._log({**self._sparsity(views[-1].masks), **own, "sparsity/changed": moved.masks.share(changed)})
+        densities, changes = (
+            {f"{moved.label} {name}".lstrip(): value for name, value in values.items()}
+            for values in (moved.masks.densities(), moved.masks.shares(changed))
+        )
+        self.tracker.log_layers(step, densities=densities, changed=changes)
 
     def _validation_due(self, step: int) -> bool:
         epochs, rest = divmod(step, self.steps_per_epoch)

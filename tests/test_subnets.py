@@ -1,5 +1,6 @@
 """Whole runs of methods with dense weights: AST against GraNet, going on, evaluating and exporting every sub-net."""
 
+import csv
 import json
 import math
 import re
@@ -156,6 +157,19 @@ def test_validation_logs_every_subnet_and_goes_by_the_sparsest(ladder: Path) -> 
     summary = json.loads((ladder / "summary.json").read_text())
     assert summary["density"] == densities[-1]
     assert summary["best_top1"] == max(float(row["val/top1"]) for row in rows)
+
+
+def test_an_update_is_logged_as_that_of_its_subnet(ladder: Path) -> None:
+    """And the density of all rows is that of the sparsest, which comes down and never up again."""
+    rows = metrics(ladder)
+    densities = [float(row["sparsity/density"]) for row in rows if row["sparsity/density"]]
+    assert densities == sorted(densities, reverse=True) and len(set(densities)) > 3
+    updates = [row for row in rows if row["sparsity/changed"] and not row["val/top1"]]
+    moved = [[name for name in ("subnet1", "subnet2", "subnet3") if row[f"sparsity/{name}_density"]] for row in updates]
+    assert all(len(names) == 1 for names in moved) and len({name for (name,) in moved}) == 3
+    with (ladder / "layers.csv").open(newline="") as file:
+        layers = {(row["step"], row["layer"].split()[0]) for row in csv.DictReader(file)}
+    assert layers >= {(row["step"], name) for row, (name,) in zip(updates, moved, strict=True)}
 
 
 def test_evaluate_prints_every_subnet(ladder: Path) -> None:

@@ -104,17 +104,19 @@ class NormSets:
         like = {name: self._access.optimizer_state(name) for name in self._live}
         self._sets = [{name: each[name].to(live.device) for name, live in self._live.items()} for each in state["sets"]]
         self._states = [
-            {name: {key: _placed(value, like[name].get(key), self._live[name]) for key, value in kept.items()}
+            {name: {key: _placed(value, key, like[name].get(key), self._live[name]) for key, value in kept.items()}
              for name, kept in states.items()}
             for states in state["optimizer"]
         ]  # fmt: skip
         self.present = state["present"]
 
 
-def _placed(value: Any, like: Any, parameter: Tensor) -> Any:
-    """A value of an optimizer's state where the optimizer has its like, else beside the parameter if it has its shape."""
+def _placed(value: Any, key: str, like: Any, parameter: Tensor) -> Any:
+    """A value of an optimizer's state where the optimizer has its like, else where torch puts it: beside the parameter."""
+    if isinstance(value, list | tuple):
+        return type(value)(_placed(each, key, None, parameter) for each in value)
     if not isinstance(value, Tensor):
         return value
     if isinstance(like, Tensor):
         return value.to(like.device)
-    return value.to(parameter.device) if value.shape == parameter.shape else value
+    return value if key == "step" else value.to(parameter.device)

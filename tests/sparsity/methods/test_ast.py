@@ -21,6 +21,7 @@ from dist_sparse.sparsity.methods.ast_ladder import Ladder
 from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Layers
 from dist_sparse.sparsity.methods.correction import correct_
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.sparsity.methods.swap import _placed as placed
 from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM
 
@@ -302,6 +303,15 @@ def test_batch_norms_of_other_subnets_rest(vectors, small_run) -> None:
                 assert all(torch.equal(one[n]["momentum_buffer"], other[n]["momentum_buffer"]) for n in one)
         assert bool(row["shared_bn0_changes"]) == (not torch.equal(stem, stem_after))
         assert not any(key.startswith("1.") for key in after[0])
+
+
+@pytest.mark.parametrize(("key", "device"), [("moment", "meta"), ("step", "cpu")])
+def test_state_of_batch_norms_that_rest_comes_back_beside_them(key: str, device: str) -> None:
+    """Whatever its shape, and in lists too (Kron's factors); only counters stay on the host."""
+    parameter = torch.empty(4, device="meta")
+    assert placed(torch.ones(4, 4), key, None, parameter).device.type == device
+    assert placed([torch.ones(4, 4)], key, None, parameter)[0].device.type == device
+    assert placed(torch.ones(()), key, torch.ones((), device="cpu"), parameter).device.type == "cpu"
 
 
 def test_looking_at_subnets_changes_nothing(small_run) -> None:
