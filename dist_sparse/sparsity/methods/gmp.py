@@ -65,7 +65,7 @@ class Gmp(Updating):
         return Plan(setting=setting, initial_mask=setting.random_masks(setting.all_units()), options=options)
 
     def update(self, step: int, regular: int) -> None:
-        pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)
+        pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)
         assert pruned is not None, "the schedule ends with the ramp"
         self.replace_masks(pruned)
 

@@ -62,7 +62,7 @@ class GraNet(DropAndGrow):
 
     def update(self, step: int, regular: int) -> None:
         before = self.masks.packed()
-        pruned = self._pruner.prune(regular, self.access, self.masks, self.agreement)
+        pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)
         if pruned is not None:
             self.replace_masks(pruned)  # before growth, so that what is pruned and grown again starts from 0
         super().update(step, regular)

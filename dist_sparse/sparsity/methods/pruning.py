@@ -29,12 +29,17 @@ class Pruner(ABC):
     interval: int
     structure: Structure
 
-    def prune(self, regular: int, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor] | None:
-        """The masks after the update of step ``regular``, or None after the ramp. Collective."""
-        number = regular // self.interval
-        if number > self.ramp.last:
+    def prune(
+        self, regular: int, previous: int, access: WeightAccess, masks: Masks, agreement: Agreement
+    ) -> dict[str, Tensor] | None:
+        """The masks after the update of step ``regular``, or None after the ramp. Collective.
+
+        ``previous`` is the last step that could have updated: where steps were left out, the update that ends the ramp may be
+        one that is past its end.
+        """
+        if previous // self.interval >= self.ramp.last:
             return None
-        return self.select(self.ramp(number), access, masks, agreement)
+        return self.select(self.ramp(regular // self.interval), access, masks, agreement)
 
     @abstractmethod
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:

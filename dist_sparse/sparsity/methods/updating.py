@@ -15,7 +15,8 @@ class Updating(Method):
     def __init__(self, *, structure: Structure, schedule: UpdateSchedule, **method: Any) -> None:
         super().__init__(**method)
         self._structure, self._schedule = structure, schedule
-        self._last_step = 0
+        self._last_step = self._previous_step = 0
+        """The last step whose gradients were good, and the one before it."""
         self._due: int | None = None
         """The regular step of the update that this step makes (an earlier one after overflows)."""
 
@@ -34,7 +35,7 @@ class Updating(Method):
 
     def after_backward(self, step: int) -> Decision:
         self._due = self._schedule.due_step(self._last_step, step)
-        self._last_step = step
+        self._previous_step, self._last_step = self._last_step, step
         collected = self.collect(step)
         due = self._due is not None
         if self._due is not None and self.replaces_step:

@@ -101,3 +101,16 @@ def test_every_scheduled_method_makes_up_for_a_lost_update(small_run, method: st
     assert same(snapshot(run), before)
     assert run.step(GOOD, LABELS).updates_masks
     assert run.method.masks.digest() != before["digest"]
+
+
+@pytest.mark.parametrize("method", ["granet", "granet_uniform", "gmp"])
+def test_the_ramp_ends_at_its_density_even_if_its_last_update_was_lost(small_run, method: str) -> None:
+    """With an update at every step the next one is past the ramp's end."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    update, ramp = UpdateConfig(interval=Length(1, "steps")), RampConfig(end=Length(5, "steps"))
+    config = SparsityConfig(method=method, density=0.25, update=update, ramp=ramp)
+    run = small_run(model, torch.optim.SGD(model.parameters(), lr=0.1), config, precision="fp16", total_steps=20)
+    for step in range(1, 9):
+        run.step(BAD if step in (5, 6) else GOOD, LABELS)
+    assert sum(run.method.masks.active().values()) == 64
