@@ -61,10 +61,11 @@ class DropAndGrow(Updating):
     itop      after the optimizer step        ceil(f * active)     Liu et al., ITOP, ICML 2021, 2102.02887
     ========  ==============================  ===================  =========================================
 
-    Under a structure "weight" reads "unit". The fraction is of the layer's active units, and the layer's worst are dropped;
-    where units compete within smaller sets, each set grows as many as it lost. Where a unit holds some of its weights only, a
-    grown one takes the best of them by the score that grew it, or at random where growth is, and one that stays, or is dropped
-    and grown again at once, has those that it had.
+    Under a structure "weight" reads "unit", and units of several weights are rounded down in both forms: rounded up, the itop
+    form would exchange one filter of six to the end of the run. The fraction is of the layer's active units, and the layer's
+    worst are dropped; where units compete within smaller sets, each set grows as many as it lost. Where a unit holds some of
+    its weights only, a grown one takes the best of them by the score that grew it, or at random where growth is, and one that
+    stays, or is dropped and grown again at once, has those that it had.
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
     both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of
@@ -195,13 +196,14 @@ class DropAndGrow(Updating):
 
     def _kept(self, name: str, fraction: float) -> Tensor:
         """Which active units of one layer are not dropped."""
+        single = self._structure.counts(self.access.weight(name).shape)[2] == 1
         return removal(
             self._removal,
             self._structure,
             self.access.weight(name),
             self._structure.active(self.masks[name]),
             fraction,
-            round_up=self._form == "itop",
+            round_up=self._form == "itop" and single,
             threshold=self._removal_threshold,
             gradient=self._gradients.sums.get(name),
         )

@@ -180,3 +180,17 @@ def test_where_units_compete_in_sets_the_fraction_is_of_the_layer(kind: Literal[
     active = NM(2, 4).active(weight != 0)
     stay = removal(kind, NM(2, 4), weight, active, 0.3, round_up=True, gradient=torch.ones(1, 8))
     assert stay.tolist() == [[False, True, False, False], [False, False, False, True]]
+
+
+@pytest.mark.parametrize(("structure", "changed"), [("unstructured", 2), ("filter", 0)])
+def test_a_small_fraction_does_not_exchange_a_large_unit(small_run, structure: str, changed: int) -> None:
+    """ITOP rounds up: 0.005 of 6 filters would be a sixth of them, at every update to the end of the run."""
+    torch.manual_seed(0)
+    model = nn.Linear(10, 12)
+    update = UpdateConfig(
+        form="itop", interval=Length(1, "steps"), drop_fraction=0.005, drop_schedule="constant", growth="random"
+    )
+    config = SparsityConfig(method="rigl", density=0.5, distribution="uniform", structure=structure, update=update)
+    run = small_run(model, torch.optim.SGD(model.parameters(), lr=0.1), config, total_steps=20)
+    run.step(torch.randn(8, 10), torch.arange(8) % 12)
+    assert sum(run.method.changed.values()) == changed
