@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from dist_sparse import distributed
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import EngineConfig, OptimConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import EngineConfig, OptimConfig
+from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.optim import build_optimizer, check_zero_preservation

@@ -13,7 +13,8 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from dist_sparse import distributed
-from dist_sparse.config.schema import EngineConfig, SparsityConfig
+from dist_sparse.config.schema import EngineConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.layers import sparse_layers

@@ -33,7 +33,7 @@ from typing import Any
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.method import Decision, Method, Network, View
 from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
 from dist_sparse.sparsity.methods.ast_rungs import Layers

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from dist_sparse.config.schema import AstConfig, SparsityConfig
+from dist_sparse.config.sparsity import AstConfig, SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Rung
 from dist_sparse.sparsity.methods.fit import check_fit

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.distributions import Densities, Shapes
 from dist_sparse.sparsity.structures import Structure

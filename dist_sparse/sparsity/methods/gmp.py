@@ -23,7 +23,7 @@ classifier is more than all that may stay, it shares the common density.
 from typing import Any, ClassVar
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
 from dist_sparse.sparsity.methods.ramp import Window, build_pruner, with_ramp

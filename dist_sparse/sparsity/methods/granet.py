@@ -22,7 +22,7 @@ is a density: the reference's ImageNet command passes 0.0 for a dense start and 
 import dataclasses
 from typing import Any, ClassVar
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
 from dist_sparse.sparsity.methods.gmp import RAMP

@@ -34,7 +34,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import distributions, scores

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.block_layout import plan_layout
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow

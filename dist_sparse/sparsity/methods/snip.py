@@ -23,7 +23,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement

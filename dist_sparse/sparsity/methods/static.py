@@ -8,7 +8,7 @@ which the network is dense until the first gradient.
 from collections.abc import Mapping
 from typing import Any
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.sparsity.methods.initial import largest_masks

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import MestConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import MestConfig, SparsityConfig, UpdateConfig
 
 EM = MestConfig(keep=[0.08, 0.09, 0.1], grow_to=[0.1, 0.1, 0.1])
 EMS = MestConfig(keep=[0.1, 0.1, 0.1], grow_to=[0.15, 0.125, 0.1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import AstConfig, RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import AstConfig, RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError

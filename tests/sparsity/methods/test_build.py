@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import AstConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import AstConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method

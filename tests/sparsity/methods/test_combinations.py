@@ -9,7 +9,7 @@ import torch
 from torch import Size, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import AstConfig, MestConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import AstConfig, MestConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS

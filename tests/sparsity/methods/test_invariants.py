@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import OptimConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import OptimConfig
+from dist_sparse.config.sparsity import ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.optim import build_optimizer
 from dist_sparse.sparsity.structures import parse_structure
 

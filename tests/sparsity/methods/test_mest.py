@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import MestConfig
+from dist_sparse.config.sparsity import MestConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores

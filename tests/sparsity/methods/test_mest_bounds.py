@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import MestConfig, UpdateConfig
+from dist_sparse.config.sparsity import MestConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, scaled

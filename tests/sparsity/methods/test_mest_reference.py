@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dist_sparse.config.schema import MestConfig, ModelConfig
+from dist_sparse.config.schema import ModelConfig
+from dist_sparse.config.sparsity import MestConfig
 from dist_sparse.models import build_model
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods.initial import best_units

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.sparsity.methods import METHODS
 
 GOOD = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from torch import Size, nn
 
 from dist_sparse.config import load_config
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import MestConfig, RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import MestConfig, RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.layers import sparse_layers

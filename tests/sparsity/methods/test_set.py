@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.sparsity.scores import magnitude
 from dist_sparse.sparsity.selection import best_of_all_rows, drop_and_grow
 

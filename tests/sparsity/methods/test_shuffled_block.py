@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import OptimConfig, SchedulerConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
+from dist_sparse.config.schema import OptimConfig, SchedulerConfig
+from dist_sparse.config.sparsity import ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import plan_method

@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import nn
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import SparsityConfig, UpdateConfig
+from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.sparsity.methods.redistribution import rooms, share_out, shares_of
 
 

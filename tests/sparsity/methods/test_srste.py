@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.config.schema import SparsityConfig, SrsteConfig
+from dist_sparse.config.sparsity import SparsityConfig, SrsteConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.resolve import resolve

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.config.schema import SparsityConfig
+from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import STRUCTURES, parse_structure
