@@ -99,6 +99,7 @@ def settings(case: str, density: float) -> dict[str, object]:
     if name.startswith("ast"):
         return changed | {"sparsity.ast.densities": [2 * density, density]}
     if name.startswith("mest"):
+        changed["sparsity.update.interval"] = "1 epochs"
         bounds = {"EM": ([0.8, 0.9, 1], [1, 1, 1]), "EM&S": ([1, 1, 1], [1.5, 1.25, 1])}[name.split()[1]]
         for key, factors in zip(("keep", "grow_to"), bounds, strict=True):
             changed[f"sparsity.mest.{key}"] = [round(factor * density, 6) for factor in factors]

@@ -91,7 +91,7 @@ def plan_bounds(setting: Setting) -> Bounds:
     """The bounds of a resolved configuration in whole units and steps.
 
     Raises:
-        UserError: a bound leaves a layer without a unit, or lengths that do not grow.
+        UserError: a bound leaves a layer without a unit, lengths that do not grow, or a last phase without a mutation.
     """
     config, shapes, structure = setting.config, setting.shapes, setting.structure
     assert config.mest.decay is not None, "resolve() fills it in"
@@ -112,7 +112,14 @@ def plan_bounds(setting: Setting) -> Bounds:
     phases = tuple(Phase(units("keep", keep), units("grow_to", grow_to)) for keep, grow_to in pairs)
     if all(phase.keep == phase.grow_to for phase in phases):
         _log.warning("the masks never move: in whole units of structure %s all that is grown is kept", config.structure)
-    return Bounds(interval=interval, decay=tuple(decay), phases=phases)
+    bounds = Bounds(interval=interval, decay=tuple(decay), phases=phases)
+    last = bounds.latest_mutation(setting.run.total_steps - 1)
+    if bounds.phase(last).grow_to != phases[-1].grow_to:
+        raise UserError(
+            f"sparsity.mest.decay ends at step {decay[-1]} and the last mutation is at step {last}, one in {interval} steps "
+            "(sparsity.update.interval): the density would not come down to the last of sparsity.mest.grow_to"
+        )
+    return bounds
 
 
 def scaled(shapes: distributions.Shapes, densities: distributions.Densities, bound: float) -> distributions.Densities:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.sparsity import MestConfig, UpdateConfig
+from dist_sparse.config.sparsity import MestConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, scaled
@@ -85,3 +85,17 @@ def test_bounds_hold_their_phase_from_the_decay_on() -> None:
     phases = tuple(Phase({}, {str(number): number}) for number in range(3))
     bounds = Bounds(interval=4, decay=(8, 12), phases=phases)
     assert [phases.index(bounds.phase(done)) for done in (0, 7, 8, 11, 12, 99)] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("steps", "refused"), [(100, True), (160, False)])
+def test_a_last_phase_without_a_mutation_is_refused(steps: int, refused: bool) -> None:
+    """EM&S ends at the density only if it mutates after the last decay: at 75 % of the run, and every 50 steps."""
+    run = RunFacts(seed=0, steps_per_epoch=10, total_steps=steps, rank=0, world_size=1, device=CPU)
+    interval = UpdateConfig(interval=Length(5, "epochs"))
+    mest = MestConfig(grow_to=[0.3, 0.2, 0.1])
+    made = resolve(SparsityConfig(method="mest", density=0.1, distribution="uniform", mest=mest, update=interval))
+    if not refused:
+        plan_method(made, {"w": torch.empty(50, 20)}, run)
+        return
+    with pytest.raises(UserError, match=r"sparsity.mest.decay ends at step 75 and the last mutation is at step 50"):
+        plan_method(made, {"w": torch.empty(50, 20)}, run)
