@@ -11,7 +11,7 @@ import csv
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,7 +63,8 @@ for _case in (
     del CASES[_case]
 """Label, configuration and changed keys; a structure stands after a slash."""
 
-COLUMNS = ["method / structure", "top-1, %", "seeds", "density", "average density", "inference FLOPs", "training FLOPs", "time"]
+COLUMNS = ["density", "average density", "inference FLOPs", "training FLOPs", "time"]
+"""After the accuracies; the costs relative to dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,35 +158,28 @@ def append(path: Path, run: Run) -> None:
         writer.writerow(asdict(run))
 
 
-def table(runs: Sequence[Run], density: float) -> str:
-    """A markdown table of all cases at a density; top-1 as mean and standard deviation over seeds."""
-    header = [
-        "method / structure",
-        "top-1, %",
-        "seeds",
-        "density",
-        "average density",
-        "inference FLOPs",
-        "training FLOPs",
-        "time",
-    ]
-    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
-    by_case = {case: [run for run in runs if run.case == case and run.density == density] for case in CASES}
-    base = [run.cpu_seconds for run in runs if run.case == "dense"]
-    for case, some in by_case.items():
-        if some:
-            rows.append([case, *_cells(some, mean(base) if base else float("nan"))])
+def table(runs: Sequence[Run], densities: Sequence[float]) -> str:
+    """A markdown table of all cases: top-1 as mean and standard deviation over seeds, then each cost at every density."""
+    rows = [["method / structure", *(f"top-1 at {density:g}, %" for density in densities), *COLUMNS]]
+    rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
+    seconds = [run.cpu_seconds for run in runs if run.case == "dense"]
+    for case in CASES:
+        groups = [[run for run in runs if run.case == case and run.density == density] for density in densities]
+        if any(groups):
+            costs = zip(*(_costs(some, mean(seconds) if seconds else float("nan")) for some in groups if some), strict=True)
+            rows.append([case, *map(_accuracy, groups), *(" / ".join(cost) for cost in costs)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cells(runs: Sequence[Run], dense_seconds: float) -> Iterator[str]:
-    accuracies = [100 * run.top1 for run in runs]
-    deviation = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
-    yield f"{mean(accuracies):.2f}{deviation}"
-    yield str(len(runs))
-    for name in ("active_density", "mean_density", "inference_flops", "train_flops"):
-        yield f"{mean(getattr(run, name) for run in runs):.3f}"
-    yield f"{mean(run.cpu_seconds for run in runs) / dense_seconds:.2f}"
+def _accuracy(runs: Sequence[Run]) -> str:
+    values = [100 * run.top1 for run in runs]
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else "".join(f"{value:.1f}" for value in values)
+
+
+def _costs(runs: Sequence[Run], dense_seconds: float) -> list[str]:
+    names = ("active_density", "mean_density", "inference_flops", "train_flops")
+    ratio = mean(run.cpu_seconds for run in runs) / dense_seconds
+    return [*(f"{mean(getattr(run, name) for run in runs):.3f}" for name in names), f"{ratio:.2f}"]
 
 
 def main() -> None:
@@ -215,8 +209,7 @@ def main() -> None:
             append(path, future.result())
     keys = {run.key for run in wanted}
     runs = [run for run in read(path) if run.key in keys]
-    for density in given.densities:
-        print(f"\nDensity {density:g}, {given.data}, {given.epochs} epochs\n\n{table(runs, density)}")
+    print(f"\n{given.data}, {given.epochs} epochs, {len(given.seeds)} seeds\n\n{table(runs, given.densities)}")
     print(f"\n{setting(torch.device('cpu'))}")
 
 
