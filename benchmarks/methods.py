@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "methods")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # as the runs have
 
     given.records.mkdir(parents=True, exist_ok=True)
     path = given.records / "runs.csv"
