@@ -90,7 +90,8 @@ def _readings(leaf: Leaf, value: Any, text: bool) -> Iterator[Any]:
     if not leaf.is_list or value is None or (text and value in _NONE_WORDS):
         return
     if isinstance(value, str):
-        yield [part.strip() for part in value.split(",")]
+        unbracketed = value.strip().removeprefix("[").removesuffix("]")  # [first,*.conv1.*] is a list that YAML does not read
+        yield [part.strip() for part in unbracketed.split(",")]
     elif not isinstance(value, (list, tuple, dict)):
         yield [value]
 

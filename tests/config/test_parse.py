@@ -52,6 +52,7 @@ FORMS = [
     (["--sparsity.keep_dense=['first']"], {"sparsity.keep_dense": ["first"]}),
     (["--sparsity.keep_dense=('first', 'last')"], {"sparsity.keep_dense": ["first", "last"]}),
     (["--sparsity.keep_dense=[first, '*.downsample.*']"], {"sparsity.keep_dense": ["first", "*.downsample.*"]}),
+    (["--sparsity.keep_dense=[first,*.downsample.*]"], {"sparsity.keep_dense": ["first", "*.downsample.*"]}),
     (["--sparsity.keep_dense=first"], {"sparsity.keep_dense": ["first"]}),
     (["--sparsity.keep_dense=first,last"], {"sparsity.keep_dense": ["first", "last"]}),
     (["--sparsity.keep_dense=first", "--sparsity.keep_dense=[]"], {}),
