@@ -40,8 +40,8 @@ class Window:
         first, last = self.start // self.interval, self.end // self.interval
         if last <= first:
             raise UserError(
-                f"sparsity.ramp goes from step {self.start} to step {self.end}: no update, one in {self.interval} steps, "
-                "falls into it"
+                f"sparsity.ramp goes from step {self.start} to step {self.end}: no update falls into it, "
+                f"one in {self.interval} steps (sparsity.update.interval)"
             )
         return first, last
 

@@ -225,7 +225,7 @@ def test_a_ramp_that_cannot_be_is_one_line(small_run, keys: dict, message: str) 
 def test_a_ramp_without_an_update_is_one_line(small_run) -> None:
     model = model_of(20, 10)
     empty = SparsityConfig(method="gmp", density=0.1, ramp=RampConfig(start=Length(5, "steps"), end=Length(100, "steps")))
-    with pytest.raises(UserError, match=r"from step 5 to step 100: no update, one in 1000 steps, falls into it"):
+    with pytest.raises(UserError, match=r"from step 5 to step 100: no update falls into it, one in 1000 steps"):
         small_run(model, torch.optim.SGD(model.parameters(), lr=0.1), empty)
 
 
