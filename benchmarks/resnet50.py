@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from dist_sparse import distributed
 from dist_sparse.config.duration import Length
-from dist_sparse.config.schema import EngineConfig, OptimConfig
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.schema import OptimConfig
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision

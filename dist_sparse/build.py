@@ -18,7 +18,7 @@ from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
-from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.build import build_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_model
@@ -39,7 +39,8 @@ from dist_sparse.sparsity.methods.build import build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.tracking import build_tracker
-from dist_sparse.trainer import Trainer, columns_of
+from dist_sparse.tracking.columns import columns_of
+from dist_sparse.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +146,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
     if parts.efficient:
         forgetting = parts.efficient.build(folder.path, ranks.device)
         loss = predictions = Predictions(loss)
-    engine = DDPEngine(
-        parts.model,
-        parts.optimizer,
-        loss,
-        precision=parts.precision,
-        accumulation=config.train.accumulation,
-        clip_norm=config.train.clip_norm,
-        compile=config.train.compile,
-    )
+    engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
     method = build_method(parts.plan, engine, remask=not parts.keeps_zeros)
     trainer = Trainer(
         config=config,

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_sparse.config.schema import EngineConfig
+from dist_sparse.config.engine import EngineConfig
 from dist_sparse.errors import UserError
 
 _log = logging.getLogger(__name__)

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from dist_sparse import validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
-from dist_sparse.cost import Cost
 from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
 from dist_sparse.distributed import Ranks, copy_first_rank, from_first_rank, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
-from dist_sparse.flops import training_cost
 from dist_sparse.meter import Meter
 from dist_sparse.optim import Predictions, SeededMixup
+from dist_sparse.progress import Progress
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Decision, Method
@@ -32,74 +31,11 @@ from dist_sparse.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = (
-    "train/loss",
-    "train/lr",
-    "val/top1",
-    "val/top5",
-    "val/loss",
-    "val/ema_top1",
-    "val/ema_top5",
-    "val/ema_loss",
-    "sparsity/density",
-    "sparsity/mean_density",
-    "sparsity/peak_density",
-    "sparsity/mask_digest",
-    "sparsity/changed",
-    "sparsity/exploration",
-    "time/images_per_second",
-    "memory/peak_bytes",
-)
-"""The logged names, and the columns of metrics.csv after step and epoch."""
-
-
-def columns_of(method: Method) -> tuple[str, ...]:
-    """The columns of a run; where it trains several networks, with those of each."""
-    labels = [view.label for view in method.views() if view.label]
-    return (*COLUMNS, *(f"val/{label}_top1" for label in labels), *(f"sparsity/{label}_density" for label in labels))
-
 
 class Diverged(UserError):
     """The loss has not been finite for too many steps in a row."""
 
     on_all_ranks = True
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """How far the run is, and its best. ``best_top1`` is of the averaged weights if there are any."""
-
-    step: int = 0
-    best_top1: float = -1.0
-    best_step: int = 0
-    last_top1: float = -1.0
-    seconds: float = 0.0
-    steps_made: int = 0
-    """Optimizer steps; fewer than ``step`` says where samples were left out."""
-    density_sum: float = 0.0
-    """Over the steps made, the density that each ran forward with."""
-    peak_density: float = 0.0
-    layer_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    """As ``density_sum``, by layer."""
-    dense_gradients: int = 0
-    """Steps that needed the gradients of inactive weights too."""
-
-    @property
-    def mean_density(self) -> float:
-        return self.density_sum / max(self.steps_made, 1)
-
-    def add_density(self, masks: Masks) -> None:
-        """A step runs forward with these masks."""
-        self.density_sum += masks.density()
-        self.peak_density = max(self.peak_density, masks.density())
-        for name, density in masks.densities().items():
-            self.layer_density_sums[name] = self.layer_density_sums.get(name, 0.0) + density
-
-    def training_cost(self, cost: Cost) -> float:
-        """Of the steps made, relative to dense training; ``cost`` tells the layers' shares. See :mod:`dist_sparse.flops`."""
-        steps = max(self.steps_made, 1)
-        means = {name: total / steps for name, total in self.layer_density_sums.items()}
-        return training_cost(cost.forward_share(means), self.dense_gradients / steps)
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from dist_sparse.config.data import DataConfig
 from dist_sparse.config.duration import Duration, Interval, Length
-from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, NonNegative, Positive
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, NonNegative, Positive
 from dist_sparse.config.sparsity import SparsityConfig
 
 
@@ -31,50 +33,6 @@ class ModelConfig:
     """Start from timm's pretrained weights."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, such as `{width: 2}`; the data set gives `num_classes` and `in_chans`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForgettingConfig:
-    __pydantic_config__ = STRICT
-
-    epochs: Natural = 0
-    """Epochs on all samples, over which forgetting events are counted. Their ranking is saved in the run's folder."""
-    remove: Natural = 0
-    """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
-    ranking: str | None = None
-    """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    __pydantic_config__ = STRICT
-
-    name: str = "digits"
-    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet or image_folder."""
-    root: str = "data"
-    """Folder that holds the data sets."""
-    download: bool = False
-    """Fetch a missing data set into `data.root`, where the network allows."""
-    augment: bool = True
-    """Augment training images (random crop and, where it makes sense, flip)."""
-    crop_padding: Natural | None = None
-    """Pixels of padding before a small set's random crop. Default: digits 1, fashion_mnist 2, CIFAR 4, tiny_imagenet 8."""
-    padding_mode: Literal["zeros", "reflect"] | None = None
-    """How a small set's padding is filled. Default: zeros."""
-    flip: bool | None = None
-    """Random horizontal flips. Default: yes, except for digits."""
-    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
-    """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
-    resize: Count = 256
-    """Shorter side in pixels before the centre crop of validation images (image_folder)."""
-    min_scale: Density = 0.08
-    """Smallest area, as a fraction of the image, that a random resized crop may take (image_folder)."""
-    workers: Natural = 4
-    """Loader processes per rank, for training and for validation each (image_folder); 0 loads in the training process."""
-    bad_images: Literal["stop", "skip"] = "stop"
-    """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
-    forgetting: ForgettingConfig = ForgettingConfig()
-    """Data-efficient training: leave out what is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,18 +107,6 @@ class SchedulerConfig:
     """How often `step` multiplies the rate by `scheduler.decay_rate`."""
     decay_rate: Density = 0.1
     """Factor of `step` and `multistep`; power of `poly` (1 is linear)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    __pydantic_config__ = STRICT
-
-    name: Literal["ddp"] = "ddp"
-    """What runs the step on all ranks."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes CUDA where there is a device for each rank."""
-    timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
-    """Minutes a rank waits for the others before the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

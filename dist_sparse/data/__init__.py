@@ -2,7 +2,7 @@
 
 import torch
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, TrainLoader, ValLoader
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small import build_small

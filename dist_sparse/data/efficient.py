@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dist_sparse.config.schema import ForgettingConfig, TrainConfig
+from dist_sparse.config.data import ForgettingConfig
+from dist_sparse.config.schema import TrainConfig
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting, Ranking

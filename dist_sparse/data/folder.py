@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
 from dist_sparse.data.image_dataset import ImageDataset, Key, Pixels, collate
 from dist_sparse.data.image_files import list_splits

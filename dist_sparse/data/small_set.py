@@ -10,7 +10,7 @@ from typing import NamedTuple
 from filelock import FileLock
 from torch import Tensor
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.errors import UserError
 
 

@@ -1,12 +1,15 @@
 """What the trainer asks of an engine; DDP and DeepSpeed share it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.method import WeightAccess
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""
 
 
 class Engine(WeightAccess, Protocol):

@@ -1,7 +1,7 @@
 """Data parallel training with torch's DistributedDataParallel, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_sparse.distributed import copy_first_rank
+from dist_sparse.engines.base import Loss
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.masks import Masks
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def parameter_state(optimizer: torch.optim.Optimizer) -> MutableMapping[Tensor, dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
-from dist_sparse.config.schema import ForgettingConfig, SchedulerConfig
+from dist_sparse.config.data import ForgettingConfig
+from dist_sparse.config.schema import SchedulerConfig
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.networks import StoredNetwork, networks_of

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Batch, Data, build_data
 
 LOADING = {"batch_size": 8, "accumulation": 1, "eval_batch_size": 7, "rank": 0, "world_size": 1, "seed": 3}

@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 
 from dist_sparse import distributed
-from dist_sparse.config.schema import EngineConfig, ForgettingConfig, TrainConfig
+from dist_sparse.config.data import ForgettingConfig
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.schema import TrainConfig
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import plan_efficient

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data import readers, tiny_imagenet
 from dist_sparse.data.small_set import read_small
 from dist_sparse.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dist_sparse.config.schema import DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Normalise
 from dist_sparse.data.readers import SMALL_SETS
@@ -148,7 +148,7 @@ def test_mistakes_are_one_clear_line(load, keys, message):
 
 @pytest.mark.gpu
 def test_a_gpu_sees_the_same_batches(load):
-    from dist_sparse.config.schema import DataConfig
+    from dist_sparse.config.data import DataConfig
     from dist_sparse.data import build_data
 
     config = DataConfig(name="digits", padding_mode="reflect", flip=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dist_sparse import distributed
-from dist_sparse.config.schema import EngineConfig
+from dist_sparse.config.engine import EngineConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError

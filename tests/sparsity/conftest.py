@@ -13,7 +13,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from dist_sparse import distributed
-from dist_sparse.config.schema import EngineConfig
+from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision

@@ -1,0 +1,52 @@
+"""The section `data` of a configuration: the data set, how it is read and augmented."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dist_sparse.config.numbers import STRICT, Count, Density, Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingConfig:
+    __pydantic_config__ = STRICT
+
+    epochs: Natural = 0
+    """Epochs on all samples, over which forgetting events are counted. Their ranking is saved in the run's folder."""
+    remove: Natural = 0
+    """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
+    ranking: str | None = None
+    """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    __pydantic_config__ = STRICT
+
+    name: str = "digits"
+    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet or image_folder."""
+    root: str = "data"
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch a missing data set into `data.root`, where the network allows."""
+    augment: bool = True
+    """Augment training images (random crop and, where it makes sense, flip)."""
+    crop_padding: Natural | None = None
+    """Pixels of padding before a small set's random crop. Default: digits 1, fashion_mnist 2, CIFAR 4, tiny_imagenet 8."""
+    padding_mode: Literal["zeros", "reflect"] | None = None
+    """How a small set's padding is filled. Default: zeros."""
+    flip: bool | None = None
+    """Random horizontal flips. Default: yes, except for digits."""
+    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
+    """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
+    resize: Count = 256
+    """Shorter side in pixels before the centre crop of validation images (image_folder)."""
+    min_scale: Density = 0.08
+    """Smallest area, as a fraction of the image, that a random resized crop may take (image_folder)."""
+    workers: Natural = 4
+    """Loader processes per rank, for training and for validation each (image_folder); 0 loads in the training process."""
+    bad_images: Literal["stop", "skip"] = "stop"
+    """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
+    forgetting: ForgettingConfig = ForgettingConfig()
+    """Data-efficient training: leave out what is not forgotten."""

@@ -1,0 +1,20 @@
+"""The section `engine` of a configuration: processes, devices, and what runs the step on them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dist_sparse.config.numbers import STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    __pydantic_config__ = STRICT
+
+    name: Literal["ddp"] = "ddp"
+    """What runs the step on all ranks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is a device for each rank."""
+    timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
+    """Minutes a rank waits for the others before the run ends."""

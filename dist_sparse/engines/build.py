@@ -1,0 +1,22 @@
+"""The engine that ``engine.name`` asks for."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from dist_sparse.config import Config
+from dist_sparse.engines.base import Engine, Loss
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.precision import Precision
+
+
+def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:
+    """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
+    return DDPEngine(
+        model,
+        optimizer,
+        loss,
+        precision=precision,
+        accumulation=config.train.accumulation,
+        clip_norm=config.train.clip_norm,
+        compile=config.train.compile,
+    )

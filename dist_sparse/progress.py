@@ -1,0 +1,45 @@
+"""How far a run is."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from dist_sparse.cost import Cost
+from dist_sparse.flops import training_cost
+from dist_sparse.sparsity.masks import Masks
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far the run is, and its best. ``best_top1`` is of the averaged weights if there are any."""
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_step: int = 0
+    last_top1: float = -1.0
+    seconds: float = 0.0
+    steps_made: int = 0
+    """Optimizer steps; fewer than ``step`` says where samples were left out."""
+    density_sum: float = 0.0
+    """Over the steps made, the density that each ran forward with."""
+    peak_density: float = 0.0
+    layer_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """As ``density_sum``, by layer."""
+    dense_gradients: int = 0
+    """Steps that needed the gradients of inactive weights too."""
+
+    @property
+    def mean_density(self) -> float:
+        return self.density_sum / max(self.steps_made, 1)
+
+    def add_density(self, masks: Masks) -> None:
+        """A step runs forward with these masks."""
+        self.density_sum += masks.density()
+        self.peak_density = max(self.peak_density, masks.density())
+        for name, density in masks.densities().items():
+            self.layer_density_sums[name] = self.layer_density_sums.get(name, 0.0) + density
+
+    def training_cost(self, cost: Cost) -> float:
+        """Of the steps made, relative to dense training; ``cost`` tells the layers' shares. See :mod:`dist_sparse.flops`."""
+        steps = max(self.steps_made, 1)
+        means = {name: total / steps for name, total in self.layer_density_sums.items()}
+        return training_cost(cost.forward_share(means), self.dense_gradients / steps)
