@@ -1,0 +1,72 @@
+"""Print the results of runs: ``python -m dist_sparse.results FOLDER... [--csv=FILE] [--plot=FILE]``.
+
+Takes all runs in the folders and below them. Those that differ in nothing but their seeds (and in where they lie and how they
+are run and reported) are one row: mean and sample standard deviation of their accuracy at the end and at their best, the density
+reached, and the FLOPs of inference and of training relative to dense. Rows are told apart by method, density and whatever else
+differs. Of several sub-nets the figures are the sparsest one's. Runs that have not finished are named and not counted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_sparse.errors import UserError, refuse
+from dist_sparse.files import atomic_write
+
+PLOT_FORMATS = ("png", "pdf", "svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, and write what is asked for; 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dist_sparse.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folder of a run, or one with runs below it")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, in fractions, with every deviation")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw last top-1 against density: {', '.join(PLOT_FORMATS)}")
+    arguments = parser.parse_args(argv)
+    try:
+        report(arguments.folders, arguments.csv, arguments.plot)
+    except UserError as error:
+        return refuse(error)
+    return 0
+
+
+def report(folders: Sequence[Path], csv: Path | None, plot: Path | None) -> None:
+    """Print the table of the runs below the folders, and write it to the files that are given.
+
+    Raises:
+        UserError: a folder without runs, or a file that cannot be written.
+    """
+    from dist_sparse.checkpoint import MAY_CHANGE
+    from dist_sparse.results.groups import group
+    from dist_sparse.results.runs import find_runs
+    from dist_sparse.results.table import as_csv, as_text
+
+    suffix = plot.suffix.removeprefix(".").lower() if plot else ""
+    if plot and suffix not in PLOT_FORMATS:
+        raise UserError(f"--plot={plot}: should end in .{', .'.join(PLOT_FORMATS)}")
+    groups = group(find_runs(folders), ignored=MAY_CHANGE)
+    print(as_text(groups))
+    if csv:
+        _write("csv", csv, as_csv(groups).encode())
+    if plot:
+        from dist_sparse.results.plot import draw
+
+        _write("plot", plot, draw(groups, suffix))
+
+
+def _write(option: str, path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, lambda file: file.write(content))
+    except OSError as error:
+        raise UserError(f"--{option}={path} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

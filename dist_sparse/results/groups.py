@@ -1,0 +1,86 @@
+"""Runs that differ in their seeds only are one row: the mean and the sample deviation of each figure."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dist_sparse.results.runs import FIGURES, Run
+
+METHOD, DENSITY = "sparsity.method", "sparsity.density"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Mean over runs, and the sample standard deviation (n - 1) where there are two or more."""
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of one setting: ``keys`` are its values of what rows differ in, ``runs`` those that have finished."""
+
+    keys: Mapping[str, Any]
+    runs: Sequence[Run]
+    unfinished: Sequence[Run]
+
+    @property
+    def figures(self) -> dict[str, Figure | None]:
+        """By name; None where a run lacks it, or none has finished."""
+        return {name: _figure([run.figure(name) for run in self.runs]) for name in FIGURES}
+
+    @property
+    def repeated_seeds(self) -> list[int]:
+        """Seeds that several of the runs have, which are then not independent."""
+        seeds = [run.values["seed"] for run in self.runs]
+        return sorted({seed for seed in seeds if seeds.count(seed) > 1})
+
+
+def group(runs: Sequence[Run], ignored: Sequence[str]) -> list[Group]:
+    """The runs by setting, ordered by method and falling density. The seed and ``ignored`` keys (patterns) make no difference.
+
+    Rows are told apart by method, density, and the further keys that differ between runs that agree on those before them; a
+    key that only follows from the method, such as a default of its own, is not among them.
+    """
+    members: dict[tuple[str, ...], list[Run]] = {}
+    keys = _keys(runs, ignored)
+    for run in runs:
+        members.setdefault(_identity(run, keys), []).append(run)
+    groups = [
+        Group(
+            keys={key: some[0].values[key] for key in keys},
+            runs=[run for run in some if run.problem is None],
+            unfinished=[run for run in some if run.problem is not None],
+        )
+        for some in members.values()
+    ]
+    return sorted(groups, key=lambda each: [_order(key, value) for key, value in each.keys.items()])
+
+
+def _keys(runs: Sequence[Run], ignored: Sequence[str]) -> list[str]:
+    chosen = [METHOD, DENSITY]
+    for key in runs[0].values:
+        if key == "seed" or key in chosen or any(fnmatchcase(key, pattern) for pattern in ignored):
+            continue
+        if len({_identity(run, [*chosen, key]) for run in runs}) > len({_identity(run, chosen) for run in runs}):
+            chosen.append(key)
+    return chosen
+
+
+def _identity(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(repr(run.values[key]) for key in keys)
+
+
+def _order(key: str, value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return not number, (-value if key == DENSITY else value) if number else 0, "" if number else str(value)
+
+
+def _figure(values: Sequence[float | None]) -> Figure | None:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return Figure(mean=statistics.fmean(known), deviation=statistics.stdev(known) if len(known) > 1 else None)

@@ -1,0 +1,74 @@
+"""The runs below some folders: what each was asked for, and what came of it."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_sparse.config import load_config, to_flat
+from dist_sparse.errors import UserError
+from dist_sparse.run_folder import FINISHED, RunFolder
+
+FIGURES = ("last_top1", "best_top1", "density", "inference_flops_relative", "train_flops_relative")
+"""What is taken from a summary; all are fractions. Of several sub-nets they are the sparsest one's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's folder. ``values`` are its configuration by dotted key."""
+
+    path: Path
+    values: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def problem(self) -> str | None:
+        """Why the run does not count; None for one that has come to its end."""
+        if not self.summary:
+            return "no summary: not at its end yet, or killed"
+        if self.summary.get("exit_reason") != FINISHED:
+            return str(self.summary.get("exit_reason"))
+        if missing := [name for name in ("last_top1", "best_top1") if self.figure(name) is None]:
+            return f"finished without {' and '.join(missing)}"
+        return None
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the summary; None where it is missing or not a finite number."""
+        value = self.summary.get(name)
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if usable else None
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders and below them, each once, in the order of the folders and their names.
+
+    Raises:
+        UserError: one of the folders is none or holds no run, or a run's configuration cannot be read.
+    """
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+        paths = list(_run_folders(folder))
+        if not paths:
+            raise UserError(f"{folder}: holds no runs; the folder of a run has a config.yaml")
+        for path in paths:
+            found.setdefault(path.resolve(), _read(path))
+    return list(found.values())
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Stops at a run: what lies below one, such as W&B's files, is part of it."""
+    for place, names, _ in os.walk(folder):
+        path = Path(place)
+        if RunFolder(path=path).used:
+            names.clear()
+            yield path
+        names.sort()
+
+
+def _read(path: Path) -> Run:
+    values = to_flat(load_config(str(path / "config.yaml")))
+    return Run(path=path, values=values, summary=RunFolder(path=path).summary())
