@@ -60,7 +60,7 @@ install_package() {
 
 install_test() {
     say "Installing what the checks need"
-    pip_install "${ROOT}[test,benchmarks]" || fail "pip could not install what the checks need (its message is above)"
+    pip_install "${ROOT}[test]" || fail "pip could not install what the checks need (its message is above)"
 }
 
 # once NAME: runs install_NAME unless it has succeeded with these very requirements.

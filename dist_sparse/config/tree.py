@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -85,6 +85,12 @@ def nearest(key: str, limit: int = 3) -> list[str]:
     alike = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
     tails = [each for each in known if each.rpartition(".")[2] in alike]
     return list(dict.fromkeys([*same, *close, *tails]))[:limit]
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """What to call each key where there is little room: its last part, or all of it where another one ends alike."""
+    lasts = {key: key.rpartition(".")[2] for key in keys}
+    return {key: last if list(lasts.values()).count(last) == 1 else key for key, last in lasts.items()}
 
 
 def flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

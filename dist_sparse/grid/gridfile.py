@@ -47,12 +47,11 @@ def read_grid(path: Path) -> list[GridRun]:
             run = _read_line(line)
         except ValueError as error:  # of shlex, or a UserError
             raise UserError(f"{path}, line {number}: {error}") from None
-        first = places.setdefault(run.name, number)
-        if first != number:
-            raise UserError(f"{path}, line {number}: line {first} has --name={run.name} as well; each run needs a name of its own")
+        if (first := places.setdefault(run.name, number)) != number:
+            raise UserError(f"{path}, line {number}: --name={run.name} is that of line {first}, too; names should differ")
         runs.append(run)
     if not runs:
-        raise UserError(f"{path}: holds no runs; a line is the arguments of one run, such as --config=FILE --name=NAME --seed=1")
+        raise UserError(f"{path}: holds no runs; a line is the arguments of a run, such as --config=FILE --name=NAME --seed=1")
     return runs
 
 
@@ -72,5 +71,5 @@ def _read_line(line: str) -> GridRun:
         raise UserError("has no --name=NAME; each run needs a name of its own")
     keys = {each.key for each in words.assignments}
     if taken := keys & {"output", "resume"}:
-        raise UserError(f"sets {min(taken)}, which whatever starts the runs decides on; each gets a folder by its name")
+        raise UserError(f"sets {min(taken)}, which what starts the runs decides on, by each one's name")
     return GridRun(load_config(None, {"name": names[-1]}).name, tuple(arguments))

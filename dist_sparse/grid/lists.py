@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_sparse.config import Config
+from dist_sparse.config.tree import short_names
 from dist_sparse.errors import UserError
 
 _DECIDED_ELSEWHERE = ("output", "resume")
@@ -40,12 +41,8 @@ class Combination:
             parts = [config.name]  # which is that of the configuration's file
         else:
             parts = [stem or config.data.name, *([file] if "config" in self.varied else [])]
-        others = [(key, value) for key, value in self.values.items() if key in self.varied and key != "config"]
-        lasts = [key.rpartition(".")[2] for key, _ in others]
-        for key, value in others:
-            last = key.rpartition(".")[2]
-            parts.append(_label(key, last if lasts.count(last) == 1 else key, value))
-        return "-".join(parts)
+        short = short_names(key for key in self.values if key in self.varied and key != "config")
+        return "-".join([*parts, *(_label(key, name, self.values[key]) for key, name in short.items())])
 
 
 def read_lists(words: Sequence[str]) -> dict[str, list[str]]:
@@ -64,7 +61,7 @@ def read_lists(words: Sequence[str]) -> dict[str, list[str]]:
         if key in lists:
             raise UserError(f"{key} is given twice; its values go into one list: {key}={','.join(lists[key])},{text}")
         if key in _DECIDED_ELSEWHERE:
-            raise UserError(f"{key} cannot be in a grid: whatever starts the runs decides on it; each gets a folder by its name")
+            raise UserError(f"{key} cannot be in a grid: what starts the runs decides on it, by each one's name")
         lists[key] = _split(key, text)
         if key == "name" and len(lists[key]) > 1:
             raise UserError(f"name={text}: should be one value, which the names of all runs begin with")

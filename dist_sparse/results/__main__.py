@@ -1,7 +1,7 @@
 """Print the results of runs: ``python -m dist_sparse.results FOLDER... [--csv=FILE] [--plot=FILE]``.
 
 Takes all runs in the folders and below them. Those that differ in nothing but their seeds (and in where they lie and how they
-are run and reported) are one row: mean and sample standard deviation of their accuracy at the end and at their best, the density
+are run and reported) are one row: mean and sample standard deviation of their top-1 at the end and at their best, the density
 reached, and the FLOPs of inference and of training relative to dense. Rows are told apart by method, density and whatever else
 differs. Of several sub-nets the figures are the sparsest one's. Runs that have not finished are named and not counted.
 """
@@ -26,23 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folder of a run, or one with runs below it")
+    parser.add_argument("--grid", type=Path, metavar="FILE", help="name the runs of this grid file that are not there, too")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, in fractions, with every deviation")
     parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw last top-1 against density: {', '.join(PLOT_FORMATS)}")
     arguments = parser.parse_args(argv)
     try:
-        report(arguments.folders, arguments.csv, arguments.plot)
+        report(arguments.folders, arguments.grid, arguments.csv, arguments.plot)
     except UserError as error:
         return refuse(error)
     return 0
 
 
-def report(folders: Sequence[Path], csv: Path | None, plot: Path | None) -> None:
+def report(folders: Sequence[Path], grid: Path | None, csv: Path | None, plot: Path | None) -> None:
     """Print the table of the runs below the folders, and write it to the files that are given.
 
     Raises:
-        UserError: a folder without runs, or a file that cannot be written.
+        UserError: a folder without runs, or a file that cannot be read or written.
     """
     from dist_sparse.checkpoint import MAY_CHANGE
+    from dist_sparse.grid import read_grid
     from dist_sparse.results.groups import group
     from dist_sparse.results.runs import find_runs
     from dist_sparse.results.table import as_csv, as_text
@@ -50,8 +52,12 @@ def report(folders: Sequence[Path], csv: Path | None, plot: Path | None) -> None
     suffix = plot.suffix.removeprefix(".").lower() if plot else ""
     if plot and suffix not in PLOT_FORMATS:
         raise UserError(f"--plot={plot}: should end in .{', .'.join(PLOT_FORMATS)}")
-    groups = group(find_runs(folders), ignored=MAY_CHANGE)
+    wanted = [run.name for run in read_grid(grid)] if grid else []
+    runs = find_runs(folders)
+    groups = group(runs, ignored=MAY_CHANGE)
     print(as_text(groups))
+    if absent := sorted(set(wanted) - {run.values["name"] for run in runs}):
+        print("\n".join([f"\nnot begun, {len(absent)} of {len(wanted)} runs of {grid}:", *(f"  {name}" for name in absent)]))
     if csv:
         _write("csv", csv, as_csv(groups).encode())
     if plot:

@@ -3,8 +3,9 @@
 import io
 from collections.abc import Sequence
 
+from dist_sparse.config.tree import short_names
 from dist_sparse.results.groups import DENSITY, METHOD, Group
-from dist_sparse.results.table import short, shown
+from dist_sparse.results.table import shown
 
 Point = tuple[float, float, float]
 """Density reached, mean of the last top-1, its deviation (NaN without one); the accuracies in percent."""
@@ -17,7 +18,8 @@ def lines(groups: Sequence[Group]) -> dict[str, list[Point]]:
         top1, density = group.figures["last_top1"], group.figures["density"]
         if top1 is None or density is None:
             continue
-        others = [f"{short(key)} {shown(value)}" for key, value in group.keys.items() if key not in (METHOD, DENSITY)]
+        short = short_names(group.keys)
+        others = [f"{short[key]} {shown(value)}" for key, value in group.keys.items() if key not in (METHOD, DENSITY)]
         label = ", ".join([shown(group.keys[METHOD]), *others])
         deviation = float("nan") if top1.deviation is None else 100 * top1.deviation
         found.setdefault(label, []).append((density.mean, 100 * top1.mean, deviation))

@@ -29,7 +29,7 @@ class Run:
         if not self.summary:
             return "no summary: not at its end yet, or killed"
         if self.summary.get("exit_reason") != FINISHED:
-            return str(self.summary.get("exit_reason"))
+            return " ".join(str(self.summary.get("exit_reason")).split())
         if missing := [name for name in ("last_top1", "best_top1") if self.figure(name) is None]:
             return f"finished without {' and '.join(missing)}"
         return None
@@ -37,8 +37,7 @@ class Run:
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where it is missing or not a finite number."""
         value = self.summary.get(name)
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if usable else None
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from dist_sparse.config.tree import short_names
 from dist_sparse.results.groups import Figure, Group
 from dist_sparse.results.runs import FIGURES
 
@@ -20,16 +21,14 @@ _WITH_DEVIATION = ("last_top1", "best_top1")
 
 def as_text(groups: Sequence[Group]) -> str:
     """Aligned columns and, below them, what did not count. Everything from ``last top-1`` on is in percent."""
-    header = [*(short(key) for key in groups[0].keys), "n", *_HEADINGS.values()]
+    keys = short_names(groups[0].keys)
+    header = [*keys.values(), "n", *_HEADINGS.values()]
     rows = [header, *(_row(group) for group in groups)]
-    texts = [not any(isinstance(group.keys[key], (int, float)) for group in groups) for key in groups[0].keys]
-    left = [*texts, *[False] * (1 + len(_HEADINGS))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) if to_left else cell.rjust(width) for cell, width, to_left in zip(row, widths, left, strict=True))
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in [*lines, *_notes(groups)])
+    texts = [not any(isinstance(group.keys[key], (int, float)) for group in groups) for key in keys]
+    align = [str.ljust if text else str.rjust for text in [*texts, *[False] * (1 + len(_HEADINGS))]]
+    lines = ["  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True)) for row in rows]
+    return "\n".join([*(line.rstrip() for line in lines), *_notes(groups)])
 
 
 def as_csv(groups: Sequence[Group]) -> str:
@@ -43,11 +42,6 @@ def as_csv(groups: Sequence[Group]) -> str:
         numbers = [number for each in figures for number in ((each.mean, each.deviation) if each else (None, None))]
         writer.writerow([*map(shown, group.keys.values()), len(group.runs), len(group.unfinished), *numbers])
     return text.getvalue()
-
-
-def short(key: str) -> str:
-    """The last part of a dotted key."""
-    return key.rpartition(".")[2]
 
 
 def shown(value: Any) -> str:
@@ -73,11 +67,13 @@ def _percent(figure: Figure | None, *, deviation: bool) -> str:
 def _notes(groups: Sequence[Group]) -> list[str]:
     unfinished = [run for group in groups for run in group.unfinished]
     total = sum(len(group.runs) for group in groups) + len(unfinished)
-    notes = [f"\n{total} runs; top-1: mean ± sample standard deviation over the n seeds, in percent, as all that follows n"]
+    runs = "1 run" if total == 1 else f"{total} runs"
+    notes = [f"\n{runs}; mean ± sample standard deviation; top-1, density reached and FLOPs (relative to dense) in percent"]
     if unfinished:
-        notes += [f"\nnot counted, {len(unfinished)} of {total} runs:", *(f"  {run.path}: {run.problem}" for run in unfinished)]
+        notes += [f"\nnot counted, {len(unfinished)} of {runs}:", *(f"  {run.path}: {run.problem}" for run in unfinished)]
     for group in groups:
         if seeds := group.repeated_seeds:
-            setting = ", ".join(f"{short(key)} {shown(value)}" for key, value in group.keys.items())
+            short = short_names(group.keys)
+            setting = ", ".join(f"{short[key]} {shown(value)}" for key, value in group.keys.items())
             notes.append(f"\nnote: {setting}: several runs have seed {', '.join(map(str, seeds))}, so n seeds are fewer")
     return notes
