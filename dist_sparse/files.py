@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from dist_sparse.errors import UserError
+
 _SUFFIX = ".partial"
 
 
@@ -24,6 +26,19 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_output(option: str, path: Path, content: bytes) -> None:
+    """Write the file that a command's ``option`` names, and make its folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, lambda file: file.write(content))
+    except OSError as error:
+        raise UserError(f"{option}={path} cannot be written: {error.strerror}") from error
 
 
 def atomic_link(source: Path, path: Path) -> None:

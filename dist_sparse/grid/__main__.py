@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_sparse.errors import UserError, refuse
-from dist_sparse.files import atomic_write
+from dist_sparse.files import write_output
 from dist_sparse.grid.gridfile import GridRun, format_grid, read_grid
 
 
@@ -78,11 +78,7 @@ def _make(words: Sequence[str], lists: Sequence[str], output: Path | None) -> No
     if output is None:
         sys.stdout.write(text)
         return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(output, lambda stream: stream.write(text.encode()))
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
+    write_output("--output", output, text.encode())
     print(f"{output}: {count} runs")
 
 

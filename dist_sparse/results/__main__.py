@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_sparse.errors import UserError, refuse
-from dist_sparse.files import atomic_write
+from dist_sparse.files import write_output
 
 PLOT_FORMATS = ("png", "pdf", "svg")
 
@@ -59,19 +59,11 @@ def report(folders: Sequence[Path], grid: Path | None, csv: Path | None, plot: P
     if absent := sorted(set(wanted) - {run.values["name"] for run in runs}):
         print("\n".join([f"\nnot begun, {len(absent)} of {len(wanted)} runs of {grid}:", *(f"  {name}" for name in absent)]))
     if csv:
-        _write("csv", csv, as_csv(groups).encode())
+        write_output("--csv", csv, as_csv(groups).encode())
     if plot:
         from dist_sparse.results.plot import draw
 
-        _write("plot", plot, draw(groups, suffix))
-
-
-def _write(option: str, path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda file: file.write(content))
-    except OSError as error:
-        raise UserError(f"--{option}={path} cannot be written: {error.strerror}") from error
+        write_output("--plot", plot, draw(groups, suffix))
 
 
 if __name__ == "__main__":

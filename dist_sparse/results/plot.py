@@ -36,13 +36,14 @@ def draw(groups: Sequence[Group], format: str) -> bytes:
     drawn = lines(groups)
     for label, points in drawn.items():
         densities, top1, deviations = zip(*points, strict=True)
-        axes.errorbar(densities, top1, yerr=deviations, label=label, marker="o", capsize=3)
+        axes.errorbar(densities, top1, yerr=deviations, label=label, marker="o", capsize=3, elinewidth=1)
     ticks = _apart(sorted({density for points in drawn.values() for density, _, _ in points}))
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.legend()
+    if drawn:
+        axes.legend()
     file = io.BytesIO()
     figure.savefig(file, format=format, dpi=150)
     return file.getvalue()
