@@ -55,11 +55,8 @@ def test_comments_and_empty_lines_are_no_runs(file: Path) -> None:
 
 
 def test_a_run_s_number_counts_from_1(file: Path) -> None:
-    assert [grid("show", file, number).out.split("\n")[0] for number in (1, 2, 3)] == [
-        "--name=first",
-        "--name=second",
-        "--name",
-    ]
+    firsts = [grid("show", file, number).out.split("\n")[0] for number in (1, 2, 3)]
+    assert firsts == ["--name=first", "--name=second", "--name"]
 
 
 def test_bash_reads_the_arguments_as_they_are(file: Path) -> None:

@@ -65,7 +65,8 @@ def test_the_lines_train_what_they_say() -> None:
          [f"digits-gmp-start{start}-warmup{warmup}" for start in ("0", "50_steps") for warmup in ("1_epochs", "9")]),
         (["data.name=digits", "sparsity.density=0.1", "sparsity.structure=unstructured,kernel"],
          ["run-unstructured", "run-kernel"]),
-        ([RIGL, "sparsity.keep_dense=[first,last],[last]"], ["digits-rigl-keep_dense_first_last", "digits-rigl-keep_dense_last"]),
+        ([RIGL, "sparsity.keep_dense=[first,last],[last]"],
+         ["digits-rigl-keep_dense_first_last", "digits-rigl-keep_dense_last"]),
         # Values that a name cannot tell apart, and keys that end alike.
         ([RIGL, "scheduler.warmup=50%,50"], ["digits-rigl-warmup50", "digits-rigl-warmup50-run2"]),
         ([RIGL, "sparsity.ramp.end=null", "optim.name=sgd,adamw", "model.name=cifar_resnet20"],

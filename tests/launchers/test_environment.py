@@ -88,7 +88,7 @@ def test_test_group_is_installed_beside_the_package(clone: Path, pip_calls: Path
     package = pip_calls.read_text()
     assert "[test" not in package
     assert ensure(clone, "test").returncode == 0
-    assert pip_calls.read_text().removeprefix(package).splitlines()[0].endswith(f"{clone}[test,benchmarks]")
+    assert pip_calls.read_text().removeprefix(package).splitlines()[0].endswith(f"{clone}[test]")
 
 
 def test_an_extra_that_cannot_be_installed_is_left_out(clone: Path) -> None:
