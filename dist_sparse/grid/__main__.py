@@ -48,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dist_sparse.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|count|show")
-    make = commands.add_parser("make", help="make a grid file from lists: KEY=VALUE,VALUE,... ...", allow_abbrev=False)
+    make = commands.add_parser(
+        "make",
+        help="make a grid file from lists of values",
+        usage="python -m dist_sparse.grid make [--output=FILE] [--config=FILE,FILE,...] [KEY=VALUE,VALUE,... ...]",
+        allow_abbrev=False,
+    )
     make.add_argument("--output", type=Path, metavar="FILE", help="the grid file; default: the screen")
     count = commands.add_parser("count", help="print the number of runs")
     show = commands.add_parser("show", help="print the arguments of one run, one on a line", allow_abbrev=False)

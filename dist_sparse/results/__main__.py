@@ -1,7 +1,7 @@
 """Print the results of runs: ``python -m dist_sparse.results FOLDER... [--csv=FILE] [--plot=FILE]``.
 
-Takes all runs in the folders and below them. Those that differ in nothing but their seeds (and in where they lie and how they
-are run and reported) are one row: mean and sample standard deviation of their top-1 at the end and at their best, the density
+Takes all runs in the folders and below them. Those that differ in nothing but their seeds (and in where they lie and what
+they report) are one row: mean and sample standard deviation of their top-1 at the end and at their best, the density
 reached, and the FLOPs of inference and of training relative to dense. Rows are told apart by method, density and whatever else
 differs. Of several sub-nets the figures are the sparsest one's. Runs that have not finished are named and not counted.
 """
@@ -13,6 +13,10 @@ from pathlib import Path
 
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
+from dist_sparse.grid import read_grid
+from dist_sparse.results.groups import group
+from dist_sparse.results.runs import find_runs
+from dist_sparse.results.table import as_csv, as_text
 
 PLOT_FORMATS = ("png", "pdf", "svg")
 
@@ -43,18 +47,12 @@ def report(folders: Sequence[Path], grid: Path | None, csv: Path | None, plot: P
     Raises:
         UserError: a folder without runs, or a file that cannot be read or written.
     """
-    from dist_sparse.checkpoint import MAY_CHANGE
-    from dist_sparse.grid import read_grid
-    from dist_sparse.results.groups import group
-    from dist_sparse.results.runs import find_runs
-    from dist_sparse.results.table import as_csv, as_text
-
     suffix = plot.suffix.removeprefix(".").lower() if plot else ""
     if plot and suffix not in PLOT_FORMATS:
         raise UserError(f"--plot={plot}: should end in .{', .'.join(PLOT_FORMATS)}")
     wanted = [run.name for run in read_grid(grid)] if grid else []
     runs = find_runs(folders)
-    groups = group(runs, ignored=MAY_CHANGE)
+    groups = group(runs)
     print(as_text(groups))
     if absent := sorted(set(wanted) - {run.values["name"] for run in runs}):
         print("\n".join([f"\nnot begun, {len(absent)} of {len(wanted)} runs of {grid}:", *(f"  {name}" for name in absent)]))

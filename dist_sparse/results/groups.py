@@ -9,6 +9,11 @@ from typing import Any
 from dist_sparse.results.runs import FIGURES, Run
 
 METHOD, DENSITY = "sparsity.method", "sparsity.density"
+SAME = (
+    "seed", "name", "output", "resume", "data.root", "data.download", "data.workers", "engine.timeout", "checkpoint.*",
+    "tracking.*",
+)  # fmt: skip
+"""Keys (patterns) that make no other setting: seeds, where things lie, and what is reported and saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +44,14 @@ class Group:
         return sorted({seed for seed in seeds if seeds.count(seed) > 1})
 
 
-def group(runs: Sequence[Run], ignored: Sequence[str]) -> list[Group]:
-    """The runs by setting, ordered by method and falling density. The seed and ``ignored`` keys (patterns) make no difference.
+def group(runs: Sequence[Run]) -> list[Group]:
+    """The runs by setting, ordered by method and falling density.
 
     Rows are told apart by method, density, and the further keys that differ between runs that agree on those before them; a
     key that only follows from the method, such as a default of its own, is not among them.
     """
     members: dict[tuple[str, ...], list[Run]] = {}
-    keys = _keys(runs, ignored)
+    keys = _keys(runs)
     for run in runs:
         members.setdefault(_identity(run, keys), []).append(run)
     groups = [
@@ -60,10 +65,10 @@ def group(runs: Sequence[Run], ignored: Sequence[str]) -> list[Group]:
     return sorted(groups, key=lambda each: [_order(key, value) for key, value in each.keys.items()])
 
 
-def _keys(runs: Sequence[Run], ignored: Sequence[str]) -> list[str]:
+def _keys(runs: Sequence[Run]) -> list[str]:
     chosen = [METHOD, DENSITY]
     for key in runs[0].values:
-        if key == "seed" or key in chosen or any(fnmatchcase(key, pattern) for pattern in ignored):
+        if key in chosen or any(fnmatchcase(key, pattern) for pattern in SAME):
             continue
         if len({_identity(run, [*chosen, key]) for run in runs}) > len({_identity(run, chosen) for run in runs}):
             chosen.append(key)

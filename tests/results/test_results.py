@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dist_sparse.checkpoint import MAY_CHANGE
 from dist_sparse.config import Config, dump_config, load_config
 from dist_sparse.results.__main__ import main
 from dist_sparse.results.groups import Group, group
@@ -57,7 +56,7 @@ def grid(tmp_path: Path) -> Path:
 
 
 def groups_of(*folders: Path) -> list[Group]:
-    return group(find_runs(folders), ignored=MAY_CHANGE)
+    return group(find_runs(folders))
 
 
 def test_rows_are_methods_and_densities(grid: Path) -> None:
@@ -135,6 +134,14 @@ def test_keys_that_differ_within_a_method_are_columns(tmp_path: Path) -> None:
     assert header.split()[:4] == ["method", "density", "end", "densities"]
     assert row.startswith("ast     -        50%  [0.3, 0.1]  1       90.00")
     assert list(lines(groups))[1] == "ast, end 75%, densities [0.2, 0.1]"
+
+
+def test_how_a_run_was_made_is_a_row_of_its_own(tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        write_run(tmp_path / device, {"sparsity.density": 0.1, "engine.device": device, "data.root": device}, **finished(0.9))
+    assert [dict(each.keys) for each in groups_of(tmp_path)] == [
+        {"sparsity.method": "rigl", "sparsity.density": 0.1, "engine.device": device} for device in ("cpu", "cuda")
+    ]
 
 
 def test_a_seed_that_stands_twice_is_noted(grid: Path, tmp_path: Path) -> None:
