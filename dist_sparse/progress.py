@@ -16,6 +16,8 @@ class Progress:
     best_top1: float = -1.0
     best_step: int = 0
     last_top1: float = -1.0
+    validation_pending: bool = False
+    """The run was stopped before the validation that is due at this step was over."""
     seconds: float = 0.0
     steps_made: int = 0
     """Optimizer steps; fewer than ``step`` says where samples were left out."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
-from dist_sparse.run_folder import FINISHED, RunFolder, choose
+from dist_sparse.files import atomic_write
+from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
+from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Trainer
 
@@ -22,15 +25,20 @@ Image = tuple[int, int, int]
 """[channels, height, width]."""
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     """Train, and return the summary that the run's folder holds. Collective: every rank calls it.
 
     Raises:
         UserError: whatever the user can mend; before the first step on all ranks alike.
+        StopAsked: one of the ``signals`` has stopped the run, in good order.
     """
     ranks = distributed.start(config.engine)
     try:
-        summary = _train(config, ranks)
+        with CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout)) as stop:
+            summary = _train(config, ranks, stop)
+    except StopAsked:
+        distributed.stop()
+        raise
     except BaseException:
         distributed.stop(failed=True)
         raise
@@ -38,18 +46,21 @@ def train(config: Config) -> dict[str, Any]:
     return summary
 
 
-def _train(config: Config, ranks: Ranks) -> dict[str, Any]:
+def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     folder = _choose_folder(config, ranks)
     setup_logging(folder.path, ranks.rank)
     if folder.finished and config.resume == "auto":
         _tell(ranks, f"{folder.path} is finished, nothing is left to do")
         return folder.summary()
+    if ranks.is_first:
+        folder.preempted.unlink(missing_ok=True)
     try:
         trainer, image = _prepare(config, folder, ranks)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
         raise
+    trainer.stop = stop
     return _fit(trainer, image, folder)
 
 
@@ -123,16 +134,32 @@ def _fit(trainer: Trainer, image: Image, folder: RunFolder) -> dict[str, Any]:
     except UserError as error:
         reason = f"stopped: {error}"
         raise
+    except StopAsked as asked:
+        reason = _note_stop(trainer, folder, asked)
+        raise
     except KeyboardInterrupt:
         reason = "interrupted"
         raise
     finally:
         summary = _summary(trainer, image, reason)
-        trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary)
+        trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
     _tell(trainer.ranks, _last_words(summary, folder))
     return summary
+
+
+def _note_stop(trainer: Trainer, folder: RunFolder, asked: StopAsked) -> str:
+    """Tell of a stop by a signal, and leave the mark that scripts go by; returns the exit reason."""
+    name, step = asked.signal.name, trainer.progress.step
+    if asked.preempted and trainer.ranks.is_first:
+        atomic_write(folder.preempted, lambda file: file.write(f"{name} at step {step}\n".encode()))
+    saved = trainer.store.paths()
+    last = f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
+    text = f"stopped by {name} after step {step} of {trainer.total_steps}; {last}"
+    _log.info(text)
+    _tell(trainer.ranks, text)
+    return PREEMPTED if asked.preempted else "interrupted"
 
 
 def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from dist_sparse.errors import UserError
 FINISHED = "finished"
 """The exit reason in ``summary.json`` of a run that reached its last step."""
 
+PREEMPTED = "preempted"
+"""That of a run which a signal has stopped, and which wants to be started again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
@@ -38,6 +41,11 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return summary if isinstance(summary, dict) else {}
+
+    @property
+    def preempted(self) -> Path:
+        """There while the run wants to be started again: a signal has stopped it, which the file names with the step."""
+        return self.path / "preempted"
 
     @property
     def finished(self) -> bool:

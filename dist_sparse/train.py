@@ -1,7 +1,8 @@
 """Train: ``python -m dist_sparse.train [--config FILE] [--key=value ...]``, or the same under torchrun.
 
-Exit codes: 0 finished, 2 a mistake in the configuration or the data (one line says which), 130 interrupted, 1 a crash (with its
-traceback). torchrun itself ends with 1 whatever its processes end with.
+Exit codes: 0 finished, 2 a mistake in the configuration or the data (one line says which), 75 preempted (SIGTERM or SIGUSR1
+stopped it with a checkpoint: ``--resume=auto`` goes on), 130 interrupted, 1 a crash (with its traceback). torchrun itself
+ends with 1 whatever its processes end with: there the file ``preempted`` in the run's folder tells the one from the other.
 """
 
 import contextlib
@@ -12,8 +13,11 @@ from collections.abc import Sequence
 
 from dist_sparse.config import Config, dump_config, parse_args
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.preemption import StopAsked, StopSignals
 
 EXIT_INTERRUPTED = 130
+EXIT_PREEMPTED = 75
+"""EX_TEMPFAIL of sysexits.h: try again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _train_or_print(invocation.config, print_config=invocation.print_config, aloud=is_first)
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
+    except StopAsked as asked:
+        return EXIT_PREEMPTED if asked.preempted else EXIT_INTERRUPTED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
@@ -42,9 +48,11 @@ def _train_or_print(config: Config, *, print_config: bool, aloud: bool) -> None:
         if aloud:
             print(text, end="")
     else:
-        from dist_sparse.run import train
+        signals = StopSignals()
+        with signals.listening():
+            from dist_sparse.run import train
 
-        train(config)
+            train(config, signals)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
 from dist_sparse.optim import Predictions, SeededMixup
+from dist_sparse.preemption import CommonStop, StopAsked
 from dist_sparse.progress import Progress
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.masks import Masks
@@ -57,6 +58,7 @@ class Trainer:
     predictions: Predictions | None = None
     """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
+    stop: CommonStop = dataclasses.field(default_factory=CommonStop)
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -66,13 +68,18 @@ class Trainer:
         self._meter = Meter(self.ranks)
 
     def fit(self) -> Progress:
-        """Train from where the progress is to the end. Collective."""
+        """Train from where the progress is to the end. Collective.
+
+        Raises:
+            StopAsked: by a signal; a checkpoint of the last step has been written.
+        """
         self.method.start()
         self._mask_average()
         self._set_learning_rate()
         if self.progress.step == 0:
             self._log(self._sparsity(self.method.masks))
         started = time.perf_counter() - self.progress.seconds
+        self._finish_step(save=self.progress.validation_pending)
         for epoch in range(self.clock.place(self.progress.step)[0], self.config.train.epochs):
             _, start_step = self.clock.place(self.progress.step)
             among = self.forgetting.positions(epoch) if self.forgetting else None
@@ -150,14 +157,29 @@ class Trainer:
             self._log_update(step)
         if _due(tracking.log_every, previous, step) or last:
             self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
+        self.progress.validation_pending = self._validation_due(step)
+        self._finish_step(save=last or _due(self._checkpoint_every, previous, step))
+
+    def _finish_step(self, *, save: bool) -> None:
+        """Validate if it is due, and save if that or the accuracy is a reason; but first of all stop if asked to.
+
+        A validation that is cut short is made again by the run that goes on from here.
+        """
+        pending, progress = self.progress.validation_pending, self.progress
+        best_before = (progress.best_top1, progress.best_step)
         with self._meter.paused():
-            best_before = (self.progress.best_top1, self.progress.best_step)
-            improved = self._validation_due(step) and self._validate()
-            if improved or last or _due(self._checkpoint_every, previous, step):
+            try:
+                self.stop.check()
+                improved = pending and self._validate()
+            except StopAsked:
+                self._save(best=False)
+                raise
+            progress.validation_pending = False
+            if improved or save:
                 saved = self._save(best=improved)
                 if improved and not saved:  # the best is what best.pt holds
-                    self.progress.best_top1, self.progress.best_step = best_before
-        self.tracker.advance(step)
+                    progress.best_top1, progress.best_step = best_before
+        self.tracker.advance(progress.step)
 
     def _log_update(self, step: int) -> None:
         """Log what the update of a network has changed; of several, the overall figures stay those of the last."""
@@ -182,14 +204,14 @@ class Trainer:
         for view in views:
             with view.show():
                 self.engine.synchronise_buffers()
-                scores = validation.validate(self.engine.model, self.data.val, self.engine.precision)
+                scores = self._scores(self.engine.model)
             values |= {f"val/{name}": value for name, value in scores.items()}
             top1 = scores["top1"]
             if view.label:
                 values |= {f"val/{view.label}_top1": top1, f"sparsity/{view.label}_density": view.masks.density()}
         if self.ema is not None:
             copy_first_rank(self.ema.module.buffers())
-            averaged = validation.validate(self.ema.module, self.data.val, self.engine.precision)
+            averaged = self._scores(self.ema.module)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]
         self.method.agreement.verify(self.method.digests)
@@ -198,6 +220,9 @@ class Trainer:
         if improved := top1 > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step
         return improved
+
+    def _scores(self, model: nn.Module) -> dict[str, float]:
+        return validation.validate(model, self.stop.until_asked(self.data.val), self.engine.precision)
 
     def _sparsity(self, masks: Masks) -> dict[str, float | str]:
         return {

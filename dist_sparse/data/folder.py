@@ -4,7 +4,6 @@ Another backend would take the same :class:`ImageFiles` and :class:`BatchPlan`.
 """
 
 import logging
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dist_sparse.data.image_dataset import ImageDataset, Key, Pixels, collate
 from dist_sparse.data.image_files import list_splits
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.errors import UserError
+from dist_sparse.preemption import leave_signals_to_parent
 from dist_sparse.seeding import generator
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,10 +136,6 @@ def _worker_loader(dataset: ImageDataset, batch_sampler, config: DataConfig, loa
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         pin_memory=loading.device.type == "cuda",
-        worker_init_fn=_leave_interrupts_to_parent,
+        worker_init_fn=leave_signals_to_parent,
         generator=generator("workers", loading.seed),  # its own: the process's generator must not depend on how often we resume
     )
-
-
-def _leave_interrupts_to_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -33,8 +33,11 @@ class Tracker:
     def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
         """Set each layer's density after a mask update, and the fraction of its weights that the update turned on or off."""
 
-    def close(self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({})) -> None:
-        """End the run's tracking; ``exit_code`` and ``summary`` are what W&B shows of the run's end."""
+    def close(
+        self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({}), *, preempted: bool = False
+    ) -> None:
+        """End the run's tracking; ``exit_code`` and ``summary`` are what W&B shows of the run's end; one that was
+        ``preempted`` is to go on there."""
 
 
 class FirstRankTracker(Tracker):
@@ -68,10 +71,12 @@ class FirstRankTracker(Tracker):
         rows = [{"layer": name, "density": density, "changed": changed[name]} for name, density in densities.items()]
         self._layers.write(step, rows)
 
-    def close(self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({})) -> None:
+    def close(
+        self, exit_code: int = 0, summary: Mapping[str, Value] = MappingProxyType({}), *, preempted: bool = False
+    ) -> None:
         self._show_row()
         self._console.close()
-        self._wandb.finish(exit_code, summary)
+        self._wandb.finish(exit_code, summary, preempted=preempted)
         self._metrics.close()
         self._layers.close()
 

@@ -42,12 +42,15 @@ class WandbRun:
         """One row of the run's history."""
         self._guard(lambda run: run.log({"step": step, **values}))
 
-    def finish(self, exit_code: int, summary: Mapping[str, float | int | str]) -> None:
+    def finish(self, exit_code: int, summary: Mapping[str, float | int | str], *, preempted: bool = False) -> None:
         """Set the run's summary and upload what is left, within a time limit.
 
+        A ``preempted`` run, whose ``exit_code`` is not 0, is marked as one to go on with: a sweep gives it to another agent.
         What is not uploaded stays in the folder for `wandb sync`.
         """
         self._guard(lambda run: run.summary.update(dict(summary)))
+        if preempted:
+            self._guard(lambda run: run.mark_preempting())
         self._guard(lambda run: run.finish(exit_code=exit_code))
         self._run = None
 
