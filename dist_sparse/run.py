@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
 def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     folder = _choose_folder(config, ranks)
     setup_logging(folder.path, ranks.rank)
-    if folder.finished and config.resume == "auto":
+    if folder.finished and (config.resume == "auto" or folder.restarted):
         _tell(ranks, f"{folder.path} is finished, nothing is left to do")
         return folder.summary()
+    if folder.restarted and distributed.from_first_rank(folder.preempted.exists()):
+        raise StopAsked(signal.SIGTERM)  # the ranks' exit code made torchrun restart them; that is for another start to do
     if ranks.is_first:
         folder.preempted.unlink(missing_ok=True)
     try:
@@ -103,10 +106,10 @@ def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path 
     """The first rank chooses the checkpoint to go on from, so that no rank goes on from another one."""
     path = None
     with distributed.agreeing_on_errors():
-        if ranks.is_first and config.resume == "auto":
+        if ranks.is_first and (config.resume == "auto" or folder.restarted):
             found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
             path = None if found is None else found[0]
-        elif ranks.is_first and config.resume != "never":
+        if ranks.is_first and path is None and config.resume not in ("auto", "never"):
             path = Path(config.resume)
     return distributed.from_first_rank(path)
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.errors import UserError
+from dist_sparse.tracking.provenance import begun_by_this_launcher
 
 FINISHED = "finished"
 """The exit reason in ``summary.json`` of a run that reached its last step."""
@@ -24,6 +26,8 @@ class RunFolder:
     """A run's folder: ``config.yaml``, ``metrics.csv``, ``summary.json``, ``checkpoints/`` and ``logs/``."""
 
     path: Path
+    restarted: bool = False
+    """The torchrun that began the run here has restarted its processes, after one of them had died."""
 
     @property
     def checkpoints(self) -> Path:
@@ -96,17 +100,30 @@ class RunFolder:
 def choose(config: Config) -> RunFolder:
     """The folder of ``output``, or a new one; with ``resume=auto`` and no output the newest unfinished run of this name.
 
+    Processes that torchrun has restarted stay in the folder where they were.
+
     Raises:
         UserError: the folder holds a run that would be overwritten, or cannot be made.
     """
     try:
-        folder = RunFolder(path=Path(config.output)) if config.output else _unfinished(config) or _new(config)
-        if folder.used and config.resume == "never":
+        folder = _own(config)
+        if folder is None:
+            folder = RunFolder(path=Path(config.output)) if config.output else _unfinished(config) or _new(config)
+        if folder.used and config.resume == "never" and not folder.restarted:
             raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={config.output or 'runs'} cannot be written: {error.strerror}") from error
     return folder
+
+
+def _own(config: Config) -> RunFolder | None:
+    """Where this process's torchrun had begun the run before it restarted its processes."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    paths = [Path(config.output)] if config.output else sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
+    folders = [RunFolder(path=path, restarted=True) for path in paths]
+    return next((folder for folder in reversed(folders) if folder.used and begun_by_this_launcher(folder.path)), None)
 
 
 def _unfinished(config: Config) -> RunFolder | None:

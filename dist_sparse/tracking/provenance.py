@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -43,7 +44,23 @@ def describe_environment() -> dict[str, Any]:
         "system": platform.platform(),
         "devices": _device_names(),
         "command": shlex.join(sys.orig_argv),
+        "launcher": _launcher(),
     }
+
+
+def begun_by_this_launcher(folder: Path) -> bool:
+    """Whether the torchrun that has started this process has started the run in a folder, too."""
+    try:
+        environment = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return _launcher() is not None and environment.get("launcher") == _launcher()
+
+
+def _launcher() -> str | None:
+    """A name of the torchrun that has started this process; none if there is none."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run is None else f"{run} {platform.node()} {os.getppid()}"
 
 
 def _package_versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
+from tests.asking import asked
 from tests.command import Outcome, here, train_here
 
 QUIET = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1}
@@ -195,6 +197,12 @@ def command(values: dict[str, Any], interrupt_after: int | None = None) -> Outco
     os.environ["RANK"] = str(dist.get_rank())
     with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
         return train_here(values, interrupt_after=interrupt_after)
+
+
+def command_asked(values: dict[str, Any], *, place: str, nth: int, rank: int) -> Outcome:
+    """The whole training command, which one rank is asked to stop by SIGTERM at the end of the so many-th call of a place."""
+    with asked(place, nth, signal.SIGTERM, here=dist.get_rank() == rank):
+        return command(values)
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
