@@ -173,10 +173,14 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
 
 
 def check_world(saved: int, current: int) -> list[str]:
-    """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks."""
+    """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks.
+
+    What looks at one rank's share of a batch sees another one: batch norm its statistics, mixup its pairs, dropout its draws.
+    """
     if saved == current:
         return []
-    return [f"resuming on {current} ranks a run of {saved}: the batch stays the same, results agree up to rounding only"]
+    so_far = f"resuming on {current} ranks a run of {saved}: the batch stays the same, and results agree up to rounding"
+    return [f"{so_far}; not so where batch norm, mixup, cutmix or dropout work on each rank's share of the batch"]
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

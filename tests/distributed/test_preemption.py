@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import metrics, read_until, start, words
+from tests.command import ROOT, metrics, read_until, start, words
 from tests.distributed import cases
 from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
@@ -21,7 +21,6 @@ RUN = {
     "train.epochs": 2,
     "train.batch_size": 128,
     "train.eval_batch_size": 36,
-    "train.mixup": 0.2,
     "train.precision": "fp64",
     "sparsity.method": "rigl",
     "sparsity.density": 0.3,
@@ -75,6 +74,19 @@ def test_a_changed_world_that_cannot_share_the_batch_is_refused(worlds: Callable
     outcomes = worlds(2).run(cases.command, values)
     assert [each.code for each in outcomes] == [2, 2]
     assert "train.batch_size=129 does not divide by 2 ranks" in outcomes[0].err
+
+
+def test_torchrun_restarts_a_run_whose_rank_was_killed(tmp_path: Path, whole: Path) -> None:
+    """Without output and resume=auto, too: the restarted ranks go on in the folder that they had begun."""
+    values = {**RUN, "resume": "never", "checkpoint.every": "2 steps"}
+    process = start(
+        [*TORCHRUN, "--max-restarts=1", str(ROOT / "tests/distributed/dying_rank.py"), *words(values)], cwd=tmp_path
+    )
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "going on after step 6 of 22" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert metrics(folder) == metrics(whole)
 
 
 def test_sigterm_to_torchrun_stops_its_ranks_in_good_order(worlds: Callable[[int], World], tmp_path: Path, whole: Path) -> None:
