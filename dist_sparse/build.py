@@ -18,7 +18,7 @@ from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
-from dist_sparse.engines.build import build_engine
+from dist_sparse.engines.build import build_engine, check_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_model
@@ -101,6 +101,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     """
     if config.train.ema is not None and (reason := METHODS[config.sparsity.method].dense_weights):
         raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
+    check_engine(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)

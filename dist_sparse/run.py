@@ -13,6 +13,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable,
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
+from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
@@ -91,6 +92,9 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
         folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
     _tell(ranks, cost.table())
+    if ranks.world_size > 1:
+        masks = trainer.method.gradient_masks(trainer.progress.step + 1)
+        _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
     return trainer, image

@@ -104,7 +104,7 @@ class Trainer:
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
         self.method.before_forward(step)
-        loss = self.engine.forward_backward(images, targets)
+        loss = self.engine.forward_backward(images, targets, self.method.gradient_masks(step))
         self._meter.add(loss, len(images))
         if self.forgetting and self.predictions and self.forgetting.counts_in(self.clock.place(self.progress.step)[0]):
             self.forgetting.see(batch.indices, self.predictions.last == batch.labels)
@@ -124,10 +124,10 @@ class Trainer:
             self.engine.step(skip=True)
             decision = self.method.after_overflow(step)
         else:
+            progress.dense_gradients += self.method.gradient_masks(step) is None
             decision = self.method.after_backward(step)
             self.engine.step(skip=decision.skip_optimizer)
             self.method.after_step(step)
-        progress.dense_gradients += decision.used_dense_gradient
         if decision.updates_masks:
             self._mask_average()
         if self.ema is not None and not overflowed:

@@ -56,6 +56,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "train.batch_size=255 does not divide by 1 ranks x 2 accumulation steps; 254 or 256 would",
     ),
     ({"train.batch_size": 4096}, "train.batch_size=4096 is more than the "),
+    (
+        {"engine.exchange": "masked", "sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
+        "engine.exchange=masked needs masks, and sparsity.method=dense has none",
+    ),
     ({"optim.name": "sdg"}, "optim.name='sdg' is unknown; did you mean sgd"),
     ({"optim.kwargs": {"betas": [0.9, 0.9]}}, "optim.kwargs.betas: sgd takes no such argument"),
     ({"scheduler.name": "cosin"}, "scheduler.name='cosin' is unknown; did you mean cosine"),

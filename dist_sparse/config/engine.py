@@ -16,5 +16,10 @@ class EngineConfig:
     """What runs the step on all ranks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a device for each rank."""
+    exchange: Literal["auto", "masked", "dense"] = "auto"
+    """Which gradients ddp averages over ranks: masked sends those of active weights only, which loses nothing, but all on steps
+    whose method needs all; auto does so for buckets of which at most half is active, but not between GPUs of one machine."""
+    compress: Literal["none", "bf16"] = "none"
+    """Averages gradients in bf16, in half the bytes; loses precision."""
     timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Minutes a rank waits for the others before the run ends."""

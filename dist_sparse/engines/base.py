@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from dist_sparse.engines.precision import Precision
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import WeightAccess
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,8 +35,11 @@ class Engine(WeightAccess, Protocol):
         """The present rate of the first parameter group."""
         ...
 
-    def forward_backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Run one micro-batch; returns its loss, detached, as a scalar on the device."""
+    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
+        """Run one micro-batch; returns its loss, detached, as a scalar on the device.
+
+        Gradients of weights that ``gradient_masks`` leave out are not needed: at the step boundary they may be 0.
+        """
         ...
 
     def step(self, *, skip: bool) -> None:

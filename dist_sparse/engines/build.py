@@ -7,6 +7,13 @@ from dist_sparse.config import Config
 from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.errors import UserError
+
+
+def check_engine(config: Config) -> None:
+    """Refuse with a UserError what the section asks for and cannot be."""
+    if config.engine.exchange == "masked" and config.sparsity.method == "dense":
+        raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")
 
 
 def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:
@@ -19,4 +26,6 @@ def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: L
         accumulation=config.train.accumulation,
         clip_norm=config.train.clip_norm,
         compile=config.train.compile,
+        exchange=config.engine.exchange,
+        compress=config.engine.compress,
     )

@@ -11,7 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_sparse.distributed import copy_first_rank
 from dist_sparse.engines.base import Loss
+from dist_sparse.engines.exchange import Choice, build_exchange
 from dist_sparse.engines.precision import Precision
+from dist_sparse.engines.wire import Compress
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -33,6 +35,8 @@ class DDPEngine:
         accumulation: int = 1,
         clip_norm: float | None = None,
         compile: bool = False,
+        exchange: Choice = "auto",
+        compress: Compress = "none",
     ) -> None:
         """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
         self.model, self.precision = model, precision
@@ -42,6 +46,9 @@ class DDPEngine:
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.scaled)
         device_ids = [precision.device] if precision.device.type == "cuda" else None
         self._ddp = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        self.exchange = build_exchange(model, exchange, compress)
+        if self.exchange is not None:
+            self._ddp.register_comm_hook(None, self.exchange.average)
         self._forward = torch.compile(self._ddp) if compile else self._ddp
         self._parameters = dict(model.named_parameters())
 
@@ -60,8 +67,10 @@ class DDPEngine:
     def learning_rate(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def forward_backward(self, images: Tensor, targets: Tensor) -> Tensor:
+    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
         self._micro_batches = self._micro_batches % self._accumulation + 1
+        if self.exchange is not None:
+            self.exchange.begin(gradient_masks)
         with contextlib.nullcontext() if self.at_step_boundary else self._ddp.no_sync():
             with self.precision.autocast():
                 loss = self._loss(self._forward(self.precision.place_images(images)), targets)

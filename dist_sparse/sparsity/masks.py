@@ -26,6 +26,8 @@ class Masks:
         }
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
+        self.version = 0
+        """Another one whenever masks may have changed, for whoever keeps what was made of them."""
 
     def __getitem__(self, name: str) -> Tensor:
         """The bool mask of a layer, of its weight's shape; not to be written to."""
@@ -42,6 +44,7 @@ class Masks:
     def replace(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
         """Take new masks for some layers or all; they count as explored. Returns how many entries of each mask changed."""
         changed = {}
+        self.version += 1
         for name, mask in masks.items():
             before, after = bits.pack(self[name]), bits.pack(mask)
             changed[name] = bits.popcount(before ^ after)
@@ -53,6 +56,7 @@ class Masks:
 
     def follow(self, masks: Mapping[str, Tensor]) -> None:
         """As :meth:`replace`, with masks of as many active weights as before, at every step: no host waits for the device."""
+        self.version += 1
         for name, mask in masks.items():
             self._multipliers[name].copy_(mask)
             self._explored[name] = self._explored[name].to(mask.device) | bits.pack(mask)

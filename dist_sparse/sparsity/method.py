@@ -54,8 +54,6 @@ class Decision:
 
     skip_optimizer: bool = False
     updates_masks: bool = False
-    used_dense_gradient: bool = False
-    """Gradients of inactive weights were needed; counts in the cost of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +113,13 @@ class Method:
 
     def before_forward(self, step: int) -> None:
         """Prepare the weights of step ``step``."""
+
+    def gradient_masks(self, step: int) -> Masks | None:
+        """Outside of these masks step ``step`` uses no gradient, so that none is exchanged; None if it uses all.
+
+        Asked between :meth:`before_forward` and :meth:`after_backward`. Steps that use all count in the cost of training.
+        """
+        return self.masks
 
     def after_backward(self, step: int) -> Decision:
         """Move the masks if it is time, then mask the gradients."""

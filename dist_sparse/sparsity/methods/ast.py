@@ -34,6 +34,7 @@ from torch import Tensor
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Decision, Method, Network, View
 from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
 from dist_sparse.sparsity.methods.ast_rungs import Layers
@@ -91,6 +92,9 @@ class Ast(Method):
     def before_forward(self, step: int) -> None:
         self.masks = self._nets.enter(self._turns.number)
 
+    def gradient_masks(self, step: int) -> Masks | None:
+        return self.masks if self._turns.due(step) is None else None
+
     def after_backward(self, step: int) -> Decision:
         self._nets.leave()
         self._due = self._turns.due(step)
@@ -98,7 +102,7 @@ class Ast(Method):
             self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
         self.access.mask_gradients(self.masks)
         self._correct(self.masks, self._turns.number)
-        return Decision(updates_masks=due, used_dense_gradient=due)
+        return Decision(updates_masks=due)
 
     def after_overflow(self, step: int) -> Decision:
         self._nets.leave()

@@ -11,6 +11,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.gradients import DenseGradients
@@ -208,20 +209,23 @@ class DropAndGrow(Updating):
             gradient=self._gradients.sums.get(name),
         )
 
-    def collect(self, step: int) -> bool:
-        collects = self.needs_gradient and self._counts(step)
-        if collects:
+    def gradient_masks(self, step: int) -> Masks | None:
+        grows_by_it = self._growth == "gradient" and self._counts(step)
+        return None if grows_by_it or self.needs_average else self.masks
+
+    def collect(self, step: int) -> None:
+        if self.needs_gradient and self._counts(step):
             # One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
             # steps every rank keeps all layers, so that any rank's checkpoint holds them; so it is with averages.
             self._gradients.add(self.agreement.owned() if self._gradient_steps == 1 else self.masks.names)
         if self.needs_average:
             self._gradients.average(self.masks.names)
-        return collects or self.needs_average
 
     def _counts(self, step: int) -> bool:
         """This step's gradient scores the update of this step or of the next."""
         distance = self._schedule.until_next(step)
-        return self._due is not None or (distance is not None and 0 < distance < self._gradient_steps)
+        due = self._schedule.due_step(self._last_step, step) is not None
+        return due or (distance is not None and 0 < distance < self._gradient_steps)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **self._gradients.state_dict()}

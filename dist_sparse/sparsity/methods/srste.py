@@ -62,11 +62,14 @@ class SrSte(Method):
         if not self._dense.away:  # an earlier micro-batch of the step has put them away
             self._dense.put_away(self.masks)
 
+    def gradient_masks(self, step: int) -> None:
+        """Straight through: every gradient moves its weight."""
+
     def after_backward(self, step: int) -> Decision:
         self._dense.restore()
         for name in self.masks.names:
             self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
-        return Decision(used_dense_gradient=True)
+        return Decision()
 
     def after_overflow(self, step: int) -> Decision:
         self._dense.restore()

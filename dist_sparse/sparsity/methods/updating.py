@@ -29,19 +29,18 @@ class Updating(Method):
     def update(self, step: int, regular: int) -> None:
         """Move the masks at ``step``, for the update that belongs to step ``regular``. Collective."""
 
-    def collect(self, step: int) -> bool:
-        """Take what the update needs from this step's dense gradients, before they are masked; tells if it needs any."""
-        return False
+    def collect(self, step: int) -> None:
+        """Take what the update needs from this step's gradients, before they are masked."""
 
     def after_backward(self, step: int) -> Decision:
         self._due = self._schedule.due_step(self._last_step, step)
+        self.collect(step)
         self._previous_step, self._last_step = self._last_step, step
-        collected = self.collect(step)
         due = self._due is not None
         if self._due is not None and self.replaces_step:
             self.update(step, self._due)
         self.access.mask_gradients(self.masks)
-        return Decision(skip_optimizer=due and self.replaces_step, updates_masks=due, used_dense_gradient=collected)
+        return Decision(skip_optimizer=due and self.replaces_step, updates_masks=due)
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
