@@ -1,10 +1,11 @@
 """The network under test: timm's ResNet-50 with this package's own engine, optimizer and method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import timm
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +15,7 @@ from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.schema import OptimConfig
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.exchange import Choice
 from dist_sparse.engines.precision import Precision
 from dist_sparse.optim import build_optimizer, check_zero_preservation
 from dist_sparse.sparsity.layers import sparse_layers
@@ -44,27 +46,36 @@ class Trainee:
         return {name: self.method.masks[name] for name in self.method.masks.names}
 
 
-def build(method: str, density: float, precision: Precision, adapt: Callable[[nn.Module], None] = lambda _: None) -> Trainee:
-    """A ResNet-50 with ERK masks over all convolutions and the classifier.
+def build(
+    method: str,
+    density: float,
+    precision: Precision,
+    adapt: Callable[[nn.Module], None] = lambda _: None,
+    *,
+    keep_dense: Sequence[str] = (),
+    exchange: Choice = "auto",
+) -> Trainee:
+    """A ResNet-50 with ERK masks over all convolutions and the classifier but those of ``keep_dense``.
 
     ``adapt`` may change the model before optimizer and engine take hold of it.
     """
     torch.manual_seed(0)
     # With the usual zero-initialised last norms of the residual branches a third of the layers would have zero gradients.
     model = precision.place_model(timm.create_model("resnet50", zero_init_last=False))
-    weights = sparse_layers(model, keep_dense=[])
+    weights = sparse_layers(model, keep_dense)
     adapt(model)
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
-    engine = DDPEngine(model, optimizer, cross_entropy, precision=precision)
+    engine = DDPEngine(model, optimizer, cross_entropy, precision=precision, exchange=exchange)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
     update = ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig()
     config = resolve(SparsityConfig(method=method, density=None if method == "dense" else density, update=update))
-    run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=0, world_size=1, device=precision.device)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=rank, world_size=size, device=precision.device)
     built = build_method(plan_method(config, weights, run), engine, remask=not (keeps.weights and keeps.state))
     built.start()
     return Trainee(model, optimizer, engine, built, weights)
 
 
 def start(device: str) -> torch.device:
-    """A process group of one, on ``cpu`` or ``cuda``."""
+    """A process group on ``cpu`` or ``cuda``: that of torchrun's variables, or of one."""
     return distributed.start(EngineConfig(device=device)).device  # type: ignore[arg-type]

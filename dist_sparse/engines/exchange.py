@@ -10,8 +10,8 @@ afterwards all hold the same values.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -34,21 +34,37 @@ class _Packing:
     """What is sent of one bucket, as long as it holds these parameters: DDP fills buckets anew after the first step."""
 
     names: tuple[str, ...]
-    positions: Tensor | None
-    """In the bucket, ascending; None if all of it is sent."""
-    values: Tensor | None
-    """Room for what stands there."""
+    whole: Sequence[slice]
+    """Runs of the bucket of which every entry is sent, copied as they are: far faster than entry by entry."""
+    positions: Tensor
+    """Of all other entries that are sent, ascending."""
+    values: Tensor
+    """Room for what is sent, first the single entries; empty if the bucket is sent as it is."""
 
     def pack(self, buffer: Tensor) -> Tensor:
-        return buffer if self.positions is None else torch.index_select(buffer, 0, self.positions, out=self.values)
+        if not len(self.values):
+            return buffer
+        single, *runs = self._parts(self.values)
+        torch.index_select(buffer, 0, self.positions, out=single)
+        for run, part in zip(runs, self.whole, strict=True):
+            run.copy_(buffer[part])
+        return self.values
 
     def unpack(self, buffer: Tensor, values: Tensor) -> Tensor:
-        if self.positions is not None:
-            return buffer.zero_().scatter_(0, self.positions, values)
-        return buffer if values.data_ptr() == buffer.data_ptr() else buffer.copy_(values)
+        if not len(self.values):
+            return buffer if values.data_ptr() == buffer.data_ptr() else buffer.copy_(values)
+        single, *runs = self._parts(values)
+        buffer.zero_().scatter_(0, self.positions, single)
+        for run, part in zip(runs, self.whole, strict=True):
+            buffer[part].copy_(run)
+        return buffer
+
+    def _parts(self, values: Tensor) -> Sequence[Tensor]:
+        return values.split([len(self.positions), *(run.stop - run.start for run in self.whole)])
 
 
-_WHOLE = _Packing((), None, None)
+_NOTHING = torch.empty(0)
+_AS_IT_IS = _Packing((), (), _NOTHING, _NOTHING)
 
 
 class Exchange:
@@ -87,7 +103,7 @@ class Exchange:
         """How a bucket is packed by the present masks."""
         masks = self._masks
         if masks is None:
-            return _WHOLE
+            return _AS_IT_IS
         version, packings = self._known.get(masks, (-1, {}))
         if version != masks.version:
             packings = {}
@@ -100,16 +116,27 @@ class Exchange:
 
     def _pack(self, bucket: dist.GradBucket, names: tuple[str, ...], masks: Masks) -> _Packing:
         buffer, masked = bucket.buffer(), frozenset(masks.names)
-        active = torch.ones_like(buffer, dtype=torch.bool)
+        active = torch.zeros_like(buffer, dtype=torch.bool)
+        whole: list[slice] = []
         for name, parameter, gradient in zip(names, bucket.parameters(), bucket.gradients(), strict=True):
-            if name in masked:
+            offset = (gradient.data_ptr() - buffer.data_ptr()) // buffer.element_size()
+            if name not in masked:
+                _append(whole, slice(offset, offset + parameter.numel()))
+            else:
                 # The gradients in a bucket lie as their weights do, whatever the strides of the views say that DDP hands out.
-                offset = (gradient.data_ptr() - buffer.data_ptr()) // buffer.element_size()
                 active.as_strided(parameter.size(), parameter.stride(), offset).copy_(masks[name])
         positions = active.nonzero().flatten()
-        if len(positions) == len(active) or len(positions) > self._worth_packing * len(active):
-            return _Packing(names, None, None)
-        return _Packing(names, positions, torch.empty_like(positions, dtype=buffer.dtype))
+        sent = len(positions) + sum(run.stop - run.start for run in whole)
+        if sent == len(buffer) or sent > self._worth_packing * len(buffer):
+            return replace(_AS_IT_IS, names=names)
+        return _Packing(names, whole, positions, buffer.new_empty(sent))
+
+
+def _append(runs: list[slice], run: slice) -> None:
+    """Add a run, as part of the last one if it begins where that ends."""
+    if runs and runs[-1].stop == run.start:
+        run = slice(runs.pop().start, run.stop)
+    runs.append(run)
 
 
 def build_exchange(model: nn.Module, choice: Choice, compress: Compress) -> Exchange | None:

@@ -1,4 +1,4 @@
-"""What is exchanged, in a world of one: where packing is chosen, and the line that says so; tests/distributed has several ranks."""
+"""What is exchanged: where packing is chosen, and the line that says so. With several ranks: tests/distributed."""
 
 from collections.abc import Iterator
 
