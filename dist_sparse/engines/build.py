@@ -12,7 +12,12 @@ from dist_sparse.errors import UserError
 
 def check_engine(config: Config) -> None:
     """Refuse with a UserError what the section asks for and cannot be."""
-    if config.engine.exchange == "masked" and config.sparsity.method == "dense":
+    engine = config.engine
+    if engine.name != "ddp" and (engine.exchange == "masked" or engine.compress != "none"):
+        raise UserError(
+            f"engine.exchange=masked and engine.compress are ddp's; engine.name={engine.name} exchanges in its own way"
+        )
+    if engine.exchange == "masked" and config.sparsity.method == "dense":
         raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")
 
 

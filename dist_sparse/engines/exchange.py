@@ -11,7 +11,7 @@ afterwards all hold the same values.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -31,19 +31,16 @@ _WORTH_PACKING = 0.5
 
 @dataclass(frozen=True)
 class _Packing:
-    """What is sent of one bucket, as long as it holds these parameters: DDP fills buckets anew after the first step."""
+    """What is sent of one bucket."""
 
-    names: tuple[str, ...]
     whole: Sequence[slice]
     """Runs of the bucket of which every entry is sent, copied as they are: far faster than entry by entry."""
     positions: Tensor
     """Of all other entries that are sent, ascending."""
     values: Tensor
-    """Room for what is sent, first the single entries; empty if the bucket is sent as it is."""
+    """Room for what is sent, the single entries before the runs."""
 
     def pack(self, buffer: Tensor) -> Tensor:
-        if not len(self.values):
-            return buffer
         single, *runs = self._parts(self.values)
         torch.index_select(buffer, 0, self.positions, out=single)
         for run, part in zip(runs, self.whole, strict=True):
@@ -51,8 +48,6 @@ class _Packing:
         return self.values
 
     def unpack(self, buffer: Tensor, values: Tensor) -> Tensor:
-        if not len(self.values):
-            return buffer if values.data_ptr() == buffer.data_ptr() else buffer.copy_(values)
         single, *runs = self._parts(values)
         buffer.zero_().scatter_(0, self.positions, single)
         for run, part in zip(runs, self.whole, strict=True):
@@ -63,8 +58,8 @@ class _Packing:
         return values.split([len(self.positions), *(run.stop - run.start for run in self.whole)])
 
 
-_NOTHING = torch.empty(0)
-_AS_IT_IS = _Packing((), (), _NOTHING, _NOTHING)
+_Known = tuple[tuple[str, ...], _Packing | None]
+"""With the parameters that were in the bucket, which DDP fills anew after the first step."""
 
 
 class Exchange:
@@ -76,7 +71,8 @@ class Exchange:
         self._worth_packing, self._compressed = worth_packing, compress == "bf16"
         self._world_size = dist.get_world_size()
         self._masks: Masks | None = None
-        self._known: WeakKeyDictionary[Masks, tuple[int, dict[int, _Packing]]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Masks, tuple[int, dict[int, _Known]]] = WeakKeyDictionary()
+        """By the number of the bucket, for the masks of one version."""
         self.sent = 0
         """Elements of the last step that went over the wire."""
         self.total = 0
@@ -90,31 +86,37 @@ class Exchange:
     def average(self, _state: object, bucket: dist.GradBucket) -> Future[Tensor]:
         """The hook: the mean of a bucket over ranks, in place."""
         buffer, packing = bucket.buffer(), self._packing(bucket)
-        sent = packing.pack(buffer)
+        sent = buffer if packing is None else packing.pack(buffer)
         self.sent += sent.numel()
         self.total += buffer.numel()
         sent = (sent.bfloat16() if self._compressed else sent).mul_(1 / self._world_size)
 
+        def finish(averaged: Future[list[Tensor]]) -> Tensor:
+            values = averaged.value()[0].to(buffer.dtype)
+            if packing is not None:
+                return packing.unpack(buffer, values)
+            return buffer.copy_(values) if self._compressed else buffer
+
         work = dist.all_reduce(sent, async_op=True)
         assert work is not None, "asynchronous"
-        return work.get_future().then(lambda averaged: packing.unpack(buffer, averaged.value()[0].to(buffer.dtype)))
+        return work.get_future().then(finish)
 
-    def _packing(self, bucket: dist.GradBucket) -> _Packing:
-        """How a bucket is packed by the present masks."""
+    def _packing(self, bucket: dist.GradBucket) -> _Packing | None:
+        """How a bucket is packed by the present masks, or None if it is sent as it is."""
         masks = self._masks
         if masks is None:
-            return _AS_IT_IS
+            return None
         version, packings = self._known.get(masks, (-1, {}))
         if version != masks.version:
             packings = {}
             self._known[masks] = masks.version, packings
         names = tuple(self._names[parameter] for parameter in bucket.parameters())
         known = packings.get(bucket.index())
-        if known is None or known.names != names:
-            known = packings[bucket.index()] = self._pack(bucket, names, masks)
-        return known
+        if known is None or known[0] != names:
+            known = packings[bucket.index()] = names, self._pack(bucket, names, masks)
+        return known[1]
 
-    def _pack(self, bucket: dist.GradBucket, names: tuple[str, ...], masks: Masks) -> _Packing:
+    def _pack(self, bucket: dist.GradBucket, names: tuple[str, ...], masks: Masks) -> _Packing | None:
         buffer, masked = bucket.buffer(), frozenset(masks.names)
         active = torch.zeros_like(buffer, dtype=torch.bool)
         whole: list[slice] = []
@@ -128,8 +130,8 @@ class Exchange:
         positions = active.nonzero().flatten()
         sent = len(positions) + sum(run.stop - run.start for run in whole)
         if sent == len(buffer) or sent > self._worth_packing * len(buffer):
-            return replace(_AS_IT_IS, names=names)
-        return _Packing(names, whole, positions, buffer.new_empty(sent))
+            return None
+        return _Packing(whole, positions, buffer.new_empty(sent))
 
 
 def _append(runs: list[slice], run: slice) -> None:
