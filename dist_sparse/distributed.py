@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.errors import UserError
@@ -44,10 +45,20 @@ def start(config: EngineConfig) -> Ranks:
         backend = "nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(minutes=config.timeout)
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
+            dist.init_process_group(backend, timeout=timeout, **_meeting(timeout))
         else:
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+
+
+def _meeting(timeout: timedelta) -> dict[str, Any]:
+    """Where torchrun's ranks meet, anew after each restart.
+
+    In the store itself, which outlives them, restarted ranks would find the addresses of dead ones (pytorch issue 135712).
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": dist.PrefixStore(f"attempt_{attempt}", store), "rank": rank, "world_size": world_size}
 
 
 def stop(*, failed: bool = False) -> None:
