@@ -3,6 +3,8 @@
 #
 #   ensure_environment           the package, with DALI and DeepSpeed where the platform has them
 #   ensure_environment test      what the checks and benchmarks need as well
+#   split OPTIONS -- WORDS...    which words of a launcher's command line are its own
+#   launch COMMAND...            ensure_environment, and the command in it
 #
 # PYTHON chooses the interpreter (3.10 or newer). When nothing has changed since the last time, pip is not started at all.
 
@@ -79,4 +81,48 @@ ensure_environment() {
     if [[ ${1:-} == test ]]; then
         once test
     fi
+}
+
+# split OPTIONS -- WORDS...: the words that are --dry-run or one of the OPTIONS (--name= takes a value, --name none) are the
+# launcher's, wherever they stand. Sets DRY_RUN (1 or empty), and the arrays OWN and REST.
+split() {
+    local known=' '
+    while [[ $1 != -- ]]; do
+        known+="$1 "
+        shift
+    done
+    shift
+    DRY_RUN='' OWN=() REST=()
+    while (($#)); do
+        if [[ $1 == --dry-run ]]; then
+            DRY_RUN=1
+        elif [[ $known == *" $1 "* || ($1 == *=* && $known == *" ${1%%=*}= "*) ]]; then
+            OWN+=("$1")
+        elif [[ $known == *" $1= "* ]]; then
+            (($# > 1)) || fail "$1 needs a value"
+            OWN+=("$1=$2")
+            shift
+        else
+            REST+=("$1")
+        fi
+        shift
+    done
+}
+
+# launch COMMAND...: print the command; unless DRY_RUN is set, run it in the environment.
+launch() {
+    local quoted
+    quoted=$(printf '%q ' "$@")
+    if [[ -n $DRY_RUN ]]; then
+        printf '%s\n' "${quoted% }"
+        return
+    fi
+    ensure_environment
+    say "Running: ${quoted% }"
+    export PATH=$VENV/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    exec "$@"
+}
+
+has_gpu() {
+    [[ -n ${CUDA_VISIBLE_DEVICES-all} ]] && nvidia-smi --list-gpus 2>/dev/null | grep -q .
 }
