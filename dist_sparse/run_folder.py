@@ -98,17 +98,19 @@ class RunFolder:
 
 
 def choose(config: Config) -> RunFolder:
-    """The folder of ``output``, or a new one; with ``resume=auto`` and no output the newest unfinished run of this name.
+    """The folder of ``output``, or that of an agent's W&B run, or a new one.
 
+    With ``resume=auto`` and neither of the first two it is the newest unfinished run of this name.
     Processes that torchrun has restarted stay in the folder where they were.
 
     Raises:
         UserError: the folder holds a run that would be overwritten, or cannot be made.
     """
     try:
-        folder = _own(config)
+        named = _named(config)
+        folder = _own(config, named)
         if folder is None:
-            folder = RunFolder(path=Path(config.output)) if config.output else _unfinished(config) or _new(config)
+            folder = RunFolder(path=named) if named else _unfinished(config) or _new(config)
         if folder.used and config.resume == "never" and not folder.restarted:
             raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -117,11 +119,19 @@ def choose(config: Config) -> RunFolder:
     return folder
 
 
-def _own(config: Config) -> RunFolder | None:
+def _named(config: Config) -> Path | None:
+    """``output``; or under a W&B agent the folder of its W&B run, which is no other's, and where it goes on if W&B asks."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    if config.output:
+        return Path(config.output)
+    return Path("runs") / f"{config.name}-sweep-{run}" if sweep and run else None
+
+
+def _own(config: Config, named: Path | None) -> RunFolder | None:
     """Where this process's torchrun had begun the run before it restarted its processes."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    paths = [Path(config.output)] if config.output else sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
+    paths = [named] if named else sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
     folders = [RunFolder(path=path, restarted=True) for path in paths]
     return next((folder for folder in reversed(folders) if folder.used and begun_by_this_launcher(folder.path)), None)
 

@@ -19,7 +19,7 @@ from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.setting import RunFacts
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml"))
+FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "sweeps")
 BASELINES = ["dense", "static", "set", "rigl"]
 
 SETS = {

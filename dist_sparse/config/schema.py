@@ -132,9 +132,13 @@ class TrackingConfig:
     entity: str | None = None
     """W&B user or team."""
     group: str | None = None
-    """W&B group; by default method, model and data set."""
+    """W&B group; by default the Slurm array, or else method, model and data set."""
+    job_type: str | None = None
+    """W&B job type; by default method and density, so that runs of a group that differ in their seeds stand together."""
     tags: list[str] = field(default_factory=list)
-    """W&B tags beside method, data set, model and density."""
+    """W&B tags beside method, data set, model, density and Slurm array."""
+    artifacts: bool = False
+    """Upload the final checkpoint and the statistics of the masks (layers.csv) to W&B when the run has finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,7 @@ class Config:
     name: Annotated[str, AfterValidator(_plain_name)] = "run"
     """Name of the run, of letters, digits and `_.-`; part of the default output folder."""
     output: str | None = None
-    """The run's folder. Default: runs/<name>-<time>."""
+    """The run's folder. Default: runs/<name>-<time>; under a W&B sweep agent runs/<name>-sweep-<id of the W&B run>."""
     resume: str = "never"
     """never; auto: go on from the newest good checkpoint of the run's folder if there is one; or a checkpoint's path."""
     seed: int = 0

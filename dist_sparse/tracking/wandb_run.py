@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_sparse.config import Config, to_flat
+from dist_sparse.tracking.artifacts import log_artifacts
 
 if TYPE_CHECKING:
     import wandb
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MODES = {"dryrun": "offline", "offline": "offline", "disabled": "disabled"}
-_TIMEOUTS = {"init_timeout": 10.0, "finish_timeout": 30.0}
-"""Seconds, where the user's environment (WANDB_INIT_TIMEOUT ...) does not say otherwise."""
+_INIT_TIMEOUT, _FINISH_TIMEOUT, _UPLOAD_TIMEOUT = 10.0, 30.0, 600.0
+"""Seconds to start, to end, and to end with artifacts; the user's environment (WANDB_INIT_TIMEOUT ...) may say otherwise."""
 
 
 class WandbRun:
@@ -28,6 +30,8 @@ class WandbRun:
     def __init__(self, config: Config, folder: Path, run_id: str | None) -> None:
         self.id = run_id
         self._run: wandb.Run | None = None
+        self._warned = False
+        self._artifacts_of = folder if config.tracking.artifacts else None
         mode = _mode(config.tracking.wandb)
         if mode != "disabled":
             try:
@@ -36,19 +40,23 @@ class WandbRun:
                 _warn("W&B is off", error)
         if self._run is not None:
             self.id = self._run.id
+            self._folder = Path(self._run.dir).parent
             self._guard(_define_metrics)
+            _listen(self._tell)
 
     def log(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """One row of the run's history."""
         self._guard(lambda run: run.log({"step": step, **values}))
 
     def finish(self, exit_code: int, summary: Mapping[str, float | int | str], *, preempted: bool = False) -> None:
-        """Set the run's summary and upload what is left, within a time limit.
+        """Set the run's summary, upload artifacts of a run that ended well, and what is left, within a time limit.
 
         A ``preempted`` run, whose ``exit_code`` is not 0, is marked as one to go on with: a sweep gives it to another agent.
         What is not uploaded stays in the folder for `wandb sync`.
         """
         self._guard(lambda run: run.summary.update(dict(summary)))
+        if (folder := self._artifacts_of) is not None and exit_code == 0:
+            self._guard(lambda run: log_artifacts(run, folder, summary))
         if preempted:
             self._guard(lambda run: run.mark_preempting())
         self._guard(lambda run: run.finish(exit_code=exit_code))
@@ -60,8 +68,15 @@ class WandbRun:
         try:
             call(self._run)
         except Exception as error:
-            _warn("W&B is off from here on", error)
+            self._tell(f"off from here on: {_reason(error)}")
             self._run = None
+
+    def _tell(self, trouble: str) -> None:
+        """One warning, which says how to mend it; what comes after it is seldom news, and goes to the log file only."""
+        level = logging.INFO if self._warned else logging.WARNING
+        self._warned = True
+        sync = f"`wandb sync --include-online {self._folder}` sends later what is missing"
+        log.log(level, "W&B: %s; training goes on, and %s", trouble, sync)
 
 
 def _mode(configured: str) -> str:
@@ -74,24 +89,24 @@ def _mode(configured: str) -> str:
 def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wandb.Run":
     import wandb
 
-    timeouts: dict[str, Any] = {name: limit for name, limit in _TIMEOUTS.items() if f"WANDB_{name.upper()}" not in os.environ}
-    settings = wandb.Settings(silent=True, console="off", **timeouts)
+    limits = {
+        "init_timeout": _INIT_TIMEOUT,
+        "finish_timeout": _UPLOAD_TIMEOUT if config.tracking.artifacts else _FINISH_TIMEOUT,
+    }
+    timeouts: dict[str, Any] = {name: limit for name, limit in limits.items() if f"WANDB_{name.upper()}" not in os.environ}
+    settings = wandb.Settings(silent=True, console="off", finish_timeout_raises=True, **timeouts)
+    # Reports of its own errors, to a server that does not answer, would hold up the end of the run.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb.setup(settings)
     if mode == "online" and not _has_key(warn=config.tracking.wandb == "online"):
         mode = "offline"
-    sparsity = config.sparsity
-    density = [] if sparsity.density is None else [f"density={sparsity.density:g}"]
     arguments: dict[str, Any] = {
-        "project": config.tracking.project,
-        "entity": config.tracking.entity,
-        "group": config.tracking.group or f"{sparsity.method}-{config.model.name}-{config.data.name}",
-        "tags": [sparsity.method, config.data.name, config.model.name, *density, *config.tracking.tags],
-        "name": config.name,
+        **_labels(config),
         "config": to_flat(config),
         "dir": folder,
         "settings": settings,
         "reinit": "finish_previous",  # one that failed in this process must not take over this run's rows
-        **({} if run_id is None else {"id": run_id, "resume": "allow"}),
+        **_identity(config, run_id),
     }
     if mode == "online":
         try:
@@ -99,6 +114,45 @@ def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wand
         except Exception as error:
             _warn("W&B is offline", error)
     return wandb.init(mode="offline", **arguments)
+
+
+def _identity(config: Config, run_id: str | None) -> dict[str, Any]:
+    """Which W&B run it is. A sweep's agent has settled that (WANDB_RUN_ID ...), and W&B accepts nothing else under it."""
+    if os.environ.get("WANDB_SWEEP_ID"):
+        return {"resume": "allow"}
+    place = {"project": config.tracking.project, "entity": config.tracking.entity, "name": config.name}
+    return place if run_id is None else {**place, "id": run_id, "resume": "allow"}
+
+
+def _labels(config: Config) -> dict[str, Any]:
+    """What W&B's table of runs can be grouped and filtered by."""
+    sparsity, tracking = config.sparsity, config.tracking
+    density, array = "" if sparsity.density is None else f"{sparsity.density:g}", os.environ.get("SLURM_ARRAY_JOB_ID")
+    tags = [sparsity.method, config.data.name, config.model.name]
+    tags += [f"density={density}"] if density else []
+    tags += [f"array={array}"] if array else []
+    default = f"array-{array}" if array else f"{sparsity.method}-{config.model.name}-{config.data.name}"
+    return {
+        "group": tracking.group or default,
+        "job_type": tracking.job_type or f"{sparsity.method}-{density}".rstrip("-"),
+        "tags": [*tags, *tracking.tags],
+    }
+
+
+def _listen(tell: Callable[[str], None]) -> None:
+    """Have the client's warnings told, such as that the server refuses data; a silent client keeps them to itself."""
+    import wandb
+
+    class Listener:
+        def info(self, msg: str) -> None:
+            """Not of interest."""
+
+        def warning(self, msg: str) -> None:
+            tell(re.sub("^wandb: (WARNING |ERROR )?", "", msg).partition(". ")[0])
+
+        error = warning
+
+    wandb.termsetup(wandb.setup().settings, Listener())
 
 
 def _has_key(*, warn: bool) -> bool:
@@ -122,5 +176,8 @@ def _define_metrics(run: "wandb.Run") -> None:
 
 
 def _warn(what: str, error: Exception) -> None:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    log.warning("%s: %s; training goes on", what, reason)
+    log.warning("%s: %s; training goes on", what, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

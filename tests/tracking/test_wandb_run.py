@@ -114,7 +114,7 @@ def test_a_metric_that_wandb_refuses_is_one_warning(tmp_path: Path, caplog: pyte
     run.finish(0, {})
     (record,) = own_records(caplog)
     assert record.levelno == logging.WARNING
-    assert record.message.startswith("W&B is off from here on: ")
+    assert record.message.startswith("W&B: off from here on: ")
 
 
 def test_a_client_that_dies_does_not_stop_the_run(tmp_path: Path) -> None:

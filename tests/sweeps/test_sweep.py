@@ -1,0 +1,84 @@
+"""Sweeps with the real `wandb sweep` and `wandb agent`, torchrun and all, against a stand-in for the server."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dist_sparse.config import load_config, to_flat
+from tests.command import ROOT, read_until
+from tests.sweeps.client import BIN, environment, offline_run, wandb
+from tests.sweeps.stand_in_server import ENTITY, StandInServer
+
+TINY = ["--train.batch_size=128", "--model.kwargs={width: 0.25}", "--tracking.log_every=5"]
+
+
+def small_grid(*, methods: int, epochs: int) -> dict[str, Any]:
+    """The shipped grid, with so many methods and the first value of every other parameter, on a narrow network."""
+    config = yaml.safe_load((ROOT / "configs/sweeps/digits_grid.yaml").read_text())
+    parameters = config["parameters"]
+    config["parameters"] = {
+        key: {"values": each["values"][: methods if key == "sparsity.method" else 1]} for key, each in parameters.items()
+    }
+    config["command"][-1:] = [*TINY, f"--train.epochs={epochs}", "${args}"]
+    return config
+
+
+def create_sweep(server: StandInServer, place: Path, config: dict[str, Any]) -> str:
+    """`wandb sweep`; the sweep's path."""
+    (place / "sweep.yaml").write_text(yaml.safe_dump(config))
+    said = wandb(["sweep", "--project=dist_sparse", "sweep.yaml"], server, place)
+    (name,) = server.sweeps
+    assert f"wandb agent {ENTITY}/dist_sparse/{name}" in said
+    assert "violation" not in said
+    return f"{ENTITY}/dist_sparse/{name}"
+
+
+def test_every_run_of_a_shipped_sweep_ends_with_its_parameters_in_effect(server: StandInServer, place: Path) -> None:
+    path = create_sweep(server, place, small_grid(methods=2, epochs=3))
+    said = wandb(["agent", path], server, place, WANDB_MODE="offline")
+    (sweep,) = server.sweeps.values()
+    assert [run.config["sparsity.method"]["value"] for run in sweep.runs.values()] == ["set", "rigl"]
+    for name, run in sweep.runs.items():
+        values = {key: each["value"] for key, each in run.config.items()}
+        folder = place / "runs" / f"digits-grid-sweep-{name}"
+        assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "finished", said
+        found = offline_run(folder)
+        assert found["config"].items() >= values.items()
+        assert found["summary"]["density"] == pytest.approx(0.1, abs=1e-3)
+        effective = to_flat(load_config(str(folder / "config.yaml")))
+        assert {key: effective[key] for key in values} == values
+    assert len(list((place / "runs").iterdir())) == 2
+
+
+def start_agent(server: StandInServer, place: Path, path: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(BIN / "wandb"), "agent", "--forward-signals", "--count=1", path],
+        cwd=place,
+        env=environment(server, place, WANDB_MODE="offline"),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_signal_to_the_agent_leaves_a_checkpoint_from_which_another_agent_goes_on(server: StandInServer, place: Path) -> None:
+    path = create_sweep(server, place, small_grid(methods=1, epochs=15))
+    folder = place / "runs/digits-grid-sweep-run0"
+    with start_agent(server, place, path) as agent:
+        said = read_until(agent, "step ")
+        agent.send_signal(signal.SIGTERM)
+        said += agent.communicate(timeout=300)[0]
+    assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "preempted", said
+    assert (folder / "preempted").read_text().startswith("SIGTERM at step ")
+    (last,) = sorted(folder.glob("checkpoints/step_*.pt"))[-1:]
+    with start_agent(server, place, path) as agent:
+        said = agent.communicate(timeout=300)[0]
+    assert f"going on after step {int(last.stem.removeprefix('step_'))} of 165" in said
+    assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "finished", said
+    assert len(list((place / "runs").iterdir())) == 1
+    assert {file.name for file in folder.glob("wandb/*/*.wandb")} == {"run-run0.wandb"}
