@@ -77,6 +77,16 @@ def test_an_offline_run_reads_back(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert found["config"]["sparsity.density"] == 0.1
 
 
+def test_what_the_user_names_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    run = WandbRun(load_config(overrides={"tracking.group": "ablation", "tracking.job_type": "seeds"}), tmp_path, None)
+    run.finish(0, {})
+    (path,) = run_files(tmp_path)
+    text = inspect(path)
+    assert '"ablation"' in text and '"seeds"' in text
+    assert "array-17" not in text
+
+
 def test_a_resumed_run_keeps_its_id_and_may_log_earlier_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = WandbRun(load_config(), tmp_path, None)
     first.log(20, {"train/loss": 2.0})
