@@ -93,14 +93,19 @@ def load_precision(config: Config, ranks: Ranks) -> Precision:
     return Precision(name=config.train.precision, device=ranks.device, channels_last=config.train.channels_last)
 
 
+def check_average(config: Config) -> None:
+    """Refuse an average of weights that the method keeps dense."""
+    if config.train.ema is not None and (reason := METHODS[config.sparsity.method].dense_weights):
+        raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
+
+
 def build_parts(config: Config, ranks: Ranks) -> Parts:
     """Build what needs no other rank, from a resolved configuration.
 
     Raises:
         UserError: whatever in the configuration or the data cannot be used.
     """
-    if config.train.ema is not None and (reason := METHODS[config.sparsity.method].dense_weights):
-        raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
+    check_average(config)
     check_engine(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
@@ -108,6 +113,28 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     keeps = check_zero_preservation(config.optim, ranks.device)
+    return Parts(
+        config=config,
+        ranks=ranks,
+        data=data,
+        precision=precision,
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total),
+        plan=plan_masks(config, ranks, model, clock),
+        mixup=build_mixup(config.train, data.info.classes, seed=config.seed, world_size=ranks.world_size),
+        keeps_zeros=keeps.weights and keeps.state,
+        clock=clock,
+        efficient=efficient,
+    )
+
+
+def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock) -> Plan:
+    """What the method will do in a run of this length.
+
+    Raises:
+        UserError: what cannot be done with these layers or in this run.
+    """
     facts = RunFacts(
         seed=config.seed,
         steps_per_epoch=clock.whole,
@@ -117,20 +144,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         device=ranks.device,
         classifier=next(reversed(weight_layers(model)), ""),
     )
-    return Parts(
-        config=config,
-        ranks=ranks,
-        data=data,
-        precision=precision,
-        model=model,
-        optimizer=optimizer,
-        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total),
-        plan=plan_method(config.sparsity, _sparse_layers(config, model), facts),
-        mixup=build_mixup(config.train, data.info.classes, seed=config.seed, world_size=ranks.world_size),
-        keeps_zeros=keeps.weights and keeps.state,
-        clock=clock,
-        efficient=efficient,
-    )
+    return plan_method(config.sparsity, _sparse_layers(config, model), facts)
 
 
 def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:

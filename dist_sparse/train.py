@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dist_sparse.config import Config, dump_config, parse_args
+from dist_sparse.config import dump_config, parse_args
+from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.preemption import StopAsked, StopSignals
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return refuse(error, aloud=is_first)
     try:
-        _train_or_print(invocation.config, print_config=invocation.print_config, aloud=is_first)
+        _do(invocation, aloud=is_first)
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
     except StopAsked as asked:
@@ -39,14 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train_or_print(config: Config, *, print_config: bool, aloud: bool) -> None:
+def _do(invocation: Invocation, *, aloud: bool) -> None:
     """Heavy packages are imported only here, once the command line is in order."""
-    if print_config:
+    config = invocation.config
+    if invocation.print_config:
         from dist_sparse.build import resolved
 
         text = dump_config(resolved(config))
         if aloud:
             print(text, end="")
+    elif invocation.plan is not None:
+        from dist_sparse.plan.outlook import look_ahead
+        from dist_sparse.plan.report import report
+
+        if aloud:
+            print(report(look_ahead(config, invocation.plan or int(os.environ.get("WORLD_SIZE", "1")))))
     else:
         signals = StopSignals()
         with signals.listening():

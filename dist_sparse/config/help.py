@@ -21,6 +21,8 @@ Usage:
 Options:
   --config FILE        read a YAML file over the defaults; its `base:` may name files to build on
   --print-config       show the resolved configuration and leave
+  --plan[=RANKS]       tell without training and without the data what the run will do: steps, mask updates, densities,
+                       FLOPs, memory, traffic; on so many ranks, or as many as torchrun starts
   -h, --help [PREFIX]  show this text, or only the keys below a prefix such as `sparsity`
 
 A key may also be written KEY=VALUE, --KEY VALUE, --FLAG for true, as a JSON object or as the name of a JSON file.

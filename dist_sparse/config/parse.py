@@ -22,7 +22,9 @@ class Invocation:
     """What a command line asks for."""
 
     config: Config
-    print_config: bool
+    print_config: bool = False
+    plan: int | None = None
+    """Number of ranks to plan for, without training; 0: as many as there are. None trains."""
 
 
 def parse_args(argv: Sequence[str]) -> Invocation:
@@ -32,8 +34,10 @@ def parse_args(argv: Sequence[str]) -> Invocation:
         UserError: everything that is wrong with it, one line each.
     """
     _help_if_asked(argv)
-    words = read_words([word for word in argv if word != "--print-config"])
-    return Invocation(_load(words.config, words), print_config="--print-config" in argv)
+    asked = [word for word in argv if _is_request(word)]
+    words = read_words([word for word in argv if not _is_request(word)])
+    plan = _ranks_to_plan(asked, words.errors)
+    return Invocation(_load(words.config, words), print_config="--print-config" in asked, plan=plan)
 
 
 def load_config(path: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -80,6 +84,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     return value
+
+
+def _is_request(word: str) -> bool:
+    """The word asks for something else than training, and is no key."""
+    return word in ("--print-config", "--plan") or word.startswith("--plan=")
+
+
+def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
+    plans = [word.partition("=")[2] for word in asked if word.startswith("--plan")]
+    if not plans:
+        return None
+    if "=" in asked[-1] and not (plans[-1].isdecimal() and int(plans[-1])):
+        errors.append(f"--plan={plans[-1]} should be a number of ranks, such as --plan=8, or --plan alone")
+        return None
+    return int(plans[-1] or 0)
 
 
 def _load(path: str | None, words: Words) -> Config:

@@ -27,7 +27,7 @@ class MissingFilesError(Exception):
     """A reader found no files, or not all of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SmallSet:
     """A data set that fits on the device. Defaults of the augmentation count where the config leaves them open."""
 
@@ -45,6 +45,10 @@ class SmallSet:
     """Fetches them; raises OSError or RuntimeError."""
     hint: str = ""
     """Another way to get them."""
+    side: int
+    """Of the images in pixels."""
+    train_size: int
+    val_size: int
 
 
 def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:

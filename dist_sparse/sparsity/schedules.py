@@ -70,6 +70,11 @@ class UpdateSchedule:
         latest = min(step, self.end - 1) // self.interval * self.interval
         return latest if max(previous, self.start - 1) < latest else None
 
+    def regular(self, last: int) -> range:
+        """The steps of all regular updates up to step ``last``."""
+        earliest = max(self.start, 1)
+        return range(earliest + -earliest % self.interval, min(self.end, last + 1), self.interval)
+
     def until_next(self, step: int) -> int | None:
         """Steps from ``step`` to the next regular update (0 on an update), or None if there is none any more."""
         earliest = max(step, self.start)

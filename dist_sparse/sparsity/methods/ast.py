@@ -36,9 +36,10 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Decision, Method, Network, View
-from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
+from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, foresee_ladder, plan_ladder
 from dist_sparse.sparsity.methods.ast_rungs import Layers
 from dist_sparse.sparsity.methods.correction import Correction, Kind
+from dist_sparse.sparsity.methods.course import LIKE_ERK, Course
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS
 from dist_sparse.sparsity.methods.setting import Plan, Setting
@@ -85,9 +86,21 @@ class Ast(Method):
     def plan(cls, setting: Setting) -> Plan:
         ladder, config, initial = plan_ladder(setting), setting.config.ast, setting.config.ramp.initial_density
         zero = config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1)
-        masks = setting.random_masks(setting.all_units() if initial == 1 else setting.units(initial))
+        units = setting.all_units() if initial == 1 else setting.units(initial)
         options = {"ladder": ladder, "correction": config.correction, "zero_unused": zero}
-        return Plan(setting=setting, initial_mask=masks, options=options)
+        active = setting.active(units)
+        return Plan(setting=setting, initial_mask=setting.random_masks(units), active=active, options=options)
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        lines = foresee_ladder(plan, plan.options["ladder"], made)
+        return Course(
+            lines=lines,
+            dense_gradients=sum(len(line.moves) for line in lines),
+            mask_copies=len(lines) + 1,  # and their union
+            weight_copies=1,
+            estimate="" if plan.setting.config.ast.structures else LIKE_ERK,
+        )
 
     def before_forward(self, step: int) -> None:
         self.masks = self._nets.enter(self._turns.number)

@@ -1,6 +1,7 @@
 """From the section ``sparsity.ast`` to the sub-nets of a run: checks, and when each of them updates."""
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from dist_sparse.config.sparsity import AstConfig, SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Rung
+from dist_sparse.sparsity.methods.course import Line, Move, initial_densities
 from dist_sparse.sparsity.methods.fit import check_fit
 from dist_sparse.sparsity.methods.ramp import Window
-from dist_sparse.sparsity.methods.setting import Setting
+from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.subnets import labels
 from dist_sparse.sparsity.schedules import CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM, parse_structure
 
@@ -147,6 +150,24 @@ def plan_ladder(setting: Setting) -> Ladder:
             f"{schedule.end}: the density would not be reached"
         )
     return Ladder(rungs=rungs, schedule=schedule, offset=offset, last=last)
+
+
+def foresee_ladder(plan: Plan, ladder: Ladder, made: Sequence[int]) -> list[Line]:
+    """The course of each sub-net, whose steps are every K-th."""
+    lines, initial = [], initial_densities(plan)
+    for number, (label, rung) in enumerate(zip(labels(len(ladder.rungs)), ladder.rungs, strict=True)):
+        own = made[number :: len(ladder.rungs)]
+        shift = number * (ladder.offset + 1) - len(ladder.rungs) + 1  # from the sub-net's time to steps
+        schedule = dataclasses.replace(ladder.schedule, end=ladder.schedule.end - number * ladder.offset)
+        densities, moves, before = initial, [], 0
+        for regular in schedule.regular(own[-1] - shift) if own else ():
+            place = bisect_left(own, regular + shift) * len(ladder.rungs) + number
+            if (pruning := ladder.pruning(before, regular)) is not None:
+                densities = rung.foresee(pruning, plan.setting.shapes)
+            before = regular
+            moves.append(Move(place=place, from_place=place + 1, densities=densities))
+        lines.append(Line(label=label, initial=initial, moves=moves))
+    return lines
 
 
 def _density_rungs(setting: Setting, first: int, last: int) -> list[Rung]:

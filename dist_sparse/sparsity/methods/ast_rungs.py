@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.pruning import best_units_of_all_layers
@@ -43,6 +44,10 @@ class Rung(ABC):
         """The masks after update ``number`` of the ramp, before layers regenerate. Collective."""
 
     @abstractmethod
+    def foresee(self, number: int, shapes: Shapes) -> Densities:
+        """The density of each layer after update ``number`` of the ramp."""
+
+    @abstractmethod
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """A layer's mask after it has dropped a fraction, the least worth, and grown as much by its dense gradient."""
 
@@ -67,6 +72,9 @@ class DensityRung(Rung):
         for name, place in largest.items():
             chosen[name][0, place] = True
         return agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape))
+
+    def foresee(self, number: int, shapes: Shapes) -> Densities:
+        return erdos_renyi(shapes, float(self.ramp(number)))  # a guess: the weights of then decide
 
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """ceil(fraction * active) weights: the smallest go, those of largest gradient come."""
@@ -95,6 +103,12 @@ class GroupRung(Rung):
             return self._mask(layers.weights[name], kept)
 
         return layers.agreement.decide(select)
+
+    def foresee(self, number: int, shapes: Shapes) -> Densities:
+        n, m = self.structure.n, self.structure.m
+        groups = {name: shape.numel() // m for name, shape in shapes.items()}
+        dense = {name: share_of(self.ramp(number), count) for name, count in groups.items()}
+        return {name: (n * count + (m - n) * dense[name]) / (m * count) for name, count in groups.items()}
 
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
         """floor(fraction * dense groups) of them: those of smallest sum |w| go, those of largest sum |gradient| come."""

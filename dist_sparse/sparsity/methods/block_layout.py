@@ -33,6 +33,11 @@ class Layout:
     blocks: dict[str, Blocks] = field(default_factory=dict)
     """The first blocks of the layers whose mask was asked for."""
 
+    def active(self) -> dict[str, int]:
+        """Active weights of each layer."""
+        whole = {name: self.setting.shapes[name].numel() for name in self.dense}
+        return {**self.units, **whole, **_active(self.counts, self.size)}
+
     def initial_mask(self, name: str) -> Tensor:
         """The largest weights of a layer, or the blocks that hold most of them."""
         weight = self.setting.weights[name].detach()

@@ -1,6 +1,6 @@
 """From a resolved sparsity section to a method with its masks: first the plan, which each rank makes alone, then the method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method, WeightAccess
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.course import Course, Foresees, resting
 from dist_sparse.sparsity.methods.setting import Plan, Plans, RunFacts, Setting
 from dist_sparse.sparsity.structures import parse_structure
 
@@ -24,7 +25,14 @@ def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: RunF
     setting = Setting(config=config, run=run, structure=parse_structure(config.structure), weights=masked)
     if issubclass(method, Plans):
         return method.plan(setting)
-    return Plan(setting=setting, initial_mask=setting.random_masks(setting.units() if masked else {}))
+    units = setting.units() if masked else {}
+    return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units))
+
+
+def foresee(plan: Plan, made: Sequence[int]) -> Course:
+    """What the planned masks will do in a run that makes the steps of these numbers (1 is the first)."""
+    method = METHODS[plan.setting.config.method]
+    return method.foresee(plan, made) if issubclass(method, Foresees) else resting(plan)
 
 
 def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:

@@ -1,6 +1,6 @@
 """Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.course import Course, Line, Move, initial_densities, updates
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.gradients import DenseGradients
 from dist_sparse.sparsity.methods.redistribution import (
@@ -48,6 +49,8 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
     },
 }
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
+
+SHARED_OUT = "layers exchange weights as training goes; they are assumed at the densities that they begin with"
 
 
 class DropAndGrow(Updating):
@@ -125,7 +128,24 @@ class DropAndGrow(Updating):
         keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution")
         options = {key: getattr(update, key) for key in keys}
         options |= {"structure": setting.structure, "schedule": setting.update_schedule(), "seed": setting.run.seed}
-        return Plan(setting=setting, initial_mask=setting.random_masks(units), options=options)
+        return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        options, densities = plan.options, initial_densities(plan)
+        places = updates(options["schedule"], made)
+        growth, redistribution = options.get("growth") or cls.default_growth, options.get("redistribution")
+        sums = places and (growth == "gradient" or options.get("removal") == "taylor")
+        dense = sum(min(options["gradient_steps"], place + 1) for place in places) if sums else 0
+        averages = "momentum" in (growth, redistribution)
+        moves = [Move(place=place, from_place=place + 1, densities=densities) for place in places]
+        estimate = SHARED_OUT if redistribution not in (None, "none") else ""
+        return Course(
+            lines=[Line(initial=densities, moves=moves)],
+            dense_gradients=len(made) if averages else dense,
+            weight_copies=averages + bool(sums and options["gradient_steps"] > 1),
+            estimate=estimate,
+        )
 
     @property
     def replaces_step(self) -> bool:

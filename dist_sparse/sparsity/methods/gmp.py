@@ -20,13 +20,15 @@ are kept in the order of layers and indices, so that exactly as many stay as pla
 classifier is more than all that may stay, it shares the common density.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.sparsity.methods.course import Course
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import Window, build_pruner, with_ramp
+from dist_sparse.sparsity.methods.ramp import Window, build_pruner, foresee_pruning, with_ramp
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
@@ -62,7 +64,12 @@ class Gmp(Updating):
         window = Window.of(setting)
         pruner = build_pruner(setting, window, 1.0, globally=cls.prunes_globally)
         options = {"structure": setting.structure, "pruner": pruner, "schedule": with_ramp(None, pruner, window)}
-        return Plan(setting=setting, initial_mask=setting.random_masks(setting.all_units()), options=options)
+        units = setting.all_units()
+        return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        return foresee_pruning(plan, made)
 
     def update(self, step: int, regular: int) -> None:
         pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)

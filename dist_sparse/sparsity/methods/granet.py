@@ -20,14 +20,16 @@ is a density: the reference's ImageNet command passes 0.0 for a dense start and 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.sparsity.methods.course import Course
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
 from dist_sparse.sparsity.methods.gmp import RAMP
 from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import Window, build_pruner, initial_density, with_ramp
+from dist_sparse.sparsity.methods.ramp import Window, build_pruner, foresee_pruning, initial_density, with_ramp
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.structures import Structure
 
@@ -59,6 +61,10 @@ class GraNet(DropAndGrow):
         pruner = build_pruner(setting, window, initial, globally=cls.prunes_globally)
         schedule = with_ramp(setting.update_schedule(), pruner, window)
         return dataclasses.replace(plan, options={**plan.options, "pruner": pruner, "schedule": schedule})
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        return foresee_pruning(plan, made, regrowing=super().foresee(plan, made))
 
     def update(self, step: int, regular: int) -> None:
         before = self.masks.packed()

@@ -29,7 +29,8 @@ removed or grown is zeroed (there a weight that is removed and regrown at once g
 are not uniform stay so. The first mutation, before any gradient, goes by |w| alone.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +39,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.course import Course, Line, Move, initial_densities
 from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, plan_bounds, resolve_bounds
 from dist_sparse.sparsity.methods.setting import Plan, Setting
@@ -64,10 +66,26 @@ class Mest(Method):
 
     @classmethod
     def plan(cls, setting: Setting) -> Plan:
-        initial_mask = largest_masks(setting, setting.units())
+        units = setting.units()
+        initial_mask = largest_masks(setting, units)
         gradient = setting.config.mest.removal_gradient
         options = {"structure": setting.structure, "removal_gradient": gradient, "seed": setting.run.seed}
-        return Plan(setting=setting, initial_mask=initial_mask, options={**options, "bounds": plan_bounds(setting)})
+        options |= {"bounds": plan_bounds(setting)}
+        return Plan(setting=setting, initial_mask=initial_mask, active=setting.active(units), options=options)
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        bounds, active, moves = plan.options["bounds"], dict(plan.active), []
+        for due in range(0, made[-1], bounds.interval):
+            phase, place = bounds.phase(due), bisect_right(made, due)
+            grown = plan.setting.active(phase.grow_to)
+            if phase.keep == phase.grow_to and grown == active:
+                continue
+            active = grown
+            densities = {name: count / plan.setting.shapes[name].numel() for name, count in active.items()}
+            moves.append(Move(place=place, from_place=place, densities=densities))
+        copies = int(plan.options["removal_gradient"] > 0)
+        return Course(lines=[Line(initial=initial_densities(plan), moves=moves)], weight_copies=copies)
 
     def before_forward(self, step: int) -> None:
         """Mutate between two steps; further micro-batches of the step find it done."""

@@ -11,6 +11,7 @@ from torch import Size, Tensor
 
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import WeightAccess
@@ -45,6 +46,10 @@ class Pruner(ABC):
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
         """The masks at a density. Collective."""
 
+    @abstractmethod
+    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+        """The density of each layer at an overall density, coming down from those ``before``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalPruner(Pruner):
@@ -59,6 +64,9 @@ class GlobalPruner(Pruner):
         return best_of_all_layers(
             lambda name: scores.magnitude(access.weight(name)), keep, self.structure, access, masks, agreement
         )
+
+    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+        return erdos_renyi(shapes, float(density))  # a guess: the weights of then decide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,14 @@ class UniformPruner(Pruner):
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
         densities = self.densities(density)
         return agreement.decide(lambda name: self._select(access.weight(name), masks[name], densities[name]))
+
+    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+        densities = {}
+        for name, each in self.densities(density).items():
+            sets, units, size = self.structure.counts(shapes[name])
+            keep = share_of(each / self.structure.capacity, units)
+            densities[name] = min(before[name], sets * keep * size / shapes[name].numel())
+        return densities
 
     def _select(self, weight: Tensor, mask: Tensor, density: Fraction) -> Tensor:
         active = self.structure.active(mask)

@@ -1,10 +1,12 @@
 """From a resolved configuration to a ramp of densities and the updates that follow it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from dist_sparse.errors import UserError
+from dist_sparse.sparsity.methods.course import LIKE_ERK, Course, Line, Move, initial_densities, updates
 from dist_sparse.sparsity.methods.pruning import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
-from dist_sparse.sparsity.methods.setting import Setting
+from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
 
 
@@ -101,3 +103,17 @@ def with_ramp(schedule: UpdateSchedule | None, pruner: Pruner, window: Window) -
             "the density would not be reached"
         )
     return dataclasses.replace(schedule, start=window.start)
+
+
+def foresee_pruning(plan: Plan, made: Sequence[int], *, regrowing: Course | None = None) -> Course:
+    """The course of masks that come down with the plan's pruner; what they regrow costs as in the course ``regrowing``."""
+    pruner, shapes = plan.options["pruner"], plan.setting.shapes
+    densities = initial = initial_densities(plan)
+    moves = []
+    for place, regular in updates(plan.options["schedule"], made).items():
+        if (number := regular // pruner.interval) <= pruner.ramp.last:
+            densities = pruner.foresee(pruner.ramp(number), shapes, densities)
+        moves.append(Move(place=place, from_place=place + 1, densities=densities))
+    estimate = LIKE_ERK if isinstance(pruner, GlobalPruner) else ""
+    course = Course(lines=[Line(initial=initial, moves=moves)], estimate=estimate)
+    return dataclasses.replace(regrowing, lines=course.lines, estimate=estimate or regrowing.estimate) if regrowing else course

@@ -134,6 +134,11 @@ class Setting:
         check_fit(self.config, self.structure, self.shapes)
         return {name: self.structure.counts(shape)[1] for name, shape in self.shapes.items()}
 
+    def active(self, units: Mapping[str, int]) -> dict[str, int]:
+        """The active weights of each layer with ``units`` a selection set."""
+        counts = {name: self.structure.counts(shape) for name, shape in self.shapes.items()}
+        return {name: sets * units[name] * size for name, (sets, _, size) in counts.items()}
+
     def random_mask(self, units: Mapping[str, int], name: str) -> Tensor:
         """A uniformly random mask of a layer with ``units`` a selection set, the same on any number of ranks."""
         shape = self.weights[name].shape
@@ -155,6 +160,8 @@ class Plan:
     setting: Setting
     initial_mask: Callable[[str], Tensor]
     """The first mask of a layer; called by the layer's owner only."""
+    active: Mapping[str, int]
+    """The active weights of each layer in these masks."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

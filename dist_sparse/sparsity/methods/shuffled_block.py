@@ -88,7 +88,7 @@ class ShuffledBlock(DropAndGrow):
         if layout is None:
             return dataclasses.replace(plan, options=options)
         options |= {"blocks": layout.blocks, "counts": layout.counts}
-        return dataclasses.replace(plan, initial_mask=layout.initial_mask, options=options)
+        return dataclasses.replace(plan, initial_mask=layout.initial_mask, active=layout.active(), options=options)
 
     def start(self) -> None:
         super().start()
@@ -135,4 +135,5 @@ def _resting(setting: Setting) -> Plan:
     """Masks that never move."""
     options = {"structure": setting.structure, "schedule": _NEVER, "seed": setting.run.seed}
     options |= {"form": setting.config.update.form, "gradient_steps": 1}
-    return Plan(setting=setting, initial_mask=setting.random_masks(setting.units()), options=options)
+    units = setting.units()
+    return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)

@@ -27,6 +27,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import WeightAccess
 from dist_sparse.sparsity.methods.initial import best_units
@@ -53,6 +54,13 @@ class Snip:
         if self.structure.layer_wide:
             return best_of_all_layers(sensitivity, self.keep, self.structure, access, masks, agreement)
         return agreement.decide(lambda name: best_units(sensitivity(name), self.units[name], self.structure))
+
+    def foresee(self, shapes: Shapes) -> Densities:
+        """The density of each layer, at a guess where all are compared."""
+        if self.structure.layer_wide:
+            return erdos_renyi(shapes, self.keep / sum(shape.numel() for shape in shapes.values()))
+        counts = {name: self.structure.counts(shape) for name, shape in shapes.items()}
+        return {name: sets * self.units[name] * size / shapes[name].numel() for name, (sets, _, size) in counts.items()}
 
 
 def shares_out_nothing(config: SparsityConfig) -> bool:
@@ -82,5 +90,6 @@ def plan_snip(setting: Setting) -> Plan:
     return Plan(
         setting=setting,
         initial_mask=lambda name: torch.ones(shapes[name], dtype=torch.bool, device=setting.run.device),
+        active={name: shape.numel() for name, shape in shapes.items()},
         options={"snip": Snip(structure=structure, keep=keep, units=units)},
     )

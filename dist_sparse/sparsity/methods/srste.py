@@ -18,6 +18,7 @@ Deviations from the authors' code: equal magnitudes are kept by index, so that e
 all that tie); the optimizer's own weight decay is on all weights there too, and stays so.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method, View
+from dist_sparse.sparsity.methods.course import Course, resting
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.swap import DenseWeights
@@ -55,8 +57,14 @@ class SrSte(Method):
         return Plan(
             setting=setting,
             initial_mask=largest_masks(setting, units),
+            active=setting.active(units),
             options={"structure": structure, "decay": setting.config.srste.decay},
         )
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        """Masks follow the weights at every step, which is no update; so does the gradient of all weights."""
+        return dataclasses.replace(resting(plan), dense_gradients=len(made), weight_copies=1)
 
     def before_forward(self, step: int) -> None:
         if not self._dense.away:  # an earlier micro-batch of the step has put them away

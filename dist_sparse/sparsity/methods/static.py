@@ -5,12 +5,13 @@ The other end of the scale: what a dynamic method must beat. ``sparsity.init`` s
 which the network is dense until the first gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.course import LIKE_ERK, Course, Line, Move, initial_densities, resting
 from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.snip import Snip, plan_snip, shares_out_nothing
@@ -40,7 +41,17 @@ class Static(Method):
             return plan_snip(setting)
         units = setting.units()
         masks = largest_masks(setting, units) if init == "magnitude" else setting.random_masks(units)
-        return Plan(setting=setting, initial_mask=masks)
+        return Plan(setting=setting, initial_mask=masks, active=setting.active(units))
+
+    @classmethod
+    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
+        """SNIP chooses in the first step, in place of the optimizer's, and trains from the second on."""
+        snip: Snip | None = plan.options.get("snip")
+        if snip is None:
+            return resting(plan)
+        densities = snip.foresee(plan.setting.shapes)
+        line = Line(initial=initial_densities(plan), moves=[Move(place=0, from_place=1, densities=densities)])
+        return Course(lines=[line], estimate=LIKE_ERK if snip.structure.layer_wide else "")
 
     def after_backward(self, step: int) -> Decision:
         if self._chosen or self._snip is None:

@@ -61,7 +61,7 @@ class SubNets:
     def views(self) -> list[View]:
         return [
             View(label=label, masks=masks, show=partial(self._shown, number))
-            for number, (label, masks) in enumerate(zip(_labels(len(self)), self._masks, strict=True))
+            for number, (label, masks) in enumerate(zip(labels(len(self)), self._masks, strict=True))
         ]
 
     def digests(self) -> dict[str, int]:
@@ -81,9 +81,9 @@ class SubNets:
 
 def networks_of(state: Mapping[str, Any]) -> Sequence[Network]:
     """The sub-nets of a :meth:`SubNets.state_dict`."""
-    saved = zip(_labels(len(state["masks"])), state["masks"], state["norms"]["sets"], strict=True)
+    saved = zip(labels(len(state["masks"])), state["masks"], state["norms"]["sets"], strict=True)
     return [Network(label=label, masks=masks["masks"], tensors=norms) for label, masks, norms in saved]
 
 
-def _labels(count: int) -> list[str]:
+def labels(count: int) -> list[str]:
     return [f"subnet{number}" for number in range(1, count + 1)] if count > 1 else [""]

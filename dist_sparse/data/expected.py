@@ -1,0 +1,37 @@
+"""The facts about a data set before it is read, for a plan that is made where the data may not be."""
+
+from pathlib import Path
+
+from dist_sparse.config.data import DataConfig
+from dist_sparse.data.batch import DataInfo
+from dist_sparse.data.folder import DEFAULT_IMAGE_SIZE
+from dist_sparse.data.image_files import list_splits
+from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.errors import UserError, is_unknown
+
+_IMAGENET = (1_000, 1_281_167, 50_000)
+"""Classes, training and validation images of ILSVRC 2012."""
+
+
+def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
+    """The facts, and where they are from in a few words.
+
+    Those of a small set are the published ones. A folder of images is listed; where there is none, ImageNet is assumed.
+
+    Raises:
+        UserError: an unknown name, or a folder that is there and cannot be used.
+    """
+    if config.name in SMALL_SETS:
+        known = SMALL_SETS[config.name]
+        side = config.image_size or known.side
+        facts = DataInfo(config.name, known.classes, len(known.mean), side, known.train_size, known.val_size)
+        return facts, "as published"
+    if config.name != "image_folder":
+        raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
+    side, root = config.image_size or DEFAULT_IMAGE_SIZE, Path(config.root).expanduser()
+    if not root.exists():
+        classes, train, val = _IMAGENET
+        return DataInfo(config.name, classes, 3, side, train, val), f"ImageNet's, since there is no folder {root}"
+    train_files, val_files = list_splits(root)
+    facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files), len(val_files))
+    return facts, f"counted in {root}"

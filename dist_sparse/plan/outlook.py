@@ -1,0 +1,239 @@
+"""A run's length, updates, densities, FLOPs, memory and traffic, from its configuration alone.
+
+The network is built on the meta device and no data set is read, so that the answer takes seconds and a login node will do.
+What the methods foresee (:mod:`dist_sparse.sparsity.methods.course`) is added up over the steps as a run adds up what it sees.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_sparse.build import check_average, plan_masks, resolved
+from dist_sparse.config import Config, with_values
+from dist_sparse.cost import Cost, measure
+from dist_sparse.data.batch import DataInfo, Loading
+from dist_sparse.data.clock import Clock
+from dist_sparse.data.efficient import make_clock, plan_efficient
+from dist_sparse.data.expected import expected_info
+from dist_sparse.data.order import BatchPlan
+from dist_sparse.distributed import Ranks
+from dist_sparse.engines.ddp import parameter_state
+from dist_sparse.flops import training_cost
+from dist_sparse.models import build_model
+from dist_sparse.optim import build_optimizer, build_scheduler
+from dist_sparse.sparsity.methods.build import foresee
+from dist_sparse.sparsity.methods.course import Course, Line, Move
+
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that one rank holds from step to step; activations and what libraries take are not counted."""
+
+    weights: int
+    """Buffers included."""
+    gradients: int
+    optimizer: int
+    masks: int
+    """On a GPU, where a mask takes a byte a weight."""
+    masks_on_cpu: int
+    method: int
+    """Weights put away, summed or averaged gradients."""
+    ema: int
+
+    @property
+    def total(self) -> int:
+        """On a GPU."""
+        return self.weights + self.gradients + self.optimizer + self.masks + self.method + self.ema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What :func:`look_ahead` finds. Densities are of the masked layers; of several networks, counted as a run counts."""
+
+    config: Config
+    """Resolved."""
+    world_size: int
+    info: DataInfo
+    source: str
+    """Where the data set's sizes are from."""
+    clock: Clock
+    made: Sequence[int]
+    """The numbers of the optimizer steps."""
+    course: Course
+    shapes: Mapping[str, torch.Size]
+    """Of the masked layers."""
+    parameters: Mapping[str, int]
+    """Numbers of the trainable parameter's elements."""
+    cost: Cost
+    """With the last network's final masks."""
+    memory: Memory
+
+    @property
+    def update_steps(self) -> list[int]:
+        """The numbers of the steps whose update a run logs, in order."""
+        return sorted(self.made[move.place] for line in self.course.lines for move in line.moves)
+
+    def density(self, densities: Mapping[str, float]) -> float:
+        """The overall density of layers at these; 1 if no layer has a mask."""
+        total = sum(shape.numel() for shape in self.shapes.values())
+        return sum(densities[name] * shape.numel() for name, shape in self.shapes.items()) / total if total else 1.0
+
+    def densities_at(self, line: Line, place: int) -> Mapping[str, float]:
+        """The densities of a network's layers in the forward of the step at ``place``."""
+        known = [move.densities for move in line.moves if move.from_place <= place]
+        return known[-1] if known else line.initial
+
+    @property
+    def final_densities(self) -> Mapping[str, float]:
+        """Of the network that the run is for, after the last step."""
+        return self.densities_at(self.course.lines[-1], len(self.made))
+
+    @property
+    def mean_densities(self) -> dict[str, float]:
+        """The density of each layer, averaged over the forwards of the run."""
+        sums = dict.fromkeys(self.shapes, 0.0)
+        for steps, densities in self._stretches():
+            for name in sums:
+                sums[name] += steps * densities[name]
+        return {name: total / len(self.made) for name, total in sums.items()}
+
+    @property
+    def mean_density(self) -> float:
+        return self.density(self.mean_densities)
+
+    @property
+    def peak_density(self) -> float:
+        return max(self.density(densities) for steps, densities in self._stretches() if steps)
+
+    def _stretches(self) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """How many steps run forward at which densities, over all networks."""
+        lines = self.course.lines
+        for number, line in enumerate(lines):
+            start = Move(place=0, from_place=0, densities=line.initial)
+            end = Move(place=0, from_place=len(self.made), densities={})
+            marks = [start, *line.moves, end]
+            for mark, following in itertools.pairwise(marks):
+                first = mark.from_place + (number - mark.from_place) % len(lines)
+                yield len(range(first, following.from_place, len(lines))), mark.densities
+
+    @property
+    def inference_share(self) -> float:
+        """FLOPs of a forward with the final masks, relative to dense."""
+        return self.cost.flops / self.cost.dense_flops
+
+    @property
+    def training_share(self) -> float:
+        """FLOPs of training relative to dense, as :func:`dist_sparse.flops.training_cost` counts."""
+        forward = self.cost.forward_share(self.mean_densities)
+        return training_cost(forward, self.course.dense_gradients / len(self.made))
+
+    @property
+    def dense_training_flops(self) -> float:
+        """Of the whole run: forward, gradients of inputs and gradients of weights of every image."""
+        return 3 * self.cost.dense_flops * len(self.made) * self.config.train.batch_size
+
+    def active(self, densities: Mapping[str, float]) -> dict[str, int]:
+        """Active weights of layers at these densities."""
+        return {name: round(densities[name] * shape.numel()) for name, shape in self.shapes.items()}
+
+
+def look_ahead(config: Config, world_size: int) -> Outlook:
+    """The outlook of a run on so many ranks.
+
+    Raises:
+        UserError: what would also stop the run, but for its data.
+    """
+    config = resolved(config)
+    check_average(config)
+    info, source = expected_info(config.data)
+    ranks = Ranks(rank=0, world_size=world_size, device=_META)
+    clock = _clock(config, info, ranks)
+    made = _steps(clock)
+    with _META:
+        model = build_model(
+            with_values(config, {"model.pretrained": False}).model,
+            classes=info.classes,
+            channels=info.channels,
+            image_size=info.image_size,
+            seed=config.seed,
+        ).to(torch.float64 if config.train.precision == "fp64" else torch.float32)
+    optimizer = build_optimizer(config.optim, model, config.train.batch_size)
+    build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)  # refuses what cannot be
+    plan = plan_masks(config, ranks, model, clock)
+    course, shapes = foresee(plan, made), plan.setting.shapes
+    last = course.lines[-1]
+    final = last.moves[-1].densities if last.moves else last.initial
+    active = {name: round(final[name] * shape.numel()) for name, shape in shapes.items()}
+    image = (info.channels, info.image_size, info.image_size)
+    return Outlook(
+        config=config,
+        world_size=world_size,
+        info=info,
+        source=source,
+        clock=clock,
+        made=made,
+        course=course,
+        shapes=shapes,
+        parameters={name: weight.numel() for name, weight in model.named_parameters()},
+        cost=measure(model, image, active, config.sparsity.structure),
+        memory=_memory(config, model, optimizer, course, sum(shape.numel() for shape in shapes.values())),
+    )
+
+
+def _clock(config: Config, info: DataInfo, ranks: Ranks) -> Clock:
+    train = config.train
+    loading = Loading(
+        batch_size=train.batch_size,
+        accumulation=train.accumulation,
+        eval_batch_size=train.eval_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+        seed=config.seed,
+    )
+    steps = BatchPlan(config.data.name, info.train_size, loading).steps_per_epoch
+    plan_efficient(config.data.forgetting, train, info)  # refuses what cannot be
+    return make_clock(config.data.forgetting, train, info, steps)
+
+
+def _steps(clock: Clock) -> Sequence[int]:
+    """The numbers of the steps that a run makes."""
+    if clock.short is None:
+        return range(1, clock.total + 1)
+    made = [clock.after(0)]
+    while made[-1] < clock.total:
+        made.append(clock.after(made[-1]))
+    return made
+
+
+def _memory(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course, masked: int) -> Memory:
+    parameters = list(model.parameters())
+    weights = _bytes([*parameters, *model.buffers()])
+    size = parameters[0].element_size()
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return Memory(
+        weights=weights,
+        gradients=_bytes(parameters),
+        optimizer=_bytes(list(parameter_state(optimizer).values())),
+        masks=masked * course.mask_copies,
+        masks_on_cpu=masked * course.mask_copies * size,
+        method=masked * course.weight_copies * size,
+        ema=weights if config.train.ema is not None else 0,
+    )
+
+
+def _bytes(value: Any) -> int:
+    """Of the tensors in nested lists and mappings."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0

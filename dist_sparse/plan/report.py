@@ -1,0 +1,152 @@
+"""An outlook as text."""
+
+import itertools
+from collections.abc import Sequence
+
+from dist_sparse.engines.wire import bytes_per_step, elements_per_step
+from dist_sparse.plan.outlook import Outlook
+from dist_sparse.sparsity.methods.course import Line
+
+_ROWS = 8
+"""Most lines of the table of densities."""
+
+
+def report(outlook: Outlook) -> str:
+    """The whole text, without a newline at its end."""
+    title = f"plan of {outlook.config.name} on {_count(outlook.world_size, 'rank')}; nothing is trained"
+    parts = [_length(outlook), _masks(outlook), _densities(outlook), _flops(outlook), _memory(outlook), _wire(outlook)]
+    return "\n".join([title, *(line for part in parts for line in part)])
+
+
+def _length(outlook: Outlook) -> list[str]:
+    info, train, clock = outlook.info, outlook.config.train, outlook.clock
+    share = train.batch_size // (outlook.world_size * train.accumulation)
+    steps = len(outlook.made)
+    fewer = f" (numbered up to {clock.total:,})" if steps < clock.total else ""
+    return [
+        _line("network", f"{outlook.config.model.name}, {outlook.cost.parameters:,} parameters"),
+        _line("data", f"{info.name}: {info.train_size:,} training and {info.val_size:,} validation images, {outlook.source}"),
+        _line("", f"{info.classes:,} classes, {info.channels}x{info.image_size}x{info.image_size} pixels"),
+        _line(
+            "batch",
+            f"{train.batch_size:,} images a step: {_count(outlook.world_size, 'rank')} x "
+            f"{_count(train.accumulation, 'micro-batch', 'es')} x {share:,} images",
+        ),
+        _line("length", f"{steps:,} steps{fewer}, {_count(train.epochs, 'epoch')} of {clock.whole:,} steps"),
+        _line("", f"{steps * train.batch_size:,} images"),
+    ]
+
+
+def _masks(outlook: Outlook) -> list[str]:
+    method, steps = outlook.config.sparsity.method, outlook.update_steps
+    if not outlook.shapes:
+        return [_line("masks", f"none: {method}")]
+    layers = f"{method} on {len(outlook.shapes)} layers of {sum(shape.numel() for shape in outlook.shapes.values()):,} weights"
+    if not steps:
+        return [_line("masks", layers), _line("updates", "none")]
+    return [
+        _line("masks", layers),
+        *(_updates(outlook, line) for line in outlook.course.lines),
+    ]
+
+
+def _updates(outlook: Outlook, line: Line) -> str:
+    steps = [outlook.made[move.place] for move in line.moves]
+    label = f"{line.label}: " if line.label else ""
+    if len(steps) < 2:
+        return _line("updates", label + (f"one, at step {steps[0]:,}" if steps else "none"))
+    gaps = {later - earlier for earlier, later in itertools.pairwise(steps)}
+    every = f"every {gaps.pop():,} steps" if len(gaps) == 1 else f"{min(gaps):,} to {max(gaps):,} steps apart"
+    return _line("updates", f"{label}{len(steps):,}, {every}, the first at step {steps[0]:,}, the last at step {steps[-1]:,}")
+
+
+def _densities(outlook: Outlook) -> list[str]:
+    lines = outlook.course.lines
+    places = sorted({0, len(outlook.made) - 1, *(move.from_place for line in lines for move in _changing(line))})
+    places = [place for place in _spread(places) if place < len(outlook.made)]
+    names = [line.label or "density" for line in lines]
+    head = "".join(f"{name:>10}" for name in names)
+    rows = [f"  {'step':>12}{'epoch':>8}{head}"]
+    for place in places:
+        step = outlook.made[place]
+        values = "".join(f"{outlook.density(outlook.densities_at(line, place)):>10.4f}" for line in lines)
+        rows.append(f"  {step:>12,}{(step - 1) / outlook.clock.whole:>8.1f}{values}")
+    return [
+        *rows,
+        _line("density", f"{outlook.mean_density:.4f} on average over the steps, {outlook.peak_density:.4f} at most"),
+    ]
+
+
+def _changing(line: Line) -> list:
+    """The moves after which some layer has another density."""
+    before, changing = line.initial, []
+    for move in line.moves:
+        if move.densities != before:
+            changing.append(move)
+        before = move.densities
+    return changing
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """At most so many of them, the first and the last and some between."""
+    if len(places) <= _ROWS:
+        return list(places)
+    return [places[round(number * (len(places) - 1) / (_ROWS - 1))] for number in range(_ROWS)]
+
+
+def _flops(outlook: Outlook) -> list[str]:
+    cost, about = outlook.cost, "about " if outlook.course.estimate else ""
+    inference, training = outlook.inference_share, outlook.training_share
+    dense = outlook.dense_training_flops
+    lines = [
+        _line("inference", f"{about}{inference:.4f} of dense: {cost.flops:.3e} of {cost.dense_flops:.3e} FLOPs an image"),
+        _line("training", f"{about}{training:.4f} of dense: {training * dense:.3e} of {dense:.3e} FLOPs"),
+    ]
+    return [*lines, *([_line("", outlook.course.estimate)] if about else [])]
+
+
+def _memory(outlook: Outlook) -> list[str]:
+    memory = outlook.memory
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    parts |= {"masks": memory.masks, "method": memory.method, "EMA": memory.ema}
+    told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+    lines = [_line("memory", f"{_size(memory.total)} a rank without activations: {told}")]
+    if memory.masks:
+        lines.append(_line("", f"(masks on the CPU: {_size(memory.masks_on_cpu)})"))
+    return lines
+
+
+def _wire(outlook: Outlook) -> list[str]:
+    if outlook.world_size == 1:
+        return [_line("wire", "nothing: one rank")]
+    precision = outlook.config.train.precision
+
+    def traffic(elements: int) -> str:
+        return _size(bytes_per_step(elements, outlook.world_size, precision=precision))
+
+    dense = elements_per_step(outlook.parameters, {})
+    lines = [_line("wire", f"{traffic(dense)} a step that each rank sends for all gradients ({dense:,} elements)")]
+    if outlook.shapes:
+        final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
+        masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
+        lines += [
+            _line("", f"{traffic(final)} for those of active weights at the end ({final:,} elements, {final / dense:.3f})"),
+            _line("", f"{outlook.course.dense_gradients:,} steps need all gradients; an update sends masks of {_size(masks)}"),
+        ]
+    return lines
+
+
+def _line(key: str, text: str) -> str:
+    return f"{key:<10}{text}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _size(count: int) -> str:
+    """Bytes in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.1f} kB"

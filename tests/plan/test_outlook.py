@@ -1,0 +1,128 @@
+"""What --plan foresees is what a run then does."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.config import parse_args
+from dist_sparse.plan.outlook import Outlook, look_ahead
+from dist_sparse.train import main
+from tests.command import ROOT, here, metrics, train_here, words
+from tests.test_every_method import CONFIGS, short
+
+GUESS = 0.45
+"""Relative; where all layers are pruned together, how the FLOPs of a layer come out is up to training."""
+DIGITS = ROOT / "configs" / "digits"
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rigl over several steps": ("rigl", {"sparsity.update.gradient_steps": 3}),
+    "rigl by averages": ("rigl", {"sparsity.update.growth": "momentum"}),
+    "rigl in blocks": ("rigl", {"sparsity.structure": "block:4x1"}),
+    "rigl, an end between updates": ("rigl", {"sparsity.update.end": "17 steps", "sparsity.update.gradient_steps": 4}),
+    "gmp_uniform": ("gmp", {"sparsity.method": "gmp_uniform"}),
+    "granet_uniform": ("granet_05", {"sparsity.method": "granet_uniform"}),
+    "granet, a late ramp": ("granet", {"sparsity.ramp.start": "9 steps", "sparsity.ramp.end": "22 steps"}),
+    "mest, fewer samples": ("mest_ems", {"data.forgetting.epochs": 1, "data.forgetting.remove": 600}),
+    "rigl, fewer samples": ("rigl", {"data.forgetting.epochs": 1, "data.forgetting.remove": 600}),
+    "ast, fewer samples": ("ast", {"data.forgetting.epochs": 2, "data.forgetting.remove": 600}),
+    "srste, accumulated": ("srste", {"train.accumulation": 4}),
+}
+
+
+def outlook(values: dict[str, Any], ranks: int = 1) -> Outlook:
+    return look_ahead(parse_args(words(values)).config, ranks)
+
+
+def check(values: dict[str, Any], folder: Path) -> None:
+    """Run, and compare what was written with what was foreseen."""
+    ahead = outlook(values)
+    assert train_here({**values, "output": folder}).code == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = metrics(folder)
+    assert len(ahead.made) == summary["steps"]
+    assert ahead.update_steps == [int(row["step"]) for row in rows if row["sparsity/changed"]]
+    assert ahead.mean_density == pytest.approx(summary["mean_density"], abs=2e-6)
+    assert ahead.peak_density == pytest.approx(summary["peak_density"], abs=2e-6)
+    assert ahead.density(ahead.final_densities) == pytest.approx(summary["density"], abs=2e-6)
+    assert ahead.cost.active_parameters == pytest.approx(summary["active_parameters"], abs=len(ahead.shapes))
+    assert (ahead.cost.parameters, ahead.cost.dense_flops) == (summary["parameters"], summary["dense_flops"])
+    near = {"rel": GUESS} if ahead.course.estimate else {"abs": 1e-6}
+    assert ahead.inference_share == pytest.approx(summary["inference_flops_relative"], **near)
+    assert ahead.training_share == pytest.approx(summary["train_flops_relative"], **near)
+    check_layers(ahead, folder)
+
+
+def check_layers(ahead: Outlook, folder: Path) -> None:
+    """Every layer's density at every update or, where layers share, that of all together."""
+    logged: dict[int, dict[str, float]] = defaultdict(dict)
+    if not (folder / "layers.csv").exists():
+        assert not ahead.update_steps
+        return
+    with (folder / "layers.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            logged[int(row["step"])][row["layer"]] = float(row["density"])
+    for line in ahead.course.lines:
+        for move in line.moves:
+            layers = {name: logged[ahead.made[move.place]][f"{line.label} {name}".lstrip()] for name in ahead.shapes}
+            assert ahead.density(layers) == pytest.approx(ahead.density(move.densities), abs=2e-6)
+            if not ahead.course.estimate:
+                assert layers == pytest.approx(move.densities, abs=2e-6)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_does_what_was_foreseen_of(tmp_path: Path, path: Path) -> None:
+    check(short(path), tmp_path / "run")
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_are_foreseen(tmp_path: Path, case: str) -> None:
+    name, values = OPTIONS[case]
+    check({**short(DIGITS / f"{name}.yaml"), **values}, tmp_path / "run")
+
+
+def test_memory_is_that_of_the_parts() -> None:
+    """28,643 weights more or less: 272,186 parameters and 1,376 buffers of batch norms and their counters."""
+    values = {"config": DIGITS / "rigl.yaml", "train.ema": 0.99}
+    memory = outlook(values).memory
+    assert (memory.gradients, memory.optimizer) == (4 * 272_186, 4 * 272_186)
+    assert memory.weights == memory.ema > memory.gradients
+    assert (memory.masks, memory.masks_on_cpu, memory.method) == (270_608, 4 * 270_608, 0)
+    assert outlook({**values, "optim.name": "adamw"}).memory.optimizer == pytest.approx(8 * 272_186, rel=1e-3)
+    double = outlook({**values, "train.precision": "fp64"}).memory
+    assert (double.gradients, double.optimizer, double.masks) == (8 * 272_186, 8 * 272_186, 270_608)
+
+
+def test_a_recipe_is_told_in_full_without_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    asked = here(main, ["--config", str(ROOT / "configs/imagenet/rigl_itop.yaml"), "--data.root=/nowhere", "--plan"])
+    assert (asked.code, asked.err) == (0, "")
+    assert "on 4 ranks" in asked.out
+    assert "1,281,167 training and 50,000 validation images, ImageNet's, since there is no folder /nowhere" in asked.out
+    assert "1,000,900 steps, 100 epochs of 10,009 steps" in asked.out
+    assert "250, every 4,000 steps, the first at step 4,000, the last at step 1,000,000" in asked.out
+    assert "inference 0.4138 of dense" in asked.out  # ERK at 0.2, as published
+    told = here(main, ["--config", str(ROOT / "configs/imagenet/rigl_itop.yaml"), "--data.root=/nowhere", "--plan=64"])
+    assert "on 64 ranks" in told.out
+    assert "64 ranks x 1 micro-batch x 2 images" in told.out
+
+
+@pytest.mark.parametrize("word", ["--plan=0", "--plan=many", "--plan=", "--plan=-1"])
+def test_a_number_of_ranks_is_asked_for(word: str) -> None:
+    outcome = here(main, [word])
+    assert outcome.code == 2
+    assert outcome.errors == [f"{word} should be a number of ranks, such as --plan=8, or --plan alone"]
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
+    outcome = here(main, ["--train.batch_size=100", "--plan=64"])
+    assert outcome.code == 2
+    assert outcome.errors == ["train.batch_size=100 does not divide by 64 ranks x 1 accumulation steps; 64 or 128 would"]
+
+
+def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert here(main, ["--config", str(DIGITS / "ast.yaml"), "--plan"]).code == 0
+    assert not list(tmp_path.iterdir())
