@@ -20,7 +20,7 @@ DIGITS = ROOT / "configs" / "digits"
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "rigl over several steps": ("rigl", {"sparsity.update.gradient_steps": 3}),
     "rigl by averages": ("rigl", {"sparsity.update.growth": "momentum"}),
-    "rigl in blocks": ("rigl", {"sparsity.structure": "block:4x1"}),
+    "rigl in blocks": ("rigl", {"sparsity.structure": "block:4x1", "sparsity.keep_dense": "[first, last]"}),
     "rigl, an end between updates": ("rigl", {"sparsity.update.end": "17 steps", "sparsity.update.gradient_steps": 4}),
     "gmp_uniform": ("gmp", {"sparsity.method": "gmp_uniform"}),
     "granet_uniform": ("granet_05", {"sparsity.method": "granet_uniform"}),
@@ -36,6 +36,11 @@ def outlook(values: dict[str, Any], ranks: int = 1) -> Outlook:
     return look_ahead(parse_args(words(values)).config, ranks)
 
 
+def a_weight(ahead: Outlook) -> float:
+    """What rounding to a whole weight makes of a density, of all layers together (and what a file's seven digits do)."""
+    return 1e-6 + 1 / max(1, sum(shape.numel() for shape in ahead.shapes.values()))
+
+
 def check(values: dict[str, Any], folder: Path) -> None:
     """Run, and compare what was written with what was foreseen."""
     ahead = outlook(values)
@@ -44,9 +49,9 @@ def check(values: dict[str, Any], folder: Path) -> None:
     rows = metrics(folder)
     assert len(ahead.made) == summary["steps"]
     assert ahead.update_steps == [int(row["step"]) for row in rows if row["sparsity/changed"]]
-    assert ahead.mean_density == pytest.approx(summary["mean_density"], abs=2e-6)
-    assert ahead.peak_density == pytest.approx(summary["peak_density"], abs=2e-6)
-    assert ahead.density(ahead.final_densities) == pytest.approx(summary["density"], abs=2e-6)
+    assert ahead.mean_density == pytest.approx(summary["mean_density"], abs=a_weight(ahead))
+    assert ahead.peak_density == pytest.approx(summary["peak_density"], abs=a_weight(ahead))
+    assert ahead.density(ahead.final_densities) == pytest.approx(summary["density"], abs=a_weight(ahead))
     assert ahead.cost.active_parameters == pytest.approx(summary["active_parameters"], abs=len(ahead.shapes))
     assert (ahead.cost.parameters, ahead.cost.dense_flops) == (summary["parameters"], summary["dense_flops"])
     near = {"rel": GUESS} if ahead.course.estimate else {"abs": 1e-6}
@@ -67,7 +72,7 @@ def check_layers(ahead: Outlook, folder: Path) -> None:
     for line in ahead.course.lines:
         for move in line.moves:
             layers = {name: logged[ahead.made[move.place]][f"{line.label} {name}".lstrip()] for name in ahead.shapes}
-            assert ahead.density(layers) == pytest.approx(ahead.density(move.densities), abs=2e-6)
+            assert ahead.density(layers) == pytest.approx(ahead.density(move.densities), abs=a_weight(ahead))
             if not ahead.course.estimate:
                 assert layers == pytest.approx(move.densities, abs=2e-6)
 
@@ -117,7 +122,7 @@ def test_a_number_of_ranks_is_asked_for(word: str) -> None:
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
-    outcome = here(main, ["--train.batch_size=100", "--plan=64"])
+    outcome = here(main, ["--train.batch_size=100", "--sparsity.density=0.1", "--plan=64"])
     assert outcome.code == 2
     assert outcome.errors == ["train.batch_size=100 does not divide by 64 ranks x 1 accumulation steps; 64 or 128 would"]
 

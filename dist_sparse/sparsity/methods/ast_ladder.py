@@ -160,8 +160,9 @@ def foresee_ladder(plan: Plan, ladder: Ladder, made: Sequence[int]) -> list[Line
         shift = number * (ladder.offset + 1) - len(ladder.rungs) + 1  # from the sub-net's time to steps
         schedule = dataclasses.replace(ladder.schedule, end=ladder.schedule.end - number * ladder.offset)
         densities, moves, before = initial, [], 0
-        for regular in schedule.regular(own[-1] - shift) if own else ():
-            place = bisect_left(own, regular + shift) * len(ladder.rungs) + number
+        due = {bisect_left(own, regular + shift): regular for regular in schedule.regular(own[-1] - shift if own else 0)}
+        for turn, regular in due.items():
+            place = turn * len(ladder.rungs) + number
             if (pruning := ladder.pruning(before, regular)) is not None:
                 densities = rung.foresee(pruning, plan.setting.shapes)
             before = regular
