@@ -55,6 +55,10 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
 
         if aloud:
             print(report(look_ahead(config, invocation.plan or int(os.environ.get("WORLD_SIZE", "1")))))
+    elif invocation.smoke:
+        from dist_sparse.smoke import smoke
+
+        smoke(config)
     else:
         signals = StopSignals()
         with signals.listening():

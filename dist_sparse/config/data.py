@@ -25,9 +25,11 @@ class DataConfig:
     __pydantic_config__ = STRICT
 
     name: str = "digits"
-    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet or image_folder."""
+    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder, or noise (random images, for trials)."""
     root: str = "data"
     """Folder that holds the data sets."""
+    limit: Count | None = None
+    """Use only so many of the training images, spread over the set, and at most as many to validate. Default: all."""
     download: bool = False
     """Fetch a missing data set into `data.root`, where the network allows."""
     augment: bool = True

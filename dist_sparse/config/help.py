@@ -23,6 +23,8 @@ Options:
   --print-config       show the resolved configuration and leave
   --plan[=RANKS]       tell without training and without the data what the run will do: steps, mask updates, densities,
                        FLOPs, memory, traffic; on so many ranks, or as many as torchrun starts
+  --smoke              train a few steps of the recipe on a handful of images (random ones where the data is missing), to
+                       see that it runs on this machine
   -h, --help [PREFIX]  show this text, or only the keys below a prefix such as `sparsity`
 
 A key may also be written KEY=VALUE, --KEY VALUE, --FLAG for true, as a JSON object or as the name of a JSON file.

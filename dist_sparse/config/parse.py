@@ -25,6 +25,8 @@ class Invocation:
     print_config: bool = False
     plan: int | None = None
     """Number of ranks to plan for, without training; 0: as many as there are. None trains."""
+    smoke: bool = False
+    """Train a few steps on a handful of images."""
 
 
 def parse_args(argv: Sequence[str]) -> Invocation:
@@ -37,7 +39,7 @@ def parse_args(argv: Sequence[str]) -> Invocation:
     asked = [word for word in argv if _is_request(word)]
     words = read_words([word for word in argv if not _is_request(word)])
     plan = _ranks_to_plan(asked, words.errors)
-    return Invocation(_load(words.config, words), print_config="--print-config" in asked, plan=plan)
+    return Invocation(_load(words.config, words), print_config="--print-config" in asked, plan=plan, smoke="--smoke" in asked)
 
 
 def load_config(path: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -88,14 +90,14 @@ def _plain(value: Any) -> Any:
 
 def _is_request(word: str) -> bool:
     """The word asks for something else than training, and is no key."""
-    return word in ("--print-config", "--plan") or word.startswith("--plan=")
+    return word in ("--print-config", "--plan", "--smoke") or word.startswith("--plan=")
 
 
 def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
     plans = [word.partition("=")[2] for word in asked if word.startswith("--plan")]
     if not plans:
         return None
-    if "=" in asked[-1] and not (plans[-1].isdecimal() and int(plans[-1])):
+    if f"--plan={plans[-1]}" in asked and not (plans[-1].isdecimal() and int(plans[-1])):
         errors.append(f"--plan={plans[-1]} should be a number of ranks, such as --plan=8, or --plan alone")
         return None
     return int(plans[-1] or 0)

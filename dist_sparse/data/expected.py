@@ -1,5 +1,6 @@
 """The facts about a data set before it is read, for a plan that is made where the data may not be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dist_sparse.config.data import DataConfig
@@ -7,6 +8,7 @@ from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.folder import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.image_files import list_splits
 from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.data.small_set import MissingFilesError
 from dist_sparse.errors import UserError, is_unknown
 
 _IMAGENET = (1_000, 1_281_167, 50_000)
@@ -25,13 +27,32 @@ def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
         known = SMALL_SETS[config.name]
         side = config.image_size or known.side
         facts = DataInfo(config.name, known.classes, len(known.mean), side, known.train_size, known.val_size)
-        return facts, "as published"
+        return _limited(facts, config), "as published"
     if config.name != "image_folder":
         raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
     side, root = config.image_size or DEFAULT_IMAGE_SIZE, Path(config.root).expanduser()
     if not root.exists():
         classes, train, val = _IMAGENET
-        return DataInfo(config.name, classes, 3, side, train, val), f"ImageNet's, since there is no folder {root}"
+        facts = DataInfo(config.name, classes, 3, side, train, val)
+        return _limited(facts, config), f"ImageNet's, since there is no folder {root}"
     train_files, val_files = list_splits(root)
     facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files), len(val_files))
-    return facts, f"counted in {root}"
+    return _limited(facts, config), f"counted in {root}"
+
+
+def _limited(info: DataInfo, config: DataConfig) -> DataInfo:
+    if config.limit is None:
+        return info
+    return replace(info, train_size=min(info.train_size, config.limit), val_size=min(info.val_size, config.limit))
+
+
+def is_there(config: DataConfig) -> bool:
+    """The data set lies where it is looked for, or may be fetched; whether it is in order shows when it is read."""
+    root = Path(config.root).expanduser()
+    if config.name not in SMALL_SETS:
+        return root.exists()
+    try:
+        SMALL_SETS[config.name].read(root)
+    except MissingFilesError:
+        return config.download
+    return True

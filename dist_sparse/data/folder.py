@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
 from dist_sparse.data.image_dataset import ImageDataset, Key, Pixels, collate
-from dist_sparse.data.image_files import list_splits
+from dist_sparse.data.image_files import list_splits, some
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.errors import UserError
 from dist_sparse.preemption import leave_signals_to_parent
@@ -109,7 +109,7 @@ def build_folder(config: DataConfig, loading: Loading) -> Data:
             raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
     if config.resize < size:
         raise UserError(f"data.resize={config.resize} should be at least data.image_size={size}")
-    train_files, val_files = list_splits(Path(config.root).expanduser())
+    train_files, val_files = (some(files, config.limit) for files in list_splits(Path(config.root).expanduser()))
     resized = [v2.Resize(config.resize), v2.CenterCrop(size)]
     augmented = [
         v2.RandomResizedCrop(size, scale=(config.min_scale, 1)),

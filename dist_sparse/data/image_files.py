@@ -1,5 +1,6 @@
 """Image files on disk: listing a folder of class folders, and decoding one file without letting a corrupt one through."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dist_sparse.data.limit import spread
 from dist_sparse.errors import UserError
 
 
@@ -47,6 +49,12 @@ def list_splits(root: Path) -> tuple[ImageFiles, ImageFiles]:
         if lacking:
             raise UserError(f"{second.root} lacks class folders that {first.root} has: {_some(lacking)}")
     return train, val
+
+
+def some(files: ImageFiles, limit: int | None) -> ImageFiles:
+    """So many of the files at most, spread over the classes; all without a limit."""
+    chosen = spread(len(files), limit)
+    return dataclasses.replace(files, paths=files.paths[chosen], labels=files.labels[chosen])
 
 
 def list_images(root: Path, split: str) -> ImageFiles:

@@ -13,9 +13,14 @@ from torch import Tensor
 from dist_sparse.data.small_set import MissingFilesError, SmallSet, Split
 from dist_sparse.data.tiny_imagenet import fetch_tiny_imagenet, read_tiny_imagenet
 from dist_sparse.errors import UserError
+from dist_sparse.seeding import generator
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the gzipped files."""
+
+
+_NOISE = (8_192, 512)
+"""Training and validation images of the set `noise`."""
 
 
 def _read_digits(_root: Path) -> tuple[Split, Split]:
@@ -28,6 +33,17 @@ def _read_digits(_root: Path) -> tuple[Split, Split]:
     held_out = torch.zeros(len(targets), dtype=torch.bool)
     held_out[targets.argsort(stable=True)[::5]] = True
     return Split(images[~held_out], targets[~held_out]), Split(images[held_out], targets[held_out])
+
+
+def _read_noise(_root: Path) -> tuple[Split, Split]:
+    """Random pixels and labels, always the same ones."""
+    draws = generator("noise")
+
+    def split(size: int) -> Split:
+        images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=draws)
+        return Split(images, torch.randint(0, 1_000, (size,), generator=draws))
+
+    return split(_NOISE[0]), split(_NOISE[1])
 
 
 def _read_fashion_mnist(root: Path) -> tuple[Split, Split]:
@@ -107,6 +123,17 @@ SMALL_SETS = {
         train_size=1_437,
         val_size=360,
         read=_read_digits,
+    ),
+    "noise": SmallSet(
+        classes=1_000,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.29, 0.29, 0.29),
+        crop_padding=4,
+        flip=True,
+        side=32,
+        train_size=_NOISE[0],
+        val_size=_NOISE[1],
+        read=_read_noise,
     ),
     "fashion_mnist": SmallSet(
         classes=10,

@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
+from dist_sparse.data.limit import spread
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.data.small_set import SmallSet, Split, read_small
 from dist_sparse.errors import UserError
@@ -85,11 +86,12 @@ def _augmentation(config: DataConfig, small_set: SmallSet, side: int) -> CropFli
 
 def _on_device(split: Split, config: DataConfig, device: torch.device) -> Split:
     """The split with its images zero-padded to ``data.image_size``; an odd pixel goes to the right and the bottom."""
-    images, side = split.images, split.images.shape[-1]
+    chosen = spread(len(split.labels), config.limit)
+    images, side = split.images[chosen], split.images.shape[-1]
     extra = (config.image_size or side) - side
     if extra < 0:
         raise UserError(
             f"data.image_size={config.image_size} is less than the {side} pixels of {config.name}; small sets only grow"
         )
     images = F.pad(images, (extra // 2, extra - extra // 2) * 2)
-    return Split(images.to(device), split.labels.to(device))
+    return Split(images.to(device), split.labels[chosen].to(device))

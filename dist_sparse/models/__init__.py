@@ -3,6 +3,7 @@
 ``python -m dist_sparse.models`` prints a table of the families.
 """
 
+import dataclasses
 from typing import Any
 
 import timm
@@ -39,6 +40,13 @@ def build_model(config: ModelConfig, *, classes: int, channels: int, image_size:
         model = _create(config, {**kwargs, **config.kwargs})
     _check_forward(config, model, classes, (channels, image_size, image_size))
     return model.train()
+
+
+def build_meta_model(config: ModelConfig, *, classes: int, channels: int, image_size: int) -> nn.Module:
+    """:func:`build_model` on the meta device: the network's shapes, without memory, weights or a download."""
+    with torch.device("meta"):
+        without_weights = dataclasses.replace(config, pretrained=False)
+        return build_model(without_weights, classes=classes, channels=channels, image_size=image_size, seed=0)
 
 
 def _check_names(config: ModelConfig) -> None:

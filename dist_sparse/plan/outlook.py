@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.build import check_average, plan_masks, resolved
-from dist_sparse.config import Config, with_values
+from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo, Loading
 from dist_sparse.data.clock import Clock
@@ -23,7 +23,7 @@ from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.ddp import parameter_state
 from dist_sparse.flops import training_cost
-from dist_sparse.models import build_model
+from dist_sparse.models import build_meta_model
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import foresee
 from dist_sparse.sparsity.methods.course import Course, Line, Move
@@ -155,14 +155,8 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
     made = _steps(clock)
-    with _META:
-        model = build_model(
-            with_values(config, {"model.pretrained": False}).model,
-            classes=info.classes,
-            channels=info.channels,
-            image_size=info.image_size,
-            seed=config.seed,
-        ).to(torch.float64 if config.train.precision == "fp64" else torch.float32)
+    model = build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=info.image_size)
+    model.to(torch.float64 if config.train.precision == "fp64" else torch.float32)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)  # refuses what cannot be
     plan = plan_masks(config, ranks, model, clock)

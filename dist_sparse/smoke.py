@@ -1,0 +1,162 @@
+"""A smoke run: any recipe in a few steps on a handful of images, with its own network, method, engine and arithmetic.
+
+For a first try on a new machine or cluster, and for the tests of all recipes. What is shortened:
+
+- two images a rank and micro-batch, small ones where images are files and the network takes them, and as few from the data
+  set as the run needs; where the data set is not there, random images stand in for it;
+- about ten steps. Every length keeps its share of the run, but for the interval of updates: one in two steps. So ramps come to
+  their end, phases follow one another, and masks really move;
+- the learning rate follows the batch; nothing is resumed or sent to W&B, and the run's folder has a name of its own.
+"""
+
+import math
+from typing import Any
+
+from dist_sparse import distributed
+from dist_sparse.build import resolved
+from dist_sparse.config import Config, with_values
+from dist_sparse.config.duration import Length
+from dist_sparse.config.tree import flat
+from dist_sparse.data.batch import DataInfo
+from dist_sparse.data.expected import expected_info, is_there
+from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.errors import UserError
+from dist_sparse.models import build_meta_model
+from dist_sparse.run import train
+
+_STEPS = 10
+_IMAGES = 2
+"""A rank and micro-batch. Batch norms need two."""
+_EPOCHS = 2
+_INTERVAL = 2
+_SIDE = 64
+
+
+def smoke(config: Config) -> dict[str, Any]:
+    """Train what :func:`shortened` leaves, and return its summary. Collective.
+
+    Raises:
+        UserError: as :func:`dist_sparse.run.train`.
+    """
+    ranks = distributed.start(config.engine)
+    short = None
+    with distributed.agreeing_on_errors():  # the first rank looks for the data, so that all go the same way
+        if ranks.is_first:
+            there = is_there(config.data)
+            short = shortened(config, ranks.world_size, data_is_there=there)
+            print(_notice(config, short, there), flush=True)
+    return train(distributed.from_first_rank(short))
+
+
+def _notice(config: Config, short: Config, there: bool) -> str:
+    data = (
+        f"images of {config.data.name}"
+        if there
+        else f"random images, since {config.data.root} does not hold {config.data.name}"
+    )
+    return (
+        f"smoke run of {config.name}: {short.train.epochs} epochs of a few steps, {short.train.batch_size} {data} a step; "
+        "neither accuracy nor time mean anything"
+    )
+
+
+def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config:
+    """The configuration of the smoke run.
+
+    Raises:
+        UserError: what also stops the whole run.
+    """
+    config = resolved(config)
+    expected, _ = expected_info(config.data)
+    whole = expected.train_size // config.train.batch_size
+    if not data_is_there:
+        config = with_values(
+            config, {"data.name": "noise", "data.image_size": max(expected.image_size, SMALL_SETS["noise"].side)}
+        )
+    accumulation = min(config.train.accumulation, 2)
+    batch = world_size * accumulation * _IMAGES
+    wanted = max(_STEPS, 4 * len(config.sparsity.ast.densities or config.sparsity.ast.structures))
+    config = with_values(config, {"data.limit": batch * math.ceil(wanted / _EPOCHS)})
+    info, _ = expected_info(config.data)
+    steps = max(1, info.train_size // batch)
+    epochs = max(_EPOCHS, math.ceil(wanted / steps))
+    values = _sizes(config, batch, accumulation) | _images(config, info)
+    values |= {"train.epochs": epochs, "train.validate_every": epochs}
+    values |= _lengths(config, whole, whole * config.train.epochs, steps * epochs)
+    values |= _forgetting(config, expected, info, epochs)
+    return with_values(config, values)
+
+
+def _sizes(config: Config, batch: int, accumulation: int) -> dict[str, Any]:
+    return {
+        "name": f"{config.name}-smoke",
+        "output": None if config.output is None else f"{config.output}-smoke",
+        "resume": "never",
+        "train.batch_size": batch,
+        "train.eval_batch_size": _IMAGES,
+        "train.accumulation": accumulation,
+        "optim.lr_batch_size": config.optim.lr_batch_size or config.train.batch_size,
+        "data.workers": min(config.data.workers, 1),
+        "checkpoint.keep": 1,
+        "tracking.wandb": "disabled",
+        "tracking.log_every": 1,
+    }
+
+
+def _images(config: Config, info: DataInfo) -> dict[str, Any]:
+    """Smaller images of files, if the network takes them."""
+    if config.data.name not in ("image_folder", "noise") or info.image_size <= _SIDE:
+        return {}
+    try:
+        build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=_SIDE)
+    except UserError:
+        return {}
+    return (
+        {"data.image_size": _SIDE, "data.resize": _SIDE} if config.data.name == "image_folder" else {"data.image_size": _SIDE}
+    )
+
+
+def _lengths(config: Config, epoch: int, total: int, steps: int) -> dict[str, Any]:
+    """Every length of the configuration as its share of ``steps``, which ``total`` steps become."""
+
+    def share(length: Length) -> Length:
+        return Length(int(length.steps(epoch, total) * steps / total + 1e-9), "steps")
+
+    values: dict[str, Any] = {}
+    for key, value in flat(config):
+        if isinstance(value, Length):
+            values[key] = share(value)
+        elif isinstance(value, list) and value and isinstance(value[0], Length):
+            values[key] = [share(each) for each in value]
+    values["checkpoint.every"] = Length(steps, "steps")
+    if "scheduler.decay_every" in values:
+        values["scheduler.decay_every"] = max(values["scheduler.decay_every"], Length(1, "steps"), key=lambda each: each.value)
+    return values | _update_lengths(config, values)
+
+
+def _update_lengths(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    if config.sparsity.update.interval is None:
+        return {}
+    values = {
+        "sparsity.update.interval": Length(_INTERVAL, "steps"),
+        "sparsity.update.gradient_steps": min(config.sparsity.update.gradient_steps, _INTERVAL),
+        **{key: values[key] for key in ("sparsity.ramp.start", "sparsity.ramp.end") if key in values},
+    }
+    if "sparsity.ramp.end" in values:  # long enough for an update
+        start = int(values["sparsity.ramp.start"].value) // _INTERVAL * _INTERVAL
+        end = max(int(values["sparsity.ramp.end"].value), start + _INTERVAL)
+        values["sparsity.ramp.end"] = Length(end, "steps")
+    if config.sparsity.method == "ast":
+        values["sparsity.ast.offset"] = Length(0, "steps")
+    return values
+
+
+def _forgetting(config: Config, expected: DataInfo, info: DataInfo, epochs: int) -> dict[str, Any]:
+    forgetting = config.data.forgetting
+    if not forgetting.remove:
+        return {}
+    counted = max(1, epochs * forgetting.epochs // config.train.epochs) if forgetting.epochs else 0
+    return {
+        "data.forgetting.epochs": counted,
+        "data.forgetting.remove": max(1, info.train_size * forgetting.remove // expected.train_size),
+    }
