@@ -210,3 +210,12 @@ def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
     os.environ["RANK"] = str(dist.get_rank())
     with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
         return here(main, argv)
+
+
+def smoke(argv: Sequence[str], data: str) -> Outcome:
+    """``python -m dist_sparse.train --smoke`` on sets that :func:`tests.on_disk.write_all` has written below ``data``."""
+    from dist_sparse.train import main
+    from tests.on_disk import checksums_of
+
+    with checksums_of(Path(data)):
+        return call(main, [*argv, "--smoke"])
