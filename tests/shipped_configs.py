@@ -46,10 +46,16 @@ def header(file: str) -> dict[str, str]:
     return entries
 
 
+def is_for_any_number_of_gpus(file: str) -> bool:
+    """One of the recipes that a folder of its own holds for every network, beside the references' runs."""
+    return len(Path(file).parts) > 2
+
+
 def is_of_a_reference(file: str) -> bool:
     """Not one of our own recipes, nor one of the baselines that run on a reference's recipe."""
     path = Path(file)
-    return path.parent.name not in ("digits", "fashion_mnist") and path.stem not in BASELINES
+    own = path.parent.name in ("digits", "fashion_mnist") or is_for_any_number_of_gpus(file)
+    return not own and path.stem not in BASELINES
 
 
 @functools.cache

@@ -9,10 +9,11 @@ import pytest
 
 from dist_sparse.build import resolved
 from dist_sparse.config import load_config, parse_args, to_flat
-from tests.shipped_configs import CONFIGS, FILES, header, is_of_a_reference, plan
+from tests.shipped_configs import CONFIGS, FILES, header, is_for_any_number_of_gpus, is_of_a_reference, plan
 
 README = (CONFIGS / "README.md").read_text(encoding="utf-8")
-IN_TABLE = [file for file in FILES if Path(file).parent.name not in ("digits", "fashion_mnist")]
+SCALED = [file for file in FILES if is_for_any_number_of_gpus(file)]
+IN_TABLE = [file for file in FILES if file not in SCALED and Path(file).parent.name not in ("digits", "fashion_mnist")]
 VARIANTS = re.findall(r"`--config configs/(\S+\.yaml [^`]+)`", README)
 
 
@@ -22,6 +23,23 @@ def row(file: str) -> str:
     system = entries["Source"].split(",")[0] if is_of_a_reference(file) else "baseline"
     original = f"`{entries['Original']}`" if "Original" in entries else ""
     return f"| {system} | {original} | `{entries['Command']}` | {entries['Expected']} |"
+
+
+def scaled_row(file: str) -> str:
+    """The row of a recipe for any number of GPUs."""
+    entries = header(file)
+    return f"| `{file}` | {entries['Source']} | {entries['Expected']} | {entries['FLOPs']} |"
+
+
+@pytest.mark.parametrize("file", SCALED)
+def test_table_of_recipes_for_any_number_of_gpus_has_the_row_of(file: str) -> None:
+    assert scaled_row(file) in README.splitlines()
+
+
+def test_that_table_names_nothing_else() -> None:
+    assert sorted(line for line in README.splitlines() if line.startswith("| `") and ".yaml` |" in line) == sorted(
+        map(scaled_row, SCALED)
+    )
 
 
 @pytest.mark.parametrize("file", IN_TABLE)

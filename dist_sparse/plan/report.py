@@ -109,10 +109,10 @@ def _memory(outlook: Outlook) -> list[str]:
     memory = outlook.memory
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
     parts |= {"masks": memory.masks, "method": memory.method, "EMA": memory.ema}
-    told = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
-    lines = [_line("memory", f"{_size(memory.total)} a rank without activations: {told}")]
+    told = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items() if size)
+    lines = [_line("memory", f"{in_bytes(memory.total)} a rank without activations: {told}")]
     if memory.masks:
-        lines.append(_line("", f"(masks on the CPU: {_size(memory.masks_on_cpu)})"))
+        lines.append(_line("", f"(masks on the CPU: {in_bytes(memory.masks_on_cpu)})"))
     return lines
 
 
@@ -122,7 +122,7 @@ def _wire(outlook: Outlook) -> list[str]:
     precision = outlook.config.train.precision
 
     def traffic(elements: int) -> str:
-        return _size(bytes_per_step(elements, outlook.world_size, precision=precision))
+        return in_bytes(bytes_per_step(elements, outlook.world_size, precision=precision))
 
     dense = elements_per_step(outlook.parameters, {})
     lines = [_line("wire", f"{traffic(dense)} a step that each rank sends for all gradients ({dense:,} elements)")]
@@ -131,7 +131,9 @@ def _wire(outlook: Outlook) -> list[str]:
         masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
         lines += [
             _line("", f"{traffic(final)} for those of active weights at the end ({final:,} elements, {final / dense:.3f})"),
-            _line("", f"{outlook.course.dense_gradients:,} steps need all gradients; an update sends masks of {_size(masks)}"),
+            _line(
+                "", f"{outlook.course.dense_gradients:,} steps need all gradients; an update sends masks of {in_bytes(masks)}"
+            ),
         ]
     return lines
 
@@ -144,7 +146,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
-def _size(count: int) -> str:
+def in_bytes(count: int) -> str:
     """Bytes in decimal units."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:

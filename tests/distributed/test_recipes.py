@@ -18,8 +18,9 @@ from tests.distributed.world import World
 from tests.on_disk import write_all
 from tests.shipped_configs import CONFIGS, FILES
 
-NARROW = "--model.kwargs.channels=[16,32,64,128]"
-NARROWED = ("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50")
+RESNET = ["--model.kwargs.channels=[16,32,64,128]"]
+NARROW = {name: RESNET for name in ("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50")}
+NARROW["deit_small_patch16_224"] = ["--model.kwargs.embed_dim=96"]
 RESTING = {"dense", "static"}
 
 
@@ -32,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recipe(worlds: Callable[[int], World], data: Path, tmp_path: Path, file: str) -> None:
     config = load_config(str(CONFIGS / file))
     argv = [f"--config={CONFIGS / file}", f"--data.root={data / config.data.name}", "--data.workers=0", "--engine.device=cpu"]
-    argv += [f"--output={tmp_path / 'run'}", *([NARROW] if config.model.name in NARROWED else [])]
+    argv += [f"--output={tmp_path / 'run'}", *NARROW.get(config.model.name, [])]
     outcomes = worlds(2).run(cases.smoke, argv, str(data))
     assert [outcome.err for outcome in outcomes if outcome.code] == []
     first = outcomes[0].out
