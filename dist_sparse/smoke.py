@@ -68,7 +68,7 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     """
     config = resolved(config)
     expected, _ = expected_info(config.data)
-    whole = expected.train_size // config.train.batch_size
+    whole = max(1, expected.train_size // config.train.batch_size)  # a folder may be smaller than the batch
     if not data_is_there:
         config = with_values(
             config, {"data.name": "noise", "data.image_size": max(expected.image_size, SMALL_SETS["noise"].side)}

@@ -19,7 +19,7 @@ from tests.on_disk import write_all
 from tests.shipped_configs import CONFIGS, FILES
 
 RESNET = ["--model.kwargs.channels=[16,32,64,128]"]
-NARROW = {name: RESNET for name in ("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50")}
+NARROW = dict.fromkeys(("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50"), RESNET)
 NARROW["deit_small_patch16_224"] = ["--model.kwargs.embed_dim=96"]
 RESTING = {"dense", "static"}
 
