@@ -49,14 +49,10 @@ def smoke(config: Config) -> dict[str, Any]:
 
 
 def _notice(config: Config, short: Config, there: bool) -> str:
-    data = (
-        f"images of {config.data.name}"
-        if there
-        else f"random images, since {config.data.root} does not hold {config.data.name}"
-    )
+    origin = f"of {config.data.name}" if there else f"random ones, since {config.data.root} does not hold {config.data.name}"
     return (
-        f"smoke run of {config.name}: {short.train.epochs} epochs of a few steps, {short.train.batch_size} {data} a step; "
-        "neither accuracy nor time mean anything"
+        f"smoke run of {config.name}: {short.train.epochs} epochs of a few steps of {short.train.batch_size} images each "
+        f"({origin}); neither accuracy nor time mean anything"
     )
 
 

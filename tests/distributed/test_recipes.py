@@ -38,7 +38,7 @@ def test_recipe(worlds: Callable[[int], World], data: Path, tmp_path: Path, file
     assert [outcome.err for outcome in outcomes if outcome.code] == []
     first = outcomes[0].out
     assert first.startswith(f"smoke run of {config.name}: ")
-    assert "random images" not in first.partition("\n")[0]
+    assert "random ones" not in first.partition("\n")[0]
     check(config, tmp_path / "run-smoke")
 
 

@@ -1,0 +1,63 @@
+"""--smoke as a user meets it: what it shortens, and what stands in for data that is not there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.config import load_config
+from dist_sparse.plan.outlook import look_ahead
+from dist_sparse.smoke import shortened
+from dist_sparse.train import main
+from tests.command import here, metrics, words
+from tests.photos import write_photos
+from tests.shipped_configs import CONFIGS
+
+NARROW = {"model.kwargs": {"channels": [16, 16, 16, 16], "layers": [1, 1, 1, 1]}, "data.workers": 0, "engine.device": "cpu"}
+
+
+def smoke(values: dict[str, Any], folder: Path) -> tuple[str, list[dict[str, str]]]:
+    """The first line of a smoke run and its metrics."""
+    outcome = here(main, ["--smoke", *words({**values, "output": folder})])
+    assert (outcome.code, outcome.errors) == (0, [])
+    return outcome.out.partition("\n")[0], metrics(folder.with_name(f"{folder.name}-smoke"))
+
+
+def test_random_images_stand_in_for_missing_ones(tmp_path: Path) -> None:
+    values = {"config": CONFIGS / "imagenet/resnet50/rigl_20.yaml", "data.root": tmp_path / "none", **NARROW}
+    first, rows = smoke(values, tmp_path / "run")
+    assert first == (
+        "smoke run of imagenet-resnet50-rigl_20: 2 epochs of a few steps of 2 images each (random ones, since "
+        f"{tmp_path / 'none'} does not hold image_folder); neither accuracy nor time mean anything"
+    )
+    assert [row["step"] for row in rows if row["sparsity/changed"]] == ["2", "4", "6"]
+
+
+def test_images_that_are_there_are_used(tmp_path: Path) -> None:
+    values = {"config": CONFIGS / "imagenet/resnet50/gmp_20.yaml", "data.root": write_photos(tmp_path / "photos"), **NARROW}
+    first, rows = smoke(values, tmp_path / "run")
+    assert "of 2 images each (of image_folder); " in first
+    assert float(rows[-1]["sparsity/density"]) == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("file", ["imagenet/resnet50/dense", "imagenet/resnet50/rigl_5x_10", "cifar10/ast", "digits/mest_ems"])
+@pytest.mark.parametrize("ranks", [1, 8, 64])
+def test_a_smoke_run_is_short_on_any_number_of_ranks(file: str, ranks: int) -> None:
+    config = load_config(str(CONFIGS / f"{file}.yaml"), {"data.root": "/nowhere"})
+    short = shortened(config, ranks, data_is_there=False)
+    ahead = look_ahead(short, ranks)
+    assert 10 <= len(ahead.made) <= 24
+    assert short.train.batch_size == 2 * ranks * short.train.accumulation
+    assert bool(ahead.update_steps) == (config.sparsity.method != "dense")
+    assert short.name == f"{config.name}-smoke"
+
+
+def test_lengths_keep_their_share_of_the_run() -> None:
+    """Of 120 steps an epoch and 100 epochs, ten steps are left."""
+    config = load_config(str(CONFIGS / "imagenet/resnet50/granet_from_50_10.yaml"), {"data.root": "/nowhere"})
+    short = shortened(config, 2, data_is_there=False)
+    assert [str(each) for each in short.scheduler.milestones] == ["3 steps", "6 steps", "9 steps"]
+    assert str(short.sparsity.ramp.end) == "3 steps"
+    assert str(short.sparsity.update.interval) == "2 steps"
+    assert (short.model, short.sparsity.density, short.train.precision) == (config.model, 0.1, "bf16")
+    assert short.tracking.wandb == "disabled"
