@@ -22,6 +22,7 @@ from dist_sparse.data.expected import expected_info, is_there
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_meta_model
+from dist_sparse.preemption import StopSignals
 from dist_sparse.run import train
 
 _STEPS = 10
@@ -32,7 +33,7 @@ _INTERVAL = 2
 _SIDE = 64
 
 
-def smoke(config: Config) -> dict[str, Any]:
+def smoke(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     """Train what :func:`shortened` leaves, and return its summary. Collective.
 
     Raises:
@@ -45,7 +46,7 @@ def smoke(config: Config) -> dict[str, Any]:
             there = is_there(config.data)
             short = shortened(config, ranks.world_size, data_is_there=there)
             print(_notice(config, short, there), flush=True)
-    return train(distributed.from_first_rank(short))
+    return train(distributed.from_first_rank(short), signals)
 
 
 def _notice(config: Config, short: Config, there: bool) -> str:

@@ -55,14 +55,13 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
 
         if aloud:
             print(report(look_ahead(config, invocation.plan or int(os.environ.get("WORLD_SIZE", "1")))))
-    elif invocation.smoke:
-        from dist_sparse.smoke import smoke
-
-        smoke(config)
     else:
         signals = StopSignals()
         with signals.listening():
-            from dist_sparse.run import train
+            if invocation.smoke:
+                from dist_sparse.smoke import smoke as train
+            else:
+                from dist_sparse.run import train
 
             train(config, signals)
 
