@@ -21,6 +21,7 @@ from dist_sparse.data.efficient import make_clock, plan_efficient
 from dist_sparse.data.expected import expected_info
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
+from dist_sparse.engines.build import check_engine
 from dist_sparse.engines.ddp import parameter_state
 from dist_sparse.flops import training_cost
 from dist_sparse.models import build_meta_model
@@ -151,6 +152,7 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     """
     config = resolved(config)
     check_average(config)
+    check_engine(config)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)

@@ -119,18 +119,21 @@ def _memory(outlook: Outlook) -> list[str]:
 def _wire(outlook: Outlook) -> list[str]:
     if outlook.world_size == 1:
         return [_line("wire", "nothing: one rank")]
-    precision = outlook.config.train.precision
+    engine, precision = outlook.config.engine, outlook.config.train.precision
 
     def traffic(elements: int) -> str:
-        return in_bytes(bytes_per_step(elements, outlook.world_size, precision=precision))
+        return in_bytes(bytes_per_step(elements, outlook.world_size, precision=precision, compress=engine.compress))
 
     dense = elements_per_step(outlook.parameters, {})
     lines = [_line("wire", f"{traffic(dense)} a step that each rank sends for all gradients ({dense:,} elements)")]
-    if outlook.shapes:
+    if outlook.shapes and engine.exchange != "dense":
         final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
         masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
         lines += [
-            _line("", f"{traffic(final)} for those of active weights at the end ({final:,} elements, {final / dense:.3f})"),
+            _line(
+                "",
+                f"{traffic(final)} where only those of active weights are sent (engine.exchange), at the end ({final:,} elements, {final / dense:.3f})",
+            ),
             _line(
                 "", f"{outlook.course.dense_gradients:,} steps need all gradients; an update sends masks of {in_bytes(masks)}"
             ),

@@ -136,7 +136,7 @@ class DropAndGrow(Updating):
         places = updates(options["schedule"], made)
         growth, redistribution = options.get("growth") or cls.default_growth, options.get("redistribution")
         sums = places and (growth == "gradient" or options.get("removal") == "taylor")
-        dense = sum(min(options["gradient_steps"], place + 1) for place in places) if sums else 0
+        dense = sum(min(options["gradient_steps"], place + 1) for place in places) if growth == "gradient" else 0
         averages = "momentum" in (growth, redistribution)
         moves = [Move(place=place, from_place=place + 1, densities=densities) for place in places]
         estimate = SHARED_OUT if redistribution not in (None, "none") else ""
