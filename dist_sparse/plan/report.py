@@ -129,14 +129,10 @@ def _wire(outlook: Outlook) -> list[str]:
     if outlook.shapes and engine.exchange != "dense":
         final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
         masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
+        steps = f"{outlook.course.dense_gradients:,} steps need all gradients"
         lines += [
-            _line(
-                "",
-                f"{traffic(final)} where only those of active weights are sent (engine.exchange), at the end ({final:,} elements, {final / dense:.3f})",
-            ),
-            _line(
-                "", f"{outlook.course.dense_gradients:,} steps need all gradients; an update sends masks of {in_bytes(masks)}"
-            ),
+            _line("", f"{traffic(final)} where engine.exchange sends only those of weights that are active at the end"),
+            _line("", f"({final:,} elements, {final / dense:.3f} of all); {steps}; an update sends masks of {in_bytes(masks)}"),
         ]
     return lines
 
