@@ -77,6 +77,8 @@ def load_data(config: Config, ranks: Ranks) -> Data:
         world_size=ranks.world_size,
         device=ranks.device,
         seed=config.seed,
+        epochs=config.train.epochs,
+        channels_last=config.train.channels_last,
     )
 
 

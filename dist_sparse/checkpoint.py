@@ -23,12 +23,12 @@ from dist_sparse.files import atomic_link, atomic_write, remove_leftovers
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
-    "name", "output", "resume", "data.root", "data.download", "data.workers", "data.bad_images", "train.eval_batch_size",
-    "train.compile", "train.nan_limit", "engine.*", "checkpoint.*", "tracking.*",
+    "name", "output", "resume", "data.root", "data.download", "data.backend", "data.workers", "data.bad_images",
+    "train.eval_batch_size", "train.compile", "train.nan_limit", "engine.*", "checkpoint.*", "tracking.*",
 )  # fmt: skip
 """Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
 
-CHANGES_ROUNDING = ("train.eval_batch_size", "train.compile", "engine.*")
+CHANGES_ROUNDING = ("data.backend", "train.eval_batch_size", "train.compile", "engine.*")
 """Those of them after which results agree with the uninterrupted run's up to rounding only."""
 
 _STEP_FILE = re.compile(r"step_(\d{8,})\.pt")

@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dist_sparse.config.duration import Duration, Length
 from dist_sparse.config.numbers import STRICT, Count, Density, Natural
+
+Side = Annotated[int, Field(ge=1, le=2048)]
+"""Of an image, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,20 @@ class ForgettingConfig:
     """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
     ranking: str | None = None
     """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveConfig:
+    __pydantic_config__ = STRICT
+
+    start_size: Side | None = None
+    """Side of the training images in pixels at the start of the run; it grows to `data.image_size`. Off by default."""
+    start: Duration = Length(0.7, "run")
+    """When the side begins to grow. Default: as in FFCV's public ResNet-50 recipes, about 70 % of the run."""
+    end: Duration = Length(0.85, "run")
+    """When it has reached `data.image_size`. The side changes between epochs only. Default: about as in those recipes."""
+    multiple: Count = 32
+    """Sides on the way are rounded to a multiple of this. Default: the stride of most networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +58,21 @@ class DataConfig:
     """How a small set's padding is filled. Default: zeros."""
     flip: bool | None = None
     """Random horizontal flips. Default: yes, except for digits."""
-    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
+    image_size: Side | None = None
     """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
-    resize: Count = 256
-    """Shorter side in pixels before the centre crop of validation images (image_folder)."""
+    eval_size: Side | None = None
+    """Side of validation images in pixels, at which FLOPs are counted too (image_folder). Default: `data.image_size`."""
+    resize: Count | None = None
+    """Shorter side in pixels before the centre crop of validation images (image_folder). Default: 8/7 of the crop (256)."""
     min_scale: Density = 0.08
     """Smallest area, as a fraction of the image, that a random resized crop may take (image_folder)."""
+    backend: Literal["auto", "dali", "torchvision"] = "auto"
+    """What decodes and resizes images (image_folder); auto takes NVIDIA DALI where it is installed."""
     workers: Natural = 4
-    """Loader processes per rank, for training and for validation each (image_folder); 0 loads in the training process."""
+    """Torchvision's loader processes (0: none) or DALI's threads (at least 1), per rank, for training and validation each."""
     bad_images: Literal["stop", "skip"] = "stop"
     """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
+    progressive: ProgressiveConfig = ProgressiveConfig()
+    """Smaller training images in the first epochs (image_folder)."""
     forgetting: ForgettingConfig = ForgettingConfig()
     """Data-efficient training: leave out what is not forgotten."""

@@ -21,11 +21,14 @@ def build_data(
     world_size: int,
     device: torch.device,
     seed: int,
+    epochs: int = 1,
+    channels_last: bool = False,
 ) -> Data:
     """The data set ``config.name`` for one of ``world_size`` ranks.
 
     ``batch_size`` counts the samples of an optimizer step over all ranks and accumulation steps, ``eval_batch_size`` those
-    of one rank. Raises UserError for an unknown name, a batch that cannot be shared out, and missing or damaged files.
+    of one rank; ``epochs`` is the run's length. With ``channels_last`` images come in that memory format where it is free.
+    Raises UserError for an unknown name, a batch that cannot be shared out, and missing or damaged files.
     """
     loading = Loading(
         batch_size=batch_size,
@@ -35,11 +38,21 @@ def build_data(
         world_size=world_size,
         device=device,
         seed=seed,
+        epochs=epochs,
+        channels_last=channels_last,
     )
     if config.name in SMALL_SETS:
+        _refuse_keys_of_folders(config)
         return build_small(config, SMALL_SETS[config.name], loading)
     if config.name == "image_folder":
-        from dist_sparse.data.folder import build_folder
+        from dist_sparse.data.images.build import build_images
 
-        return build_folder(config, loading)
+        return build_images(config, loading)
     raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
+
+
+def _refuse_keys_of_folders(config: DataConfig) -> None:
+    usual = DataConfig()
+    for key in ("backend", "eval_size", "progressive"):
+        if getattr(config, key) != getattr(usual, key):
+            raise UserError(f"data.{key} is for image_folder; {config.name} lies on the device as it is")

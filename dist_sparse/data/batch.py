@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Facts about a data set; ``image_size`` is the side in pixels of the images that a model gets to see."""
+    """Facts about a data set; ``image_size`` is the side in pixels of the images that a model gets to see in validation."""
 
     name: str
     classes: int
@@ -78,6 +78,10 @@ class Loading:
     world_size: int
     device: torch.device
     seed: int
+    epochs: int = 1
+    """Of the run; what grows over the run needs it."""
+    channels_last: bool = False
+    """Give images in the NHWC memory format where that costs nothing."""
 
 
 class Normalise:

@@ -47,10 +47,15 @@ class BatchPlan:
         return self.size // self.loading.batch_size
 
     @property
+    def share_size(self) -> int:
+        """Samples of a micro-batch that are this rank's."""
+        return self.loading.batch_size // self.loading.accumulation // self.loading.world_size
+
+    @property
     def shares(self) -> list[slice]:
         """The rows of a global batch that are this rank's, one slice per micro-batch."""
         micro = self.loading.batch_size // self.loading.accumulation
-        share = micro // self.loading.world_size
+        share = self.share_size
         starts = (a * micro + self.loading.rank * share for a in range(self.loading.accumulation))
         return [slice(start, start + share) for start in starts]
 

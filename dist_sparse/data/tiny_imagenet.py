@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from dist_sparse.data.image_files import BadImage, open_image
+from dist_sparse.data.images.files import BadImage, decode
 from dist_sparse.data.small_set import MissingFilesError, Split
 from dist_sparse.errors import UserError
 
@@ -91,7 +91,7 @@ def _decode(files: Sequence[Labelled]) -> Split:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    image = open_image(path)
+    image = decode(path.read_bytes, str(path))
     if isinstance(image, BadImage):
         raise UserError(f"{path} cannot be decoded ({image.reason}); unpack {URL} again")
     return np.asarray(image)

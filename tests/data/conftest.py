@@ -12,7 +12,16 @@ from torch import Tensor
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Batch, Data, build_data
 
-LOADING = {"batch_size": 8, "accumulation": 1, "eval_batch_size": 7, "rank": 0, "world_size": 1, "seed": 3}
+LOADING = {
+    "batch_size": 8,
+    "accumulation": 1,
+    "eval_batch_size": 7,
+    "rank": 0,
+    "world_size": 1,
+    "seed": 3,
+    "epochs": 1,
+    "channels_last": False,
+}
 
 
 @pytest.fixture

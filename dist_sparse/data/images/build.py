@@ -1,0 +1,76 @@
+"""From the keys of ``data`` to the loaders of an image data set."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from dist_sparse.config.data import DataConfig
+from dist_sparse.data.batch import Data, DataInfo, Loading
+from dist_sparse.data.images.loaders import Backend, BatchFinisher, ImageTrainLoader, ImageValLoader
+from dist_sparse.data.images.sizes import Sizes, sizes_of
+from dist_sparse.data.images.splits import list_splits
+from dist_sparse.data.images.windows import CentreWindows, RandomWindows, Windows
+from dist_sparse.data.order import BatchPlan, validation_share
+from dist_sparse.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def build_images(config: DataConfig, loading: Loading) -> Data:
+    """List the images and make their loaders; errors as in :func:`dist_sparse.data.build_data`."""
+    for key in ("crop_padding", "padding_mode"):
+        if getattr(config, key) is not None:
+            raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
+    backend = _choose_backend(config.backend)
+    train_files, val_files = list_splits(Path(config.root).expanduser())
+    plan = BatchPlan(config.name, len(train_files.labels), loading)
+    sizes = sizes_of(config, epochs=loading.epochs, steps_per_epoch=plan.steps_per_epoch)
+    to_train, to_val = _windows(config, sizes, loading.seed)
+    skip = config.bad_images == "skip"
+    train = backend(train_files, to_train, loading, workers=config.workers, batch_size=plan.share_size, substitute=skip)
+    val = backend(val_files, to_val, loading, workers=config.workers, batch_size=loading.eval_batch_size, substitute=False)
+    finish = [BatchFinisher(stop=not skip, device=loading.device) for _ in range(2)]
+    share = validation_share(len(val_files.labels), loading)
+    return Data(
+        train=ImageTrainLoader(train, plan, finish[0]),
+        val=ImageValLoader(val, share, loading, finish[1]),
+        info=DataInfo(
+            name=config.name,
+            classes=len(train_files.classes),
+            channels=3,
+            image_size=sizes.evaluation,
+            train_size=len(train_files.labels),
+            val_size=len(val_files.labels),
+        ),
+    )
+
+
+def _windows(config: DataConfig, sizes: Sizes, seed: int) -> tuple[Windows, Windows]:
+    """How training and validation images are looked at."""
+    ratio = sizes.resize / sizes.evaluation
+    validation = CentreWindows(sizes.in_validation, ratio)
+    if not config.augment:
+        return CentreWindows(sizes.at, ratio), validation
+    return RandomWindows(seed, config.min_scale, config.flip is not False, sizes.at), validation
+
+
+def _choose_backend(name: Literal["auto", "dali", "torchvision"]) -> Callable[..., Backend]:
+    """The class of the backend; UserError where it is asked for and not there."""
+    if name != "torchvision":
+        try:
+            from dist_sparse.data.images.dali_backend import DaliBackend
+        except ImportError:
+            if name == "dali":
+                raise UserError(
+                    "data.backend=dali needs NVIDIA DALI, which is not installed here: pip install nvidia-dali-cuda130, or set "
+                    "it to torchvision"
+                ) from None
+            logger.info("data.backend=auto: NVIDIA DALI is not installed, torchvision decodes the images")
+        else:
+            if name == "auto":
+                logger.info("data.backend=auto: NVIDIA DALI decodes the images")
+            return DaliBackend
+    from dist_sparse.data.images.torchvision_backend import TorchvisionBackend
+
+    return TorchvisionBackend

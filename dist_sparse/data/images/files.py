@@ -1,0 +1,119 @@
+"""Image files wherever they lie, and reading one without letting a corrupt one through."""
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+T = TypeVar("T")
+
+END_OF_JPEG = b"\xff\xd9"
+SLACK = 64
+"""Bytes that may follow the end of a JPEG without waking suspicion."""
+
+
+class ImageFiles(Protocol):
+    """The encoded images of one split; an image's place among them is its position in the data set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64 class numbers."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where they lie, for messages."""
+        ...
+
+    def name(self, position: int) -> str:
+        """What a message calls the image: its path, or its shard and its name there."""
+        ...
+
+    def read(self, position: int) -> bytes:
+        """The whole encoded image; OSError where it cannot be read."""
+        ...
+
+
+class BadImage(NamedTuple):
+    """An image that could not be decoded, and why, in one line."""
+
+    name: str
+    reason: str
+
+
+class Encoded(NamedTuple):
+    """A whole file, and the size in pixels of the image in it."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+def decode(read: Callable[[], bytes], name: str) -> Image.Image | BadImage:
+    """The image in what ``read`` gives, as RGB; ``name`` is what a message calls it."""
+
+    def whole() -> Image.Image:
+        with Image.open(io.BytesIO(read())) as image:
+            return image.convert("RGB")
+
+    return _guarded(whole, name)
+
+
+def read_image(files: ImageFiles, position: int) -> Image.Image | BadImage:
+    """Read a file and decode it to RGB."""
+    return decode(lambda: files.read(position), files.name(position))
+
+
+def read_encoded(files: ImageFiles, position: int) -> Encoded | BadImage:
+    """Read a file and the head of the image in it, and see that a JPEG is whole; other errors are the decoder's to find."""
+
+    def head() -> Encoded:
+        data = files.read(position)
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if image.format == "JPEG" and END_OF_JPEG not in data[-SLACK:]:
+                image.load()
+        return Encoded(data, height, width)
+
+    return _guarded(head, files.name(position))
+
+
+def read_plain(files: ImageFiles, position: int) -> Encoded | BadImage:
+    """Read a file, decode it, and encode the image as plain pixels (PPM), which every decoder reads alike."""
+    image = read_image(files, position)
+    if isinstance(image, BadImage):
+        return image
+    return Encoded(b"P6 %d %d 255\n" % image.size + image.tobytes(), image.height, image.width)
+
+
+def first_good(
+    files: ImageFiles, position: int, read: Callable[[ImageFiles, int], T | BadImage], *, substitute: bool
+) -> tuple[T | None, int, list[BadImage]]:
+    """The image at ``position`` as ``read`` gives it, or with ``substitute`` the next good one after a bad one.
+
+    Returns:
+        The image (None where there is no good one), its position, and the bad ones on the way.
+    """
+    bad: list[BadImage] = []
+    for offset in range(len(files.labels) if substitute else 1):
+        index = (position + offset) % len(files.labels)
+        image = read(files, index)
+        if not isinstance(image, BadImage):
+            return image, index, bad
+        bad.append(image)
+    return None, -1, bad
+
+
+def _guarded(read: Callable[[], T], name: str) -> T | BadImage:
+    """What ``read`` gives; an error comes back as a BadImage, so that it crosses from a worker in one piece."""
+    try:
+        return read()
+    except UnidentifiedImageError:
+        return BadImage(name, "not an image in a known format")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return BadImage(name, " ".join(str(error).split()) or type(error).__name__)
