@@ -1,7 +1,9 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed into it."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +58,26 @@ def atomic_link(source: Path, path: Path) -> None:
     temporary.replace(path)
     # Renaming does nothing, and leaves both names, where they already are one file.
     temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` at the end of the block. If that fails, nothing of it is left behind.
+
+    What a killed process had not finished there is deleted first, so a path may have one writer only.
+
+    Raises:
+        OSError: as the file system says; also if ``path`` is there already and is no empty folder.
+    """
+    temporary = path.with_name(f".{path.name}{_SUFFIX}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(path.parent)
 
 

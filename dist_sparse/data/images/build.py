@@ -23,11 +23,11 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
         if getattr(config, key) is not None:
             raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
     backend = _choose_backend(config.backend)
-    train_files, val_files = list_splits(Path(config.root).expanduser())
+    skip = config.bad_images == "skip"
+    train_files, val_files = list_splits(Path(config.root).expanduser(), skip_damage=skip)
     plan = BatchPlan(config.name, len(train_files.labels), loading)
     sizes = sizes_of(config, epochs=loading.epochs, steps_per_epoch=plan.steps_per_epoch)
     to_train, to_val = _windows(config, sizes, loading.seed)
-    skip = config.bad_images == "skip"
     train = backend(train_files, to_train, loading, workers=config.workers, batch_size=plan.share_size, substitute=skip)
     val = backend(val_files, to_val, loading, workers=config.workers, batch_size=loading.eval_batch_size, substitute=False)
     finish = [BatchFinisher(stop=not skip, device=loading.device) for _ in range(2)]

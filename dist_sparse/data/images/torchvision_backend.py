@@ -4,7 +4,6 @@ The windows on the images come from :mod:`dist_sparse.data.images.windows`, not 
 depend on the worker; what they do to the pixels is the same.
 """
 
-import signal
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from dist_sparse.data.batch import Loading
 from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read_image
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.windows import Key, Window, Windows
+from dist_sparse.preemption import leave_signals_to_parent
 from dist_sparse.seeding import generator
 
 
@@ -88,7 +88,7 @@ class TorchvisionBackend:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=loading.device.type == "cuda",
-            worker_init_fn=_leave_interrupts_to_parent,
+            worker_init_fn=leave_signals_to_parent,
             # Its own: the process's generator must not depend on how often we resume.
             generator=generator("workers", loading.seed),
         )
@@ -96,7 +96,3 @@ class TorchvisionBackend:
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
         self._keys.batches = batches
         yield from self._loader
-
-
-def _leave_interrupts_to_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """Image folders cut from real photographs, on both backends: layout, order, workers, resume and corrupt files."""
 
 import logging
-from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torchvision.transforms import v2
 
 from dist_sparse.data.batch import Normalise
 from dist_sparse.data.images.loaders import IMAGENET_MEAN, IMAGENET_STD
-from dist_sparse.errors import UserError
+from tests.data.compare import message_of, same
 
 SMALL = {"image_size": 16, "resize": 20, "workers": 0}
 TRAIN_SIZE, VAL_SIZE = 22, 8
@@ -40,20 +39,6 @@ def spoil(root: Path, split: str, number: int, synset: str = "n01440764") -> Pat
     path = root / split / synset / f"{synset}_{number}.JPEG"
     path.write_bytes(path.read_bytes()[:200])
     return path
-
-
-def message_of(mistake: Callable[[], object]) -> str:
-    """The UserError's line. pytest.raises would hold its traceback, and with it the workers, until a late collection."""
-    try:
-        mistake()
-    except UserError as error:
-        return str(error)
-    return pytest.fail("no UserError")
-
-
-def same(first, second) -> bool:
-    pairs = list(zip(first, second, strict=True))
-    return bool(pairs) and all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
 def test_layout_labels_and_positions(folder, by_index):

@@ -1,0 +1,215 @@
+"""Shards of both formats: the same run as from folders, readable by others' tools, and damage told in one line."""
+
+import logging
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from nvidia.dali import fn, pipeline_def, tfrecord
+
+from dist_sparse.data import pack
+from dist_sparse.data.images.shards.index import INDEX
+from tests.data.compare import message_of, same
+
+SMALL = {"image_size": 32, "resize": 40, "workers": 1, "batch_size": 4, "eval_batch_size": 4}
+FORMATS = ["webdataset", "tfrecord"]
+
+
+@pytest.fixture(scope="session")
+def packed(imagenet_photos, tmp_path_factory) -> dict[str, Path]:
+    """The photographs packed in either format, four a shard. Only to be read."""
+    folder = tmp_path_factory.mktemp("packed")
+    for name in FORMATS:
+        assert pack.main([str(imagenet_photos), str(folder / name), f"--format={name}", "--shard-size=4"]) == 0
+    return {name: folder / name for name in FORMATS}
+
+
+@pytest.fixture
+def own(packed, tmp_path):
+    """A copy of the shards of a format for a test to spoil, without their index."""
+
+    def copy(name: str) -> Path:
+        for file in packed[name].glob("*/*"):
+            if file.name != INDEX:
+                target = tmp_path / file.relative_to(packed[name])
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(file.read_bytes())
+        return tmp_path
+
+    return copy
+
+
+def shards(root: Path, split: str = "train") -> list[Path]:
+    return sorted(path for path in (root / split).iterdir() if path.name != INDEX)
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "dali"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_run_on_shards_equals_one_on_folders(load, imagenet_photos, packed, backend, name):
+    folder, sharded = (
+        load("image_folder", root=str(root), backend=backend, **SMALL) for root in (imagenet_photos, packed[name])
+    )
+    assert folder.info == sharded.info
+    assert same(folder.train.epoch(1), sharded.train.epoch(1))
+    assert same(folder.train.epoch(1, 1, torch.arange(9)), sharded.train.epoch(1, 1, torch.arange(9)))
+    assert same(folder.val, sharded.val)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_an_index_it_is_made_again(load, own, caplog, name):
+    root = own(name)
+    first = load("image_folder", root=str(root), backend="dali", **SMALL)
+    index = (root / "train" / INDEX).read_bytes()
+    with caplog.at_level(logging.INFO):
+        assert same(first.val, load("image_folder", root=str(root), backend="dali", **SMALL).val)
+    assert "for their index" not in caplog.text
+    (root / "train" / INDEX).write_bytes(index[:100])
+    load("image_folder", root=str(root), **SMALL)
+    assert f"{root}/train/{INDEX} is damaged; the shards are read anew" in caplog.text
+
+
+def test_dali_reads_the_tars_itself(imagenet_photos, packed):
+    @pipeline_def(batch_size=10, num_threads=1, device_id=None)
+    def read():
+        paths = [str(path) for path in shards(packed["webdataset"])]
+        return tuple(fn.readers.webdataset(paths=paths, ext=["jpg", "cls"], missing_component_behavior="error"))
+
+    images, labels = read().run()
+    assert_packed(imagenet_photos, [(bytes(images.at(n)), int(bytes(labels.at(n)))) for n in range(10)])
+
+
+def test_dali_reads_the_tfrecords_itself(imagenet_photos, packed, tmp_path):
+    paths = shards(packed["tfrecord"])
+    indices = [write_dalis_index(path, tmp_path / path.name) for path in paths]
+
+    @pipeline_def(batch_size=10, num_threads=1, device_id=None)
+    def read():
+        features = {
+            "image/encoded": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+        }
+        inputs = fn.readers.tfrecord(path=[str(path) for path in paths], index_path=indices, features=features)
+        return inputs["image/encoded"], inputs["image/class/label"]
+
+    images, labels = read().run()
+    assert_packed(imagenet_photos, [(bytes(images.at(n)), int(labels.at(n)[0])) for n in range(10)])
+
+
+def write_dalis_index(shard: Path, index: Path) -> str:
+    """Lines of a record's offset and size, as DALI's tfrecord2idx writes them."""
+    data, lines, place = shard.read_bytes(), [], 0
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 8], "little") + 16
+        lines.append(f"{place} {size}\n")
+        place += size
+    index.write_text("".join(lines))
+    return str(index)
+
+
+def assert_packed(root: Path, found: list[tuple[bytes, int]]) -> None:
+    """All training images with their labels, in another order than the folder's."""
+    expected = [(path.read_bytes(), int(path.parent.name == "odd")) for path in sorted(root.glob("train/*/*"))]
+    assert sorted(found) == sorted(expected)
+    assert found != expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("left", [0.1, 0.6, 0.9])
+def test_a_truncated_shard_is_named(load, own, caplog, name, left):
+    root = own(name)
+    shard = shards(root)[1]
+    shard.write_bytes(shard.read_bytes()[: int(left * shard.stat().st_size)])
+    message = message_of(lambda: load("image_folder", root=str(root), **SMALL))
+    assert message.startswith(f"{shard} is damaged after ")
+    assert message.endswith("; pack or copy it again, or set data.bad_images=skip")
+    data = load("image_folder", root=str(root), bad_images="skip", **SMALL)
+    assert [record.getMessage().startswith(f"{shard} is damaged after ") for record in caplog.records] == [True]
+    assert 6 <= data.info.train_size < 10
+    assert all(torch.isfinite(batch.images).all() for batch in data.train.epoch(0))
+    assert not (root / "train" / INDEX).exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_shard_that_is_cut_after_its_index_was_made_is_found(load, own, name):
+    root = own(name)
+    load("image_folder", root=str(root), **SMALL)
+    shard = shards(root, "val")[0]
+    shard.write_bytes(shard.read_bytes()[:-20_000])
+    assert message_of(lambda: load("image_folder", root=str(root), **SMALL)).startswith(f"{shard} is damaged after ")
+
+
+def test_a_flipped_bit_in_a_record_is_found(load, own):
+    root = own("tfrecord")
+    shard = shards(root)[0]
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    message = message_of(lambda: load("image_folder", root=str(root), **SMALL))
+    assert message.startswith(f"{shard} is damaged after 0 images (record 0 has a wrong checksum); ")
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "dali"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_corrupt_image_in_a_shard_is_named(load, imagenet_photos, tmp_path, backend, name):
+    root = tmp_path / "shards"
+    bad = write_shards(imagenet_photos, root, name)
+    data = load("image_folder", root=str(root), backend=backend, **{**SMALL, "batch_size": 10})
+    message = message_of(lambda: list(data.train.epoch(0)))
+    assert message.startswith(f"{root}/train/{bad} cannot be decoded (")
+    skipping = load("image_folder", root=str(root), backend=backend, bad_images="skip", **{**SMALL, "batch_size": 10})
+    (batch,) = skipping.train.epoch(0)
+    assert batch.indices.bincount().tolist() == [0, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
+def write_shards(photos: Path, root: Path, name: str) -> str:
+    """One shard a split, whose first training image is half there; returns what it is called."""
+    from dist_sparse.data.images.shards.formats import FORMATS as KINDS
+
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        files = sorted(photos.glob(f"{split}/*/*"))
+        images = [file.read_bytes() for file in files]
+        images[0] = images[0][: 20_000 if split == "train" else None]
+        labels = [7 + (file.parent.name == "odd") for file in files]
+        samples = [(f"{number}.jpg", *sample) for number, sample in enumerate(zip(images, labels, strict=True))]
+        file_name = KINDS[name].file_name.format(split=split, number=0, count=1)
+        with (root / split / file_name).open("wb") as shard:
+            KINDS[name].write(samples, shard)
+    return KINDS[name].file_name.format(split="train", number=0, count=1) + ": 0.jpg"
+
+
+def test_classes_count_from_0_in_the_order_of_the_shards_numbers(load, by_index, imagenet_photos, tmp_path):
+    write_shards(imagenet_photos, tmp_path / "shards", "tfrecord")
+    data = load("image_folder", root=str(tmp_path / "shards"), **SMALL)
+    assert data.info.classes == 2
+    labels = {index: label for index, (_, label) in by_index(data.val).items()}
+    assert labels == {position: int(position >= 5) for position in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"0.jpg": b"x"}, "sample 0 has no .cls"),
+        ({"a/0.cls": b"1"}, "sample a/0 has no image (jpg, jpeg, "),
+        ({"0.jpg": b"x", "0.cls": b"cat"}, "sample 0: its .cls holds b'cat', not the number of a class"),
+    ],
+)
+def test_a_tar_of_something_else_is_named(load, tmp_path, members, message):
+    (tmp_path / "train").mkdir()
+    shard = tmp_path / "train" / "0.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name, data in members.items():
+            (tmp_path / "file").write_bytes(data)
+            tar.add(tmp_path / "file", name)
+    assert message_of(lambda: load("image_folder", root=str(tmp_path), **SMALL)).startswith(f"{shard}: {message}")
+
+
+def test_two_kinds_in_one_folder_are_refused(load, own, packed):
+    root = own("webdataset")
+    (root / "train" / "n01440764").mkdir()
+    message = message_of(lambda: load("image_folder", root=str(root), **SMALL))
+    assert message == f"{root}/train holds both shards and folders; leave one kind there"
+    (root / "train" / "0.tfrecord").touch()
+    message = message_of(lambda: load("image_folder", root=str(root), **SMALL))
+    assert message == f"{root}/train holds shards of several formats (webdataset, tfrecord); leave those of one there"
