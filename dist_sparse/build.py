@@ -21,7 +21,7 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import build_engine, check_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
-from dist_sparse.models import build_model
+from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
     Predictions,
     SeededMixup,
@@ -111,6 +111,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     check_engine(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
+    check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)

@@ -63,6 +63,8 @@ class Data:
     train: TrainLoader
     val: ValLoader
     info: DataInfo
+    train_sizes: frozenset[int] = frozenset()
+    """Sides of the training images over the run, where they are not those of validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

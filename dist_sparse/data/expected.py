@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import DataInfo
-from dist_sparse.data.folder import DEFAULT_IMAGE_SIZE
-from dist_sparse.data.image_files import list_splits
+from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
+from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small_set import MissingFilesError
 from dist_sparse.errors import UserError, is_unknown
@@ -30,13 +30,13 @@ def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
         return _limited(facts, config), "as published"
     if config.name != "image_folder":
         raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
-    side, root = config.image_size or DEFAULT_IMAGE_SIZE, Path(config.root).expanduser()
+    side, root = config.eval_size or config.image_size or DEFAULT_IMAGE_SIZE, Path(config.root).expanduser()
     if not root.exists():
         classes, train, val = _IMAGENET
         facts = DataInfo(config.name, classes, 3, side, train, val)
         return _limited(facts, config), f"ImageNet's, since there is no folder {root}"
     train_files, val_files = list_splits(root)
-    facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files), len(val_files))
+    facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files.labels), len(val_files.labels))
     return _limited(facts, config), f"counted in {root}"
 
 

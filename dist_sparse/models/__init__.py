@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import timm
@@ -49,6 +50,12 @@ def build_meta_model(config: ModelConfig, *, classes: int, channels: int, image_
         return build_model(without_weights, classes=classes, channels=channels, image_size=image_size, seed=0)
 
 
+def check_sizes(config: ModelConfig, model: nn.Module, *, classes: int, channels: int, sizes: Iterable[int]) -> None:
+    """Raise UserError for a network of :func:`build_model` that cannot take square images of other ``sizes`` as well."""
+    for size in sorted(sizes):
+        _check_forward(config, model, classes, (channels, size, size), key="data.eval_size, data.progressive")
+
+
 def _check_names(config: ModelConfig) -> None:
     if not timm.is_model(config.name):
         listing = "any of timm's models, or of ours, which `python -m dist_sparse.models` lists"
@@ -78,12 +85,14 @@ def _create(config: ModelConfig, kwargs: dict[str, Any]) -> nn.Module:
         raise
 
 
-def _check_forward(config: ModelConfig, model: nn.Module, classes: int, image: tuple[int, int, int]) -> None:
+def _check_forward(
+    config: ModelConfig, model: nn.Module, classes: int, image: tuple[int, int, int], *, key: str = "data.image_size"
+) -> None:
     """Send the shape of one image through the network, so that images it cannot take are known before the first step."""
     try:
         logits = meta_copy(model)(torch.empty(1, *image, device="meta"))
     except Exception as error:
-        images = f"images of {'x'.join(map(str, image))} (data.image_size)"
+        images = f"images of {'x'.join(map(str, image))} ({key})"
         raise UserError(f"model.name: {config.name} cannot take {images}: {_reason(error)}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
         raise UserError(f"model.kwargs: with {config.kwargs}, {config.name} does not give one logit a class")

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Data, DataInfo, Loading
+from dist_sparse.data.images.files import ChosenFiles
 from dist_sparse.data.images.loaders import Backend, BatchFinisher, ImageTrainLoader, ImageValLoader
 from dist_sparse.data.images.sizes import Sizes, sizes_of
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.images.windows import CentreWindows, RandomWindows, Windows
+from dist_sparse.data.limit import spread
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.errors import UserError
 
@@ -24,7 +28,10 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
             raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
     backend = _choose_backend(config.backend)
     skip = config.bad_images == "skip"
-    train_files, val_files = list_splits(Path(config.root).expanduser(), skip_damage=skip)
+    splits = list_splits(Path(config.root).expanduser(), skip_damage=skip)
+    if config.limit is not None:
+        splits = [ChosenFiles(files, np.asarray(spread(len(files.labels), config.limit))) for files in splits]
+    train_files, val_files = splits
     plan = BatchPlan(config.name, len(train_files.labels), loading)
     sizes = sizes_of(config, epochs=loading.epochs, steps_per_epoch=plan.steps_per_epoch)
     to_train, to_val = _windows(config, sizes, loading.seed)
@@ -43,6 +50,7 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
             train_size=len(train_files.labels),
             val_size=len(val_files.labels),
         ),
+        train_sizes=frozenset(map(sizes.at, range(loading.epochs))) - {sizes.evaluation},
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -37,6 +38,32 @@ class ImageFiles(Protocol):
     def read(self, position: int) -> bytes:
         """The whole encoded image; OSError where it cannot be read."""
         ...
+
+
+@dataclass(frozen=True)
+class ChosenFiles:
+    """Those of ``files`` at ``positions``, which count anew from 0; of all classes."""
+
+    files: ImageFiles
+    positions: np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.files.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.files.labels[self.positions]
+
+    @property
+    def place(self) -> str:
+        return self.files.place
+
+    def name(self, position: int) -> str:
+        return self.files.name(int(self.positions[position]))
+
+    def read(self, position: int) -> bytes:
+        return self.files.read(int(self.positions[position]))
 
 
 class BadImage(NamedTuple):
