@@ -8,7 +8,7 @@ import torch
 from dist_sparse.data.images import dali_backend
 from tests.data.compare import message_of, same
 
-KEYS = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32, "workers": 2}
+KEYS = {"batch_size": 2, "eval_batch_size": 4, "image_size": 32, "workers": 2}
 
 
 @pytest.fixture

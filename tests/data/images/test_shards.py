@@ -9,6 +9,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, tfrecord
 
 from dist_sparse.data import pack
+from dist_sparse.data.images.shards import tfrecord as ours
 from dist_sparse.data.images.shards.index import INDEX
 from tests.data.compare import message_of, same
 
@@ -94,6 +95,12 @@ def test_dali_reads_the_tfrecords_itself(imagenet_photos, packed, tmp_path):
 
     images, labels = read().run()
     assert_packed(imagenet_photos, [(bytes(images.at(n)), int(labels.at(n)[0])) for n in range(10)])
+
+
+def test_the_checksum_is_tensorflows():
+    """Every event file of TensorBoard begins with a record of 24 bytes, and so with these twelve."""
+    head = b'\x18\0\0\0\0\0\0\0\xa3\x7fK"'
+    assert ours._checksum(head[:8]) == head[8:]
 
 
 def write_dalis_index(shard: Path, index: Path) -> str:
