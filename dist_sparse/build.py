@@ -20,6 +20,7 @@ from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import build_engine, check_engine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
@@ -30,12 +31,13 @@ from dist_sparse.optim import (
     build_mixup,
     build_optimizer,
     build_scheduler,
+    check_flattenable,
     check_zero_preservation,
 )
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import build_method, plan_method
+from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.tracking import build_tracker
@@ -62,8 +64,8 @@ class Parts:
 
 
 def resolved(config: Config) -> Config:
-    """The configuration with the method's defaults filled in: what a run uses, and what its folder holds."""
-    return dataclasses.replace(config, sparsity=resolve(config.sparsity))
+    """The configuration with the method's and the engine's defaults filled in: what a run uses, and what its folder holds."""
+    return dataclasses.replace(config, sparsity=resolve(config.sparsity), engine=resolve_engine(config.engine))
 
 
 def load_data(config: Config, ranks: Ranks) -> Data:
@@ -92,7 +94,12 @@ def load_model(config: Config, info: DataInfo, precision: Precision) -> nn.Modul
 
 def load_precision(config: Config, ranks: Ranks) -> Precision:
     """How the network is held and run."""
-    return Precision(name=config.train.precision, device=ranks.device, channels_last=config.train.channels_last)
+    return Precision(
+        name=config.train.precision,
+        device=ranks.device,
+        channels_last=config.train.channels_last,
+        flattens_weights=config.engine.name == "deepspeed",
+    )
 
 
 def check_average(config: Config) -> None:
@@ -109,6 +116,10 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     """
     check_average(config)
     check_engine(config)
+    if config.engine.name == "deepspeed":
+        deepspeed_settings(config, ranks.world_size)  # for its checks
+        if config.engine.zero.stage:
+            check_flattenable(config.optim, config.engine.zero.stage)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
@@ -164,8 +175,10 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
     if parts.efficient:
         forgetting = parts.efficient.build(folder.path, ranks.device)
         loss = predictions = Predictions(loss)
+    begun = begin(parts.plan)  # before an engine takes the model apart, as the moving average
+    ema = build_ema(config.train, parts.model)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
-    method = build_method(parts.plan, engine, remask=not parts.keeps_zeros)
+    method = build_method(begun, engine, remask=not parts.keeps_zeros)
     trainer = Trainer(
         config=config,
         ranks=ranks,
@@ -174,7 +187,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         method=method,
         scheduler=parts.scheduler,
         mixup=parts.mixup,
-        ema=build_ema(config.train, parts.model),
+        ema=ema,
         tracker=build_tracker(
             config,
             folder.path,

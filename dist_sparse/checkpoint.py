@@ -6,6 +6,7 @@ Only rank 0 writes; any process may read, while the run goes on too.
 
 import logging
 import re
+import shutil
 import textwrap
 import zipfile
 from collections import OrderedDict
@@ -24,11 +25,14 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     "name", "output", "resume", "data.root", "data.download", "data.backend", "data.workers", "data.bad_images",
-    "train.eval_batch_size", "train.compile", "train.nan_limit", "engine.*", "checkpoint.*", "tracking.*",
+    "train.eval_batch_size", "train.compile", "train.nan_limit", "engine.device", "engine.timeout", "engine.exchange",
+    "engine.deepspeed_config", "checkpoint.*", "tracking.*",
 )  # fmt: skip
 """Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
 
-CHANGES_ROUNDING = ("data.backend", "train.eval_batch_size", "train.compile", "engine.*")
+CHANGES_ROUNDING = (
+    "data.backend", "train.eval_batch_size", "train.compile", "engine.device", "engine.exchange", "engine.deepspeed_config",
+)  # fmt: skip
 """Those of them after which results agree with the uninterrupted run's up to rounding only."""
 
 _STEP_FILE = re.compile(r"step_(\d{8,})\.pt")
@@ -36,7 +40,11 @@ _SCALARS = (bool, int, float, str, type(None), torch.dtype)
 
 
 class CheckpointStore:
-    """The checkpoints of one run: ``step_00001234.pt``, the ``keep`` last of them, and ``best.pt``."""
+    """The checkpoints of one run: ``step_00001234.pt``, the ``keep`` last of them, and ``best.pt``.
+
+    What an engine writes by itself lies beside them in ``step_00001234.shards``. The checkpoint, which is written after it,
+    lists those files with their sizes under ``shards``: without it the folder counts for nothing.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         assert keep >= 1
@@ -45,6 +53,10 @@ class CheckpointStore:
     @property
     def best_path(self) -> Path:
         return self._folder / "best.pt"
+
+    def shards(self, step: int) -> Path:
+        """The folder beside the checkpoint of ``step`` steps for what its file does not hold."""
+        return self._folder / _shards_name(step)
 
     def paths(self) -> list[Path]:
         """The checkpoints by step, the oldest first; the best one's second name is not among them."""
@@ -79,6 +91,13 @@ class CheckpointStore:
         for path in self.paths():
             if path not in kept:
                 path.unlink(missing_ok=True)
+        if folders := list(self._folder.glob("step_*.shards")):
+            needed = {self.shards(_step_of(path)) for path in kept}
+            if self.best_path.exists():
+                needed.add(self.shards(torch.load(self.best_path, mmap=True, weights_only=True)["progress"]["step"]))
+            for folder in folders:
+                if folder not in needed:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def newest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
         """The newest good checkpoint, or None where there is none at all. Each damaged one before it is reported.
@@ -89,7 +108,9 @@ class CheckpointStore:
         candidates = self.paths()[::-1] + [path for path in [self.best_path] if path.exists()]
         for path in candidates:
             try:
-                return path, self.load(path, map_location)
+                state = self.load(path, map_location)
+                check_shards(path, state, thoroughly=True)
+                return path, state
             except UserError as error:
                 log.warning("%s; going back to the one before it", error)
         if candidates:
@@ -127,6 +148,26 @@ class CheckpointStore:
         if not isinstance(state, dict):
             raise UserError(f"{path}: not a checkpoint of this program, but a {type(state).__name__}")
         return state
+
+
+def check_shards(path: Path, state: Mapping[str, Any], *, thoroughly: bool = False) -> Path | None:
+    """The folder beside the checkpoint at ``path`` that holds the rest of its ``state``, or None if that is all.
+
+    Raises:
+        UserError: a file is not there, or not as long as it was, or (``thoroughly``) its checksums do not match.
+    """
+    if not state.get("shards"):
+        return None
+    folder = path.parent / _shards_name(state["progress"]["step"])
+    for name, size in state["shards"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise UserError(f"{path}: cannot be resumed from: {file} is missing or not whole")
+        if thoroughly and zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if archive.testzip() is not None:
+                    raise UserError(f"{path}: cannot be resumed from: checksums of {file} do not match")
+    return folder
 
 
 def check_whole(state: Mapping[str, Any], path: Path) -> None:
@@ -172,15 +213,27 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     return warnings
 
 
-def check_world(saved: int, current: int) -> list[str]:
+def check_world(saved: int, current: int, *, shared_out: bool) -> list[str]:
     """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks.
 
     What looks at one rank's share of a batch sees another one: batch norm its statistics, mixup its pairs, dropout its draws.
+
+    Raises:
+        UserError: it may not where the optimizer's state is ``shared_out`` between them.
     """
     if saved == current:
         return []
+    if shared_out:
+        raise UserError(
+            f"cannot resume on {current} ranks a run of {saved}: DeepSpeed has cut the optimizer's state into {saved} parts "
+            "(engine.zero.stage=0 and engine.name=ddp keep it whole)"
+        )
     so_far = f"resuming on {current} ranks a run of {saved}: the batch stays the same, and results agree up to rounding"
     return [f"{so_far}; not so where batch norm, mixup, cutmix or dropout work on each rank's share of the batch"]
+
+
+def _shards_name(step: int) -> str:
+    return f"step_{step:08d}.shards"
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

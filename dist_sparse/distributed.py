@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,7 +38,8 @@ def start(config: EngineConfig) -> Ranks:
     A group that exists already is used as it is.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = _device(config.device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    local_world_size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1")  # torchrun's, deepspeed's
+    device = _device(config.device, local_rank, int(local_world_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
@@ -59,6 +60,11 @@ def _meeting(timeout: timedelta) -> dict[str, Any]:
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return {"store": dist.PrefixStore(f"attempt_{attempt}", store), "rank": rank, "world_size": world_size}
+
+
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size()
 
 
 def stop(*, failed: bool = False) -> None:
@@ -110,6 +116,22 @@ def from_first_rank(value: Any) -> Any:
     return box[0]
 
 
+def everyones(value: Any) -> list[Any]:
+    """Every rank's value (any picklable object), in the order of ranks. Collective."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def sum_at(values: Tensor, ranks: Sequence[int]) -> bool:
+    """Sum over all ranks, in place, on some of them; tells whether this is one. The others' values are spoilt. Collective."""
+    if len(ranks) == 1:
+        dist.reduce(values, dst=ranks[0])
+    else:
+        dist.all_reduce(values)
+    return dist.get_rank() in ranks
+
+
 def copy_first_rank(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors with rank 0's, in place. Collective."""
     for tensor in tensors:
@@ -134,8 +156,7 @@ def agreeing_on_errors() -> Iterator[None]:
         yield
     except UserError as error:
         mine = error
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, None if mine is None else str(mine))
+    messages = everyones(None if mine is None else str(mine))
     told = list(dict.fromkeys(message for message in messages if message is not None))
     if told:
         raise AgreedError("\n".join(told)) from mine

@@ -3,19 +3,23 @@
 import dataclasses
 import logging
 import signal
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dist_sparse import distributed
 from dist_sparse.build import Parts, build_parts, build_trainer, resolved
-from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_whole, check_world
+from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_shards, check_whole, check_world
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
+from dist_sparse.models.meta import meta_copy
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
@@ -23,8 +27,14 @@ from dist_sparse.trainer import Diverged, Trainer
 
 _log = logging.getLogger(__name__)
 
-Image = tuple[int, int, int]
-"""[channels, height, width]."""
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What is costed: the network without its values, whatever the engine makes of them."""
+
+    twin: nn.Module
+    image: tuple[int, int, int]
+    """[channels, height, width]."""
 
 
 def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
@@ -59,13 +69,13 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     if ranks.is_first:
         folder.preempted.unlink(missing_ok=True)
     try:
-        trainer, image = _prepare(config, folder, ranks)
+        trainer, network = _prepare(config, folder, ranks)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
         raise
     trainer.stop = stop
-    return _fit(trainer, image, folder)
+    return _fit(trainer, network, folder)
 
 
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
@@ -77,17 +87,17 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
     return distributed.from_first_rank(folder)
 
 
-def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Image]:
+def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Network]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained."""
     checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         config = resolved(config)
         parts = build_parts(config, ranks)
         state = None if checkpoint is None else _load(checkpoint, parts)
-    trainer = build_trainer(parts, folder, state)
     info = parts.data.info
-    image = (info.channels, info.image_size, info.image_size)
-    cost = _cost(trainer, image)
+    network = Network(twin=meta_copy(parts.model), image=(info.channels, info.image_size, info.image_size))
+    trainer = build_trainer(parts, folder, state)
+    cost = _cost(trainer, network)
     if ranks.is_first:
         folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
@@ -97,13 +107,13 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
         _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
-    return trainer, image
+    return trainer, network
 
 
-def _cost(trainer: Trainer, image: Image) -> Cost:
+def _cost(trainer: Trainer, network: Network) -> Cost:
     """What the network costs with the masks of now."""
     masks = trainer.method.views()[-1].masks
-    return measure(trainer.engine.model, image, masks.active(), trainer.config.sparsity.structure)
+    return measure(network.twin, network.image, masks.active(), trainer.config.sparsity.structure)
 
 
 def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
@@ -124,12 +134,13 @@ def _load(path: Path, parts: Parts) -> dict[str, Any]:
     check_whole(state, path)
     check_data(state["data"], dataclasses.asdict(parts.data.info))
     changes = check_resumable(state["config"], to_flat(parts.config))
-    for warning in (*changes, *check_world(state["world_size"], parts.ranks.world_size)):
+    shared_out = bool(parts.config.engine.zero.stage)
+    for warning in (*changes, *check_world(state["world_size"], parts.ranks.world_size, shared_out=shared_out)):
         _log.warning(warning)
-    return state
+    return {**state, "shards": check_shards(path, state)}
 
 
-def _fit(trainer: Trainer, image: Image, folder: RunFolder) -> dict[str, Any]:
+def _fit(trainer: Trainer, network: Network, folder: RunFolder) -> dict[str, Any]:
     """Train to the end, and leave a summary whatever the end is."""
     reason = "crashed"
     try:
@@ -148,7 +159,7 @@ def _fit(trainer: Trainer, image: Image, folder: RunFolder) -> dict[str, Any]:
         reason = "interrupted"
         raise
     finally:
-        summary = _summary(trainer, image, reason)
+        summary = _summary(trainer, network, reason)
         trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
@@ -169,8 +180,8 @@ def _note_stop(trainer: Trainer, folder: RunFolder, asked: StopAsked) -> str:
     return PREEMPTED if asked.preempted else "interrupted"
 
 
-def _summary(trainer: Trainer, image: Image, reason: str) -> dict[str, Any]:
-    progress, cost = trainer.progress, _cost(trainer, image)
+def _summary(trainer: Trainer, network: Network, reason: str) -> dict[str, Any]:
+    progress, cost = trainer.progress, _cost(trainer, network)
     return {
         "exit_reason": reason,
         "best_top1": progress.best_top1 if progress.best_step else None,

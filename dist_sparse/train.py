@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         with contextlib.nullcontext() if is_first else contextlib.redirect_stdout(io.StringIO()):  # the help, once
-            invocation = parse_args(sys.argv[1:] if argv is None else argv)
+            invocation = parse_args(_without_local_rank(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return refuse(error, aloud=is_first)
     try:
@@ -38,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
+
+
+def _without_local_rank(argv: Sequence[str]) -> list[str]:
+    """DeepSpeed's launcher passes on as an argument what it has put into the environment as well."""
+    return [word for word in argv if not word.startswith("--local_rank=")]
 
 
 def _do(invocation: Invocation, *, aloud: bool) -> None:

@@ -131,7 +131,8 @@ class Trainer:
         if decision.updates_masks:
             self._mask_average()
         if self.ema is not None and not overflowed:
-            self.ema.update(self.engine.model, step=step)
+            with self.engine.full_parameters():
+                self.ema.update(self.engine.model, step=step)
         progress.step = step
         progress.steps_made += 1
         self._set_learning_rate()
@@ -202,7 +203,7 @@ class Trainer:
         values, top1 = {}, 0.0
         views = self.method.views()
         for view in views:
-            with view.show():
+            with view.show(), self.engine.full_parameters():
                 self.engine.synchronise_buffers()
                 scores = self._scores(self.engine.model)
             values |= {f"val/{name}": value for name, value in scores.items()}
@@ -250,10 +251,17 @@ class Trainer:
 
     def _save(self, *, best: bool) -> bool:
         """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
-        if self._meter.bad_losses() or max_over_ranks(_not_finite(self.engine.model)):
+        with self.engine.full_parameters():
+            bad = _not_finite(self.engine.model)
+        if self._meter.bad_losses() or max_over_ranks(bad):
             _log.warning("no checkpoint at step %d: the loss or the weights are not finite", self.progress.step)
             return False
-        state = self.state_dict()
+        try:
+            shards = self.engine.save_shards(self.store.shards(self.progress.step))
+        except OSError as error:
+            _log.warning("no checkpoint at step %d: %s; training goes on", self.progress.step, error)
+            return False
+        state = {**self.state_dict(), "shards": shards}
         return from_first_rank(self.ranks.is_first and self.store.save(self.progress.step, state, best=best))
 
     def state_dict(self) -> dict[str, Any]:

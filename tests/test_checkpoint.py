@@ -283,8 +283,10 @@ def test_a_key_that_one_version_lacks_is_a_warning() -> None:
 
 
 def test_another_number_of_ranks_is_a_warning() -> None:
-    assert check_world(4, 4) == []
-    (warning,) = check_world(4, 2)
+    assert check_world(4, 4, shared_out=True) == []
+    with pytest.raises(UserError, match=r"^cannot resume on 2 ranks a run of 4: DeepSpeed has cut"):
+        check_world(4, 2, shared_out=True)
+    (warning,) = check_world(4, 2, shared_out=False)
     assert "2 ranks" in warning
     assert "rounding" in warning
 

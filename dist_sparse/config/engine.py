@@ -9,11 +9,23 @@ from dist_sparse.config.numbers import STRICT
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    __pydantic_config__ = STRICT
+
+    stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. By default what
+    `engine.deepspeed_config` says, else 1."""
+    offload: Literal["none", "cpu"] | None = None
+    """Where the optimizer's state and step are in stages 1 to 3: cpu, or none for the device. By default what
+    `engine.deepspeed_config` says, else none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     __pydantic_config__ = STRICT
 
-    name: Literal["ddp"] = "ddp"
-    """What runs the step on all ranks."""
+    name: Literal["ddp", "deepspeed"] = "ddp"
+    """What runs the step on all ranks: torch's DistributedDataParallel, or DeepSpeed with ZeRO."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a device for each rank."""
     exchange: Literal["auto", "masked", "dense"] = "auto"
@@ -23,3 +35,8 @@ class EngineConfig:
     """Averages gradients in bf16, in half the bytes; loses precision."""
     timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Minutes a rank waits for the others before the run ends."""
+    zero: ZeroConfig = ZeroConfig()
+    """Sharding by DeepSpeed."""
+    deepspeed_config: str | None = None
+    """JSON file of DeepSpeed's own settings, such as configs/deepspeed/zero2.json. It may repeat what keys of ours decide, but
+    not contradict them."""

@@ -1,6 +1,8 @@
 """What the trainer asks of an engine; DDP and DeepSpeed share it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -50,10 +52,22 @@ class Engine(WeightAccess, Protocol):
         """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
         ...
 
+    def full_parameters(self) -> AbstractContextManager[None]:
+        """Within the context the model's parameters are whole on every rank, to be read and to run it forward. Collective."""
+        ...
+
+    def save_shards(self, folder: Path) -> dict[str, int] | None:
+        """Write what :meth:`state_dict` cannot hold to a folder; returns the files' sizes, None without any. Collective.
+
+        Raises:
+            OSError: the file system refused some rank's part; on all ranks alike.
+        """
+        ...
+
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer and loss scaler. Its entry ``state_dict`` loads into a plain model."""
+        """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` loads into a plain model."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Take over what :meth:`state_dict` gave; the entry ``shards`` is the folder that :meth:`save_shards` wrote to."""
         ...

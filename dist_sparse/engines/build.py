@@ -3,10 +3,12 @@
 from torch import nn
 from torch.optim import Optimizer
 
+from dist_sparse import distributed
 from dist_sparse.config import Config
 from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.engines.zero_settings import deepspeed_settings
 from dist_sparse.errors import UserError
 
 
@@ -23,6 +25,17 @@ def check_engine(config: Config) -> None:
 
 def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:
     """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
+    if config.engine.name == "deepspeed":
+        from dist_sparse.engines.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(
+            model,
+            optimizer,
+            loss,
+            precision=precision,
+            accumulation=config.train.accumulation,
+            settings=deepspeed_settings(config, distributed.world_size()),
+        )
     return DDPEngine(
         model,
         optimizer,

@@ -1,7 +1,9 @@
 """Data parallel training with torch's DistributedDataParallel, on one process or many."""
 
 import contextlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +112,15 @@ class DDPEngine:
         for key in {key for _, state in states for key in state}:
             masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
 
+    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()  # all are whole at all times
+
+    def mask_model(self, masks: Masks) -> Callable[[], object]:
+        weights = {name: self.weight(name) for name in masks.names}
+        kept = [weight.clone() for weight in weights.values()]
+        masks.multiply_(weights)
+        return lambda: torch._foreach_copy_(list(weights.values()), kept)
+
     def batch_norms(self, after: str) -> dict[str, Tensor]:
         modules = dict(self.model.named_modules())
         later = list(modules)[list(modules).index(after.rpartition(".")[0]) :]
@@ -119,6 +130,11 @@ class DDPEngine:
             if isinstance(modules[module], _BatchNorm)
             for name, tensor in modules[module].state_dict(keep_vars=True).items()
         }
+
+    def set_values(self, values: Mapping[str, Tensor]) -> None:
+        buffers = dict(self.model.named_buffers())
+        for name, value in values.items():
+            (buffers[name] if name in buffers else self.weight(name)).copy_(value)
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         return parameter_state(self._optimizer).get(self._parameters[name], {}) if name in self._parameters else {}
@@ -133,6 +149,12 @@ class DDPEngine:
     def _is_per_weight(self, name: str, value: Any) -> bool:
         """Step counters and factored moments (Adafactor's rows and columns) are not."""
         return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
+
+    def full_parameters(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def save_shards(self, folder: Path) -> None:
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {

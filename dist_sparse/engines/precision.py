@@ -20,6 +20,8 @@ class Precision:
     name: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: torch.device
     channels_last: bool = False
+    flattens_weights: bool = False
+    """The engine takes weights for flat vectors, which needs their default memory format: only images are channels_last."""
 
     @property
     def scaled(self) -> bool:
@@ -29,7 +31,7 @@ class Precision:
     def place_model(self, model: nn.Module) -> nn.Module:
         """Move a model, in place, to the device, dtype and memory format."""
         model = model.to(device=self.device, dtype=torch.float64 if self.name == "fp64" else torch.float32)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        return model.to(memory_format=torch.channels_last) if self.channels_last and not self.flattens_weights else model
 
     def place_images(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] in the model's dtype and memory format."""

@@ -1,5 +1,6 @@
 """What turns gradients into weights: timm's optimizers and schedules, and the regularisers around the loss."""
 
+from dist_sparse.optim.flat import check_flattenable
 from dist_sparse.optim.optimizer import build_optimizer, effective_lr
 from dist_sparse.optim.predictions import Predictions
 from dist_sparse.optim.regularise import SeededMixup, build_ema, build_loss, build_mixup
@@ -15,6 +16,7 @@ __all__ = [
     "build_mixup",
     "build_optimizer",
     "build_scheduler",
+    "check_flattenable",
     "check_zero_preservation",
     "effective_lr",
     "try_zero_preservation",

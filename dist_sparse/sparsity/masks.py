@@ -1,7 +1,7 @@
 """The object that owns the masks of a model's sparse layers."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,15 @@ class Masks:
         """Zero the inactive entries of weight-shaped tensors, in place and in one call; they must be finite."""
         if tensors:
             torch._foreach_mul_(list(tensors.values()), [self._multipliers[name] for name in tensors])
+
+    def multiply_parts_(self, parts: Iterable[tuple[str, slice, Tensor]]) -> None:
+        """As :meth:`multiply_`, of flat runs of entries: layer name, where in the flattened weight, and the entries there."""
+        tensors, multipliers = [], []
+        for name, span, part in parts:
+            tensors.append(part)
+            multipliers.append(self._multipliers[name].view(-1)[span].to(part.device))
+        if tensors:
+            torch._foreach_mul_(tensors, multipliers)
 
     def active(self) -> dict[str, int]:
         """Active weights of each layer."""

@@ -1,6 +1,6 @@
 """What the trainer asks of a sparse method, and what a method asks of the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -13,14 +13,24 @@ from dist_sparse.sparsity.structures import Structure
 
 
 class WeightAccess(Protocol):
-    """What differs between engines, by parameter name. Gradients are whole, averaged over ranks, and unscaled."""
+    """What differs between engines, by parameter name. Gradients are whole, averaged over ranks, and unscaled.
+
+    Where ranks share a model out between them, values are there within :meth:`gathered` only; shape, dtype and device always.
+    """
 
     def weight(self, name: str) -> Tensor:
-        """The weight."""
+        """The weight, to be read."""
         ...
 
     def grad(self, name: str) -> Tensor:
-        """The gradient, between the last backward of a step and the step."""
+        """The gradient, between the last backward of a step and the step. May be written to in place."""
+        ...
+
+    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> AbstractContextManager[None]:
+        """Within the context this rank has the values of the layers that it names. Collective; each rank names its own.
+
+        A gradient that is written to is to be named, and written alike, by all ranks.
+        """
         ...
 
     def mask_weights(self, masks: Masks) -> None:
@@ -35,12 +45,23 @@ class WeightAccess(Protocol):
         """Zero the optimizer's state (momentum, second moments) of inactive weights."""
         ...
 
+    def mask_model(self, masks: Masks) -> Callable[[], object]:
+        """Zero inactive weights for the forward pass alone; the function returned brings them back bit for bit.
+
+        Neither the optimizer's step nor new weights may come in between.
+        """
+        ...
+
     def batch_norms(self, after: str) -> Mapping[str, Tensor]:
-        """Parameters and buffers of the batch norms that the model lists after a weight, to be written to in place."""
+        """Parameters and buffers of the batch norms that the model lists after a weight, to be read. Collective."""
+        ...
+
+    def set_values(self, values: Mapping[str, Tensor]) -> None:
+        """Give parameters and buffers other values, in every copy that the engine keeps; the same on all ranks."""
         ...
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
-        """The optimizer's own state of a parameter, or an empty one."""
+        """The optimizer's own state of a parameter, or an empty one. Collective."""
         ...
 
     def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.build import build_method, plan_method
+from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.methods.setting import RunFacts
 
@@ -97,7 +97,7 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         engine = DDPEngine(model, optimizer, loss, precision=Precision(name=precision, device=CPU))
         run = RunFacts(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
         config = resolve(config)
-        method = build_method(plan_method(config, sparse_layers(model, config.keep_dense), run), engine, remask=remask)
+        method = build_method(begin(plan_method(config, sparse_layers(model, config.keep_dense), run)), engine, remask=remask)
         method.start()
         return SmallRun(engine=engine, method=method, optimizer=optimizer)
 

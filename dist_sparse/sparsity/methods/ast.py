@@ -112,7 +112,9 @@ class Ast(Method):
         self._nets.leave()
         self._due = self._turns.due(step)
         if due := self._due is not None:
-            self._gradients = {name: self.access.grad(name).clone() for name in self.agreement.owned()}
+            owned = self.agreement.owned()
+            with self.access.gathered(gradients=owned):
+                self._gradients = {name: self.access.grad(name).clone() for name in owned}
         self.access.mask_gradients(self.masks)
         self._correct(self.masks, self._turns.number)
         return Decision(updates_masks=due)
@@ -124,7 +126,8 @@ class Ast(Method):
     def after_step(self, step: int) -> None:
         super().after_step(step)
         if self._due is not None:
-            self._update(self._turns.number, step, self._due)
+            with self.access.gathered(weights=self.agreement.owned()):
+                self._update(self._turns.number, step, self._due)
         self._turns.end()
 
     def _update(self, number: int, step: int, regular: int) -> None:

@@ -1,6 +1,7 @@
 """From a resolved sparsity section to a method with its masks: first the plan, which each rank makes alone, then the method."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -35,11 +36,25 @@ def foresee(plan: Plan, made: Sequence[int]) -> Course:
     return method.foresee(plan, made) if issubclass(method, Foresees) else resting(plan)
 
 
-def build_method(plan: Plan, access: WeightAccess, *, remask: bool) -> Method:
-    """The planned method with its initial masks. Collective."""
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A plan with the masks that it begins with."""
+
+    plan: Plan
+    agreement: Agreement
+    masks: Masks
+
+
+def begin(plan: Plan) -> Begun:
+    """Choose the initial masks, from weights that no engine has taken apart yet. Collective."""
     run, shapes = plan.setting.run, plan.setting.shapes
     agreement = Agreement(shapes, rank=run.rank, world_size=run.world_size, device=run.device)
     masks = Masks(plan.setting.weights)
     masks.replace(agreement.decide(plan.initial_mask) if shapes else {})
-    cls = METHODS[plan.setting.config.method]
-    return cls(access=access, masks=masks, agreement=agreement, remask=remask, **plan.options)
+    return Begun(plan=plan, agreement=agreement, masks=masks)
+
+
+def build_method(begun: Begun, access: WeightAccess, *, remask: bool) -> Method:
+    """The planned method with its initial masks."""
+    cls = METHODS[begun.plan.setting.config.method]
+    return cls(access=access, masks=begun.masks, agreement=begun.agreement, remask=remask, **begun.plan.options)

@@ -38,10 +38,15 @@ class Correction:
         """Correct the masked gradients of the step at a ``place`` of its group (0 is the first, which nothing is kept for)."""
         if self._kind == "none":
             return
-        before = self._previous
-        self._previous = {name: self._access.grad(name).clone() for name in masks.names} if place + 1 < self._group else {}
-        for name in before:
-            correct_(self._access.grad(name), before[name], masks[name], self._kind)
+        before, is_last = self._previous, place + 1 == self._group
+        self._previous = {}
+        if is_last and not before:
+            return
+        with self._access.gathered(gradients=masks.names):
+            if not is_last:
+                self._previous = {name: self._access.grad(name).clone() for name in masks.names}
+            for name in before:
+                correct_(self._access.grad(name), before[name], masks[name], self._kind)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: gradient.cpu() for name, gradient in self._previous.items()}

@@ -21,20 +21,23 @@ class DenseGradients:
         self.averages: dict[str, Tensor] = {}
 
     def add(self, layers: Iterable[str]) -> None:
-        """Add this step's gradients of some layers to the sums (which rank as the mean does)."""
-        for name in layers:
-            if name in self.sums:
-                self.sums[name] += self._access.grad(name)
-            else:
-                self.sums[name] = self._access.grad(name).clone()
+        """Add this step's gradients of some layers to the sums (which rank as the mean does). Collective."""
+        layers = list(layers)
+        with self._access.gathered(gradients=layers):
+            for name in layers:
+                if name in self.sums:
+                    self.sums[name] += self._access.grad(name)
+                else:
+                    self.sums[name] = self._access.grad(name).clone()
 
     def average(self, layers: Sequence[str]) -> None:
-        """Move the averages towards this step's gradients."""
-        for name in layers:
-            gradient = self._access.grad(name)
-            if name not in self.averages:
-                self.averages[name] = torch.zeros_like(gradient)
-            self.averages[name].lerp_(gradient, 1 - _MEMORY)
+        """Move the averages towards this step's gradients. Collective."""
+        with self._access.gathered(gradients=layers):
+            for name in layers:
+                gradient = self._access.grad(name)
+                if name not in self.averages:
+                    self.averages[name] = torch.zeros_like(gradient)
+                self.averages[name].lerp_(gradient, 1 - _MEMORY)
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: gradient.cpu() for name, gradient in self.sums.items()}

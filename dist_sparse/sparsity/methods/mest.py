@@ -96,14 +96,16 @@ class Mest(Method):
         phase = self._bounds.phase(due)
         if self._rests(phase):
             return
-        self._mutate(due, phase)
+        with self.access.gathered(weights=self.agreement.owned()):
+            self._mutate(due, phase)
         self._moved_before = step
 
     def after_backward(self, step: int) -> Decision:
         self.access.mask_gradients(self.masks)
         if self._lambda:
             # All layers on every rank, so that any rank's checkpoint holds them.
-            self._gradients = {name: self.access.grad(name).clone() for name in self.masks.names}
+            with self.access.gathered(gradients=self.masks.names):
+                self._gradients = {name: self.access.grad(name).clone() for name in self.masks.names}
         return self.after_overflow(step)
 
     def after_overflow(self, step: int) -> Decision:

@@ -75,8 +75,10 @@ class SrSte(Method):
 
     def after_backward(self, step: int) -> Decision:
         self._dense.restore()
-        for name in self.masks.names:
-            self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
+        names = self.masks.names
+        with self.access.gathered(weights=names, gradients=names):
+            for name in names:
+                self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
         return Decision()
 
     def after_overflow(self, step: int) -> Decision:
@@ -84,7 +86,8 @@ class SrSte(Method):
         return Decision()
 
     def after_step(self, step: int) -> None:
-        self.masks.follow({name: self._mask(name) for name in self.masks.names})
+        with self.access.gathered(weights=self.masks.names):
+            self.masks.follow({name: self._mask(name) for name in self.masks.names})
 
     def _mask(self, name: str) -> Tensor:
         return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)

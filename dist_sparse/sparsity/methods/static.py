@@ -56,7 +56,10 @@ class Static(Method):
     def after_backward(self, step: int) -> Decision:
         if self._chosen or self._snip is None:
             return super().after_backward(step)
-        self.replace_masks(self._snip.choose(self.access, self.masks, self.agreement))
+        owned = self.agreement.owned()
+        with self.access.gathered(weights=owned, gradients=owned):
+            chosen = self._snip.choose(self.access, self.masks, self.agreement)
+        self.replace_masks(chosen)
         self.masks.restart_exploration()  # no weight has been trained yet
         self._chosen = True
         self.access.mask_gradients(self.masks)

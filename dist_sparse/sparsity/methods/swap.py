@@ -4,10 +4,9 @@ Both are written in place, so that the model keeps its modules and names and not
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dist_sparse.sparsity.masks import Masks
@@ -19,25 +18,23 @@ class DenseWeights:
 
     def __init__(self, access: WeightAccess) -> None:
         self._access = access
-        self._kept: dict[str, Tensor] = {}
+        self._bring_back: Callable[[], object] | None = None
 
     @property
     def away(self) -> bool:
         """The model has masked weights."""
-        return bool(self._kept)
+        return self._bring_back is not None
 
     def put_away(self, masks: Masks) -> None:
         """Give the model masked weights."""
         assert not self.away
-        weights = {name: self._access.weight(name) for name in masks.names}
-        self._kept = {name: weight.clone() for name, weight in weights.items()}
-        masks.multiply_(weights)
+        self._bring_back = self._access.mask_model(masks)
 
     def restore(self) -> None:
         """Give the model its dense weights back, bit for bit."""
-        if self._kept:
-            torch._foreach_copy_([self._access.weight(name) for name in self._kept], list(self._kept.values()))
-        self._kept = {}
+        if self._bring_back is not None:
+            self._bring_back()
+        self._bring_back = None
 
     @contextlib.contextmanager
     def masked(self, masks: Masks) -> Iterator[None]:
@@ -57,9 +54,9 @@ class NormSets:
 
     def __init__(self, access: WeightAccess, count: int, *, after: str) -> None:
         """``count`` sets, each as the model's is now, of the norms that come ``after`` a weight."""
-        self._access = access
-        self._live = access.batch_norms(after)
-        self._sets = [{name: tensor.clone() for name, tensor in self._live.items()} for _ in range(count)]
+        self._access, self._after = access, after
+        live = access.batch_norms(after)
+        self._sets = [{name: tensor.clone() for name, tensor in live.items()} for _ in range(count)]
         self._states: list[dict[str, dict[str, Any]]] = [{} for _ in range(count)]
         self.present = 0
 
@@ -71,13 +68,15 @@ class NormSets:
         self._put(number)
 
     def _keep(self) -> None:
-        for name, tensor in self._live.items():
+        for name, tensor in self._access.batch_norms(self._after).items():
             self._sets[self.present][name].copy_(tensor)
-        self._states[self.present] = {name: state for name in self._live if (state := self._access.optimizer_state(name))}
+        self._states[self.present] = {
+            name: state for name in self._sets[self.present] if (state := self._access.optimizer_state(name))
+        }
 
     def _put(self, number: int) -> None:
-        for name, tensor in self._live.items():
-            tensor.copy_(self._sets[number][name])
+        self._access.set_values(self._sets[number])
+        for name in self._sets[number]:
             self._access.set_optimizer_state(name, self._states[number].get(name, {}))
         self.present = number
 
@@ -101,10 +100,11 @@ class NormSets:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over; the model and the optimizer have already taken over theirs."""
-        like = {name: self._access.optimizer_state(name) for name in self._live}
-        self._sets = [{name: each[name].to(live.device) for name, live in self._live.items()} for each in state["sets"]]
+        live = self._access.batch_norms(self._after)
+        like = {name: self._access.optimizer_state(name) for name in live}
+        self._sets = [{name: each[name].to(tensor.device) for name, tensor in live.items()} for each in state["sets"]]
         self._states = [
-            {name: {key: _placed(value, key, like[name].get(key), self._live[name]) for key, value in kept.items()}
+            {name: {key: _placed(value, key, like[name].get(key), live[name]) for key, value in kept.items()}
              for name, kept in states.items()}
             for states in state["optimizer"]
         ]  # fmt: skip

@@ -38,14 +38,18 @@ class Updating(Method):
         self._previous_step, self._last_step = self._last_step, step
         due = self._due is not None
         if self._due is not None and self.replaces_step:
-            self.update(step, self._due)
+            self._update_gathered(step, self._due)
         self.access.mask_gradients(self.masks)
         return Decision(skip_optimizer=due and self.replaces_step, updates_masks=due)
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
         if self._due is not None and not self.replaces_step:
-            self.update(step, self._due)
+            self._update_gathered(step, self._due)
+
+    def _update_gathered(self, step: int, regular: int) -> None:
+        with self.access.gathered(weights=self.agreement.owned()):
+            self.update(step, regular)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "last_step": self._last_step}

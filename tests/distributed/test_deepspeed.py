@@ -1,0 +1,193 @@
+"""DeepSpeed's four stages on two ranks: the masks and losses of DDP, zeros in every copy, and runs that resume bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_sparse import evaluate
+from dist_sparse.sparsity.methods import METHODS
+from tests.command import metrics, start, words
+from tests.distributed import cases, zero_cases
+from tests.distributed.cases import TINY_VIT
+from tests.distributed.test_runs import codes
+from tests.distributed.world import World
+
+pytest.importorskip("deepspeed")
+
+Worlds = Callable[[int], World]
+STAGES = (0, 1, 2, 3)
+VIT = {"model.name": "vit_tiny_patch16_224", "model.kwargs": {**TINY_VIT, "depth": 1}}
+CONVOLUTIONS = {"model.name": "test_resnet", "model.kwargs": {}}
+COMMON: dict[str, Any] = {**VIT, "train.epochs": 1, "train.batch_size": 64, "sparsity.density": 0.3, "checkpoint.every": "100%"}
+"""22 steps."""
+EVERY_OTHER = {"sparsity.update.interval": "2 steps"}
+METHOD_KEYS: dict[str, dict[str, Any]] = {
+    "dense": {"sparsity.density": None},
+    "static": {"sparsity.init": "snip"},
+    "set": EVERY_OTHER,
+    "rigl": {**EVERY_OTHER, "train.clip_norm": 0.5},
+    "snfs": EVERY_OTHER,
+    "granet": EVERY_OTHER,
+    "granet_uniform": {**EVERY_OTHER, "sparsity.update.removal": "taylor"},
+    "gmp": EVERY_OTHER,
+    "gmp_uniform": EVERY_OTHER,
+    "mest": {
+        **EVERY_OTHER,
+        **{"sparsity.mest.keep": [0.2], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []},
+        "sparsity.mest.removal_gradient": 0.1,
+    },
+    "shuffled_block": {**EVERY_OTHER, **CONVOLUTIONS, "sparsity.shuffled_block.size": 4},
+    "ast": {
+        **CONVOLUTIONS,
+        "sparsity.density": None,
+        "sparsity.ast.densities": [0.6, 0.4, 0.3],
+        "sparsity.ast.offset": "1 steps",
+        "sparsity.update.interval": "6 steps",
+    },
+    "srste": {"sparsity.density": None, "sparsity.structure": "nm:2:4", "sparsity.keep_dense": ["first", "last"]},
+}
+"""What makes each method use all that it may ask of an engine."""
+
+
+def zero(stage: int, **keys: Any) -> dict[str, Any]:
+    return {
+        "engine.name": "deepspeed",
+        "engine.zero.stage": stage,
+        **{f"engine.zero.{key}": value for key, value in keys.items()},
+    }
+
+
+def keys_of(method: str) -> dict[str, Any]:
+    keys = {**COMMON, **METHOD_KEYS[method], "sparsity.method": method}
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_masks_and_losses_of_ddp(worlds: Worlds, tmp_path: Path, method: str) -> None:
+    values = keys_of(method)
+    ddp = worlds(2).run(cases.train, values, str(tmp_path))[0]
+    assert method in ("dense", "static", "srste") or ddp.updates >= 2
+    kept = METHODS[method].dense_weights is None
+    for stage in STAGES if method == "rigl" else (2, 3):
+        for sharded in worlds(2).run(zero_cases.train, {**values, **zero(stage)}, str(tmp_path)):
+            ours = sharded.trained
+            assert (ours.initial, ours.final, ours.digests) == (ddp.initial, ddp.final, ddp.digests)
+            assert ours.losses.keys() == ddp.losses.keys() and len(ours.losses) >= 20
+            assert list(ours.losses.values()) == pytest.approx(list(ddp.losses.values()), abs=5e-4)
+            assert ours.column("val/loss") == pytest.approx(ddp.column("val/loss"), abs=5e-4)
+            assert not kept or not any(sharded.inactive.values()), sharded.inactive
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_masks_reach_every_copy(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    values = {**COMMON, "sparsity.method": "static", **zero(stage)}
+    for found in worlds(2).run(zero_cases.pieces, values, str(tmp_path)):
+        assert found["before"] > 0
+        assert found["after"] == found["after the next step"] == 0
+        assert found["copies"] == (3 if stage else 2)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulation": {"train.accumulation": 2, "train.clip_norm": 0.5},
+    "bf16": {"train.precision": "bf16"},
+    "averaged weights": {"train.ema": 0.8},
+    "adamw": {"optim.name": "adamw", "optim.lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_do_what_they_do_under_ddp(worlds: Worlds, tmp_path: Path, option: str) -> None:
+    values = {**COMMON, **EVERY_OTHER, **OPTIONS[option], "sparsity.method": "rigl"}
+    ddp = worlds(2).run(cases.train, values, str(tmp_path))[0]
+    for stage, offload in ((1, "cpu"), (2, "none"), (3, "cpu")):
+        keys = {**values, **zero(stage, offload=offload)}
+        sharded = worlds(2).run(zero_cases.train, keys, str(tmp_path))[0]
+        ours = sharded.trained
+        assert list(ours.losses.values())[:8] == pytest.approx(list(ddp.losses.values())[:8], abs=5e-4)
+        assert ours.column("val/loss") == pytest.approx(ddp.column("val/loss"), abs=5e-3)
+        assert not any(sharded.inactive.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_overflow_on_one_rank_holds_back_all(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    values = {**COMMON, "train.precision": "fp16", "sparsity.method": "static", **zero(stage)}
+    for rank in worlds(2).run(zero_cases.overflow, values, str(tmp_path)):
+        assert rank == {"told": [False, True, False], "scales": [2.0**16, 2.0**15, 2.0**15], "moved": [True, False, True]}
+
+
+RUN = {
+    **CONVOLUTIONS,
+    "engine.device": "cpu",
+    "tracking.wandb": "disabled",
+    "tracking.log_every": 3,
+    "resume": "auto",
+    "train.epochs": 2,
+    "train.batch_size": 128,
+    "train.accumulation": 2,
+    "train.ema": 0.8,
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.3,
+    "sparsity.update.interval": "3 steps",
+    "checkpoint.every": "2 steps",
+    "checkpoint.keep": 1,
+    "engine.name": "deepspeed",
+}
+"""22 steps."""
+
+
+@pytest.mark.parametrize("settings", ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
+def test_a_resumed_run_equals_the_uninterrupted_one(worlds: Worlds, tmp_path: Path, settings: str) -> None:
+    values = {**RUN, "engine.deepspeed_config": f"configs/deepspeed/{settings}.json"}
+    whole, parts = {**values, "output": tmp_path / "whole"}, {**values, "output": tmp_path / "parts"}
+    assert codes(worlds(2).run(cases.command, whole)) == [0, 0]
+    assert codes(worlds(2).run(cases.command, parts, interrupt_after=13)) == [130, 130]
+    first, other = worlds(2).run(cases.command, parts)
+    assert (first.code, other.code, first.err, other.out, other.err) == (0, 0, "", "", "")
+    assert "going on after step 12 of 22" in first.out
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    states = [torch.load(tmp_path / run / "checkpoints" / "step_00000022.pt") for run in ("parts", "whole")]
+    assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
+
+
+def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {**RUN, "engine.zero.stage": 2, "output": tmp_path}
+    assert codes(worlds(2).run(cases.command, {**values, "checkpoint.keep": 2}, interrupt_after=15)) == [130, 130]
+    checkpoints = tmp_path / "checkpoints"
+    assert torch.load(checkpoints / "best.pt")["progress"]["step"] == 11
+    assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "step_00000012.pt", "step_00000014.pt"]
+    assert sorted(path.name for path in checkpoints.glob("*.shards")) == [f"step_000000{step}.shards" for step in (11, 12, 14)]
+    assert evaluate.main([str(tmp_path), "--checkpoint=last"]) == 0
+    assert "(step 14)" in capsys.readouterr().out
+
+    for keys, reason in (
+        ({"engine.zero.stage": 3}, "cannot resume with another engine.zero.stage (was 2, now 3)"),
+        (
+            {"engine.name": "ddp", "engine.zero.stage": None},
+            "cannot resume with another engine.name (was 'deepspeed', now 'ddp')",
+        ),
+    ):
+        changed = {key: value for key, value in {**values, **keys}.items() if value is not None}
+        outcomes = worlds(2).run(cases.command, changed)
+        assert codes(outcomes) == [2, 2]
+        assert reason in outcomes[0].err and outcomes[0].err.count("\n") == 1
+    (outcome,) = worlds(1).run(cases.command, values)
+    assert outcome.code == 2
+    assert "cannot resume on 1 ranks a run of 2: DeepSpeed has cut" in outcome.err
+
+    zero_cases.damage(checkpoints / "step_00000014.shards")
+    outcomes = worlds(2).run(cases.command, values, interrupt_after=13)
+    assert "is missing or not whole; going back to the one before it" in outcomes[0].err
+    assert "going on after step 12 of 22" in outcomes[0].out
+
+
+def test_a_run_through_deepspeeds_launcher(tmp_path: Path) -> None:
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus=2", f"--master_port={20000 + hash(tmp_path) % 20000}"]
+    values = {**RUN, "train.epochs": 1, "engine.zero.stage": 1, "output": tmp_path}
+    process = start([*launcher, "--module", "dist_sparse.train", *words(values)])
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert "density 30.0" in said
+    assert torch.load(tmp_path / "checkpoints" / "step_00000011.pt")["world_size"] == 2
