@@ -104,7 +104,8 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     _tell(ranks, cost.table())
     if ranks.world_size > 1:
         masks = trainer.method.gradient_masks(trainer.progress.step + 1)
-        _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
+        if config.engine.name == "ddp":
+            _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
     return trainer, network
