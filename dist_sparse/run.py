@@ -102,10 +102,9 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
         folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
     _tell(ranks, cost.table())
-    if ranks.world_size > 1:
+    if ranks.world_size > 1 and config.engine.name == "ddp":
         masks = trainer.method.gradient_masks(trainer.progress.step + 1)
-        if config.engine.name == "ddp":
-            _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
+        _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
     return trainer, network
