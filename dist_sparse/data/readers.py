@@ -124,17 +124,6 @@ SMALL_SETS = {
         val_size=360,
         read=_read_digits,
     ),
-    "noise": SmallSet(
-        classes=1_000,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.29, 0.29, 0.29),
-        crop_padding=4,
-        flip=True,
-        side=32,
-        train_size=_NOISE[0],
-        val_size=_NOISE[1],
-        read=_read_noise,
-    ),
     "fashion_mnist": SmallSet(
         classes=10,
         mean=(0.2860,),
@@ -187,6 +176,17 @@ SMALL_SETS = {
         read=read_tiny_imagenet,
         layout="tiny-imagenet-200/{wnids.txt,train/<wnid>/images/*.JPEG,val/images/*.JPEG,val/val_annotations.txt}",
         download=fetch_tiny_imagenet,
+    ),
+    "noise": SmallSet(
+        classes=1_000,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.29, 0.29, 0.29),
+        crop_padding=4,
+        flip=True,
+        side=32,
+        train_size=_NOISE[0],
+        val_size=_NOISE[1],
+        read=_read_noise,
     ),
 }
 """Every small set by its ``data.name``."""
