@@ -2,28 +2,30 @@
 # Runs every check: lint, format, types, the layer rule, the scripts, the tests. Needs nothing but Python 3.10 or newer.
 #
 #   bash launchers/test.sh [pytest's arguments]         for example tests/data, or -m "not slow"
-#   CI=true bash launchers/test.sh                      a missing test data set is an error
+#   CI=true bash launchers/test.sh                      a missing package that tests need is an error
 #
 # All steps run even if one fails; the exit code is 0 only if all passed. pytest is the last one.
 set -euo pipefail
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-FASHION_MNIST=/usr/share/datasets/fashion-mnist
 failed=()
 
-# Debian's package of Fashion-MNIST, 31 MB: real images for the tests of data and accuracy.
+# Debian's packages that some tests read or run: Fashion-MNIST, 31 MB of real images, and Slurm's daemons.
 # shellcheck disable=SC2329 # called through step
-install_fashion_mnist() {
-    local package=dataset-fashion-mnist
-    [[ ! -d $FASHION_MNIST ]] || return 0
+install_packages() {
+    local missing=()
+    [[ -d /usr/share/datasets/fashion-mnist ]] || missing+=(dataset-fashion-mnist)
+    [[ -x /usr/sbin/slurmctld && -x /usr/sbin/slurmd ]] || missing+=(slurm-wlm)
+    [[ -x /usr/sbin/munged ]] || missing+=(munge)
+    ((${#missing[@]})) || return 0
     if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        say "$package is not installed (that takes root and apt-get): the tests that read it will be skipped"
+        say "Not installed (that takes root and apt-get): ${missing[*]}; the tests that need them will be skipped"
         [[ ${CI:-} != true ]]
         return
     fi
     export DEBIAN_FRONTEND=noninteractive
-    local install=(apt-get install -qq -y --no-install-recommends "$package")
+    local install=(apt-get install -qq -y --no-install-recommends "${missing[@]}")
     "${install[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${install[@]}" >/dev/null; }
 }
 
@@ -41,12 +43,13 @@ ensure_environment test
 cd -- "$ROOT"
 export PATH=$VENV/bin:$PATH OMP_NUM_THREADS=1 WANDB_MODE=offline
 
-step "Fashion-MNIST" install_fashion_mnist
+step "Debian packages" install_packages
 step "ruff check" ruff check --quiet --output-format=concise
 step "ruff format" ruff format --quiet --diff
 step "types" basedpyright --level error
 step "layers" lint-imports --no-logo --no-cache
-step "scripts" shellcheck --external-sources --source-path=launchers launchers/*.sh .ci/run
+step "scripts" shellcheck --external-sources --source-path=SCRIPTDIR --source-path=. \
+    launchers/*.sh slurm/*.sh slurm/*.sbatch slurm/*.env .ci/run
 if ((${#failed[@]})); then
     printf 'Failed before the tests: %s\n' "$(printf '%s, ' "${failed[@]}" | sed 's/, $//')"
 fi
