@@ -12,10 +12,6 @@ ranks=${SLURM_GPUS_ON_NODE:-$((CPU_RANKS > 0 ? CPU_RANKS : 1))}
 threads=$((SLURM_CPUS_ON_NODE / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export PYTHONFAULTHANDLER=1  # a crash in compiled code leaves Python's traceback, too
-if ((MAX_RESTARTS > 0)); then
-    # In the store that torchrun shares with its ranks a restarted rank finds the addresses of dead ones (pytorch issue 135712).
-    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-fi
 
 signals=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 command=(torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$ranks" --max-restarts="$MAX_RESTARTS"
