@@ -1,8 +1,8 @@
 """Images a second of a whole training step of ResNet-50, against a bare dense loop of timm and PyTorch, and where time goes.
 
-    python -m benchmarks.throughput --input FOLDER                         on the CPU, real JPEG files
-    torchrun --nproc-per-node=2 -m benchmarks.throughput --input FOLDER    with an exchange between ranks
-    python -m benchmarks.throughput --input FOLDER --device cuda --batch 256 --precision bf16 --channels-last --compile
+    python -m benchmarks.throughput                                      on the CPU; the same photographs again and again
+    torchrun --nproc-per-node=2 -m benchmarks.throughput                 with an exchange between ranks
+    python -m benchmarks.throughput --synthetic --device cuda --batch 256 --precision bf16 --channels-last --compile
 
 Both loops read the same files with as many workers and take turns, a round of some steps each. A round's first batch is not
 timed: real epochs are longer than the start of an iterator. Each round holds one mask update, which counts as one step of 100.
@@ -18,6 +18,7 @@ from statistics import median
 import torch
 
 from benchmarks import timing
+from benchmarks.data import write_images
 from benchmarks.loops import Bare, Clock, Ours, Step
 from dist_sparse import distributed
 from dist_sparse.config import Config, load_config, with_values
@@ -30,26 +31,33 @@ PARTS = ("loader", "forward", "backward and exchange", "masks", "optimizer")
 
 def main() -> None:
     args = _arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.input is None:
+            args.input = str(Path(scratch) / "images")
+            write_images(Path(args.input), args.images)
+        _measure(args, Path(scratch))
+    distributed.stop()
+
+
+def _measure(args: argparse.Namespace, scratch: Path) -> None:
     config = _config(args)
     ranks = distributed.start(config.engine)
     if ranks.device.type == "cpu":
         torch.set_num_threads(1)
     clock = _clock(ranks.device)
     synthetic = _synthetic(args, ranks.device) if args.synthetic else None
-    with tempfile.TemporaryDirectory() as scratch:
-        ours = Ours(config, Path(scratch) / "ours", synthetic, args.steps, clock)
-        bare = Bare(args, config, synthetic, clock, classes=ours.trainer.data.info.classes)
-        rounds = _take_turns(bare, ours, args.rounds)
-        fixed = with_values(config, {"sparsity.method": "static"})
-        detailed = Ours(fixed, Path(scratch) / "detailed", synthetic, args.steps, clock, detail=True)
-        detailed.round()
-        detailed.watch.seconds.clear()
-        steps = detailed.round()
+    ours = Ours(config, scratch / "ours", synthetic, args.steps, clock)
+    bare = Bare(args, config, synthetic, clock, classes=ours.trainer.data.info.classes)
+    rounds = _take_turns(bare, ours, args.rounds)
+    fixed = with_values(config, {"sparsity.method": "static"})
+    detailed = Ours(fixed, scratch / "detailed", synthetic, args.steps, clock, detail=True)
+    detailed.round()
+    detailed.watch.seconds.clear()
+    steps = detailed.round()
     if ranks.is_first:
         print(_speeds(rounds, args.batch * ranks.world_size), end="\n\n")
         print(_shares(steps, detailed.watch.seconds), end="\n\n")
         print(f"{timing.setting(ranks.device)}; ranks: {ranks.world_size}")
-    distributed.stop()
 
 
 def _take_turns(bare: Bare, ours: Ours, rounds: int) -> list[tuple[list[float], list[Step]]]:
@@ -139,7 +147,8 @@ def _synthetic(args: argparse.Namespace, device: torch.device) -> Batch:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, help="image folder with train/ and val/")
+    parser.add_argument("--input", help="image folder with train/ and val/; default: JPEG files of photographs, made at once")
+    parser.add_argument("--images", type=int, default=400, help="files that are made")
     parser.add_argument("--synthetic", action="store_true", help="one batch on the device, in place of the loader's")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a round")
