@@ -10,15 +10,18 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from dist_sparse import distributed
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
+from dist_sparse.config.data import USUAL_FOR_FOLDERS, DataConfig
 from dist_sparse.config.duration import Length
 from dist_sparse.config.tree import flat
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.expected import expected_info, is_there
+from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_meta_model
@@ -31,6 +34,8 @@ _IMAGES = 2
 _EPOCHS = 2
 _INTERVAL = 2
 _SIDE = 64
+_MULTIPLE = 32
+"""Of sides beside that one: the stride of most networks."""
 
 
 def smoke(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
@@ -67,9 +72,8 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     expected, _ = expected_info(config.data)
     whole = max(1, expected.train_size // config.train.batch_size)  # a folder may be smaller than the batch
     if not data_is_there:
-        config = with_values(
-            config, {"data.name": "noise", "data.image_size": max(expected.image_size, SMALL_SETS["noise"].side)}
-        )
+        side = max(expected.image_size, SMALL_SETS["noise"].side)
+        config = replace(config, data=replace(config.data, name="noise", image_size=side, **USUAL_FOR_FOLDERS))
     accumulation = min(config.train.accumulation, 2)
     batch = world_size * accumulation * _IMAGES
     wanted = max(_STEPS, 4 * len(config.sparsity.ast.densities or config.sparsity.ast.structures))
@@ -108,9 +112,18 @@ def _images(config: Config, info: DataInfo) -> dict[str, Any]:
         build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=_SIDE)
     except UserError:
         return {}
-    return (
-        {"data.image_size": _SIDE, "data.resize": _SIDE} if config.data.name == "image_folder" else {"data.image_size": _SIDE}
-    )
+    return {"data.image_size": _SIDE, **(_folder_sizes(config.data) if config.data.name == "image_folder" else {})}
+
+
+def _folder_sizes(data: DataConfig) -> dict[str, Any]:
+    """Those beside ``data.image_size``, which becomes ``_SIDE``."""
+
+    def side(pixels: int) -> int:
+        return max(1, round(pixels * _SIDE / (data.image_size or DEFAULT_IMAGE_SIZE) / _MULTIPLE)) * _MULTIPLE
+
+    evaluation, first = data.eval_size and side(data.eval_size), data.progressive.start_size
+    values: dict[str, Any] = {"data.eval_size": evaluation, "data.resize": evaluation or _SIDE}
+    return values if first is None else {**values, "data.progressive.start_size": min(side(first), _SIDE)}
 
 
 def _lengths(config: Config, epoch: int, total: int, steps: int) -> dict[str, Any]:
@@ -121,6 +134,8 @@ def _lengths(config: Config, epoch: int, total: int, steps: int) -> dict[str, An
 
     values: dict[str, Any] = {}
     for key, value in flat(config):
+        if key.startswith("data.progressive.") and config.data.progressive.start_size is None:
+            continue
         if isinstance(value, Length):
             values[key] = share(value)
         elif isinstance(value, list) and value and isinstance(value[0], Length):

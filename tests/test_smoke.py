@@ -61,3 +61,16 @@ def test_lengths_keep_their_share_of_the_run() -> None:
     assert str(short.sparsity.update.interval) == "2 steps"
     assert (short.model, short.sparsity.density, short.train.precision) == (config.model, 0.1, "bf16")
     assert short.tracking.wandb == "disabled"
+
+
+SIZES = {"data.progressive.start_size": 128, "data.progressive.start": "20%", "data.eval_size": 288, "data.min_scale": 0.25}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_sizes_of_folders_shrink_or_go(tmp_path: Path, there: bool) -> None:
+    root = write_photos(tmp_path / "photos") if there else tmp_path / "none"
+    values = {"config": CONFIGS / "imagenet/resnet50/rigl_20.yaml", "data.root": root, **NARROW, **SIZES}
+    smoke(values, tmp_path / "run")
+    data = load_config(str(tmp_path / "run-smoke" / "config.yaml")).data
+    sides = (data.image_size, data.eval_size, data.resize, data.progressive.start_size)
+    assert sides == ((64, 96, 96, 32) if there else (64, None, None, None))

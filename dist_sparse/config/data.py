@@ -69,10 +69,16 @@ class DataConfig:
     backend: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes and resizes images (image_folder); auto takes NVIDIA DALI where it is installed."""
     workers: Natural = 4
-    """Torchvision's loader processes (0: none) or DALI's threads (at least 1), per rank, for training and validation each."""
+    """Torchvision's loader processes (0: none) or DALI's threads (at least 1), per rank and split (image_folder)."""
     bad_images: Literal["stop", "skip"] = "stop"
     """What a corrupt file does: end the run, or be replaced by its neighbour, in validation left out (image_folder)."""
     progressive: ProgressiveConfig = ProgressiveConfig()
     """Smaller training images in the first epochs (image_folder)."""
     forgetting: ForgettingConfig = ForgettingConfig()
     """Data-efficient training: leave out what is not forgotten."""
+
+
+USUAL_FOR_FOLDERS = {
+    key: getattr(DataConfig(), key) for key in ("resize", "eval_size", "min_scale", "backend", "bad_images", "progressive")
+}
+"""Defaults of the keys that are for folders of images only."""

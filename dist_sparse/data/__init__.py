@@ -2,7 +2,7 @@
 
 import torch
 
-from dist_sparse.config.data import DataConfig
+from dist_sparse.config.data import USUAL_FOR_FOLDERS, DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, TrainLoader, ValLoader
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small import build_small
@@ -52,7 +52,6 @@ def build_data(
 
 
 def _refuse_keys_of_folders(config: DataConfig) -> None:
-    usual = DataConfig()
-    for key in ("backend", "eval_size", "progressive"):
-        if getattr(config, key) != getattr(usual, key):
+    for key, usual in USUAL_FOR_FOLDERS.items():
+        if getattr(config, key) != usual:
             raise UserError(f"data.{key} is for image_folder; {config.name} lies on the device as it is")

@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
-from dist_sparse.config.data import ForgettingConfig
+from dist_sparse.config.data import ForgettingConfig, ProgressiveConfig
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.schema import SchedulerConfig
 from dist_sparse.config.sparsity import SparsityConfig
@@ -69,7 +69,7 @@ def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) 
             with_values(config, values),
             scheduler=SchedulerConfig(name="constant"),
             sparsity=SparsityConfig(method="static", density=1.0, distribution="uniform"),
-            data=dataclasses.replace(config.data, forgetting=ForgettingConfig()),
+            data=dataclasses.replace(config.data, forgetting=ForgettingConfig(), progressive=ProgressiveConfig()),
             engine=EngineConfig(device=config.engine.device, timeout=config.engine.timeout),  # whichever has written it
         )
     )

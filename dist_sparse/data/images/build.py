@@ -5,11 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Data, DataInfo, Loading
-from dist_sparse.data.images.files import ChosenFiles
+from dist_sparse.data.images.files import ChosenFiles, ImageFiles
 from dist_sparse.data.images.loaders import Backend, BatchFinisher, ImageTrainLoader, ImageValLoader
 from dist_sparse.data.images.sizes import Sizes, sizes_of
 from dist_sparse.data.images.splits import list_splits
@@ -29,9 +27,7 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
     backend = _choose_backend(config.backend)
     skip = config.bad_images == "skip"
     splits = list_splits(Path(config.root).expanduser(), skip_damage=skip)
-    if config.limit is not None:
-        splits = [ChosenFiles(files, np.asarray(spread(len(files.labels), config.limit))) for files in splits]
-    train_files, val_files = splits
+    train_files, val_files = (_limited(files, config.limit) for files in splits)
     plan = BatchPlan(config.name, len(train_files.labels), loading)
     sizes = sizes_of(config, epochs=loading.epochs, steps_per_epoch=plan.steps_per_epoch)
     to_train, to_val = _windows(config, sizes, loading.seed)
@@ -52,6 +48,11 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
         ),
         train_sizes=frozenset(map(sizes.at, range(loading.epochs))) - {sizes.evaluation},
     )
+
+
+def _limited(files: ImageFiles, limit: int | None) -> ImageFiles:
+    chosen = spread(len(files.labels), limit)
+    return files if isinstance(chosen, slice) else ChosenFiles.among(files, chosen)
 
 
 def _windows(config: DataConfig, sizes: Sizes, seed: int) -> tuple[Windows, Windows]:

@@ -46,14 +46,16 @@ class ChosenFiles:
 
     files: ImageFiles
     positions: np.ndarray
+    labels: np.ndarray
+    """Theirs alone. Kept, since every sample asks for them."""
+
+    @classmethod
+    def among(cls, files: ImageFiles, positions: np.ndarray) -> "ChosenFiles":
+        return cls(files, positions, files.labels[positions])
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.files.classes
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.files.labels[self.positions]
 
     @property
     def place(self) -> str:

@@ -53,6 +53,14 @@ def test_layout_labels_and_positions(folder, by_index):
     assert all(label == (index >= 5) for index, (_, label) in by_index(data.val).items())
 
 
+@pytest.mark.parametrize(("limit", "sizes"), [(4, (4, 4)), (16, (16, VAL_SIZE)), (100, (TRAIN_SIZE, VAL_SIZE))])
+def test_a_limit_spreads_over_each_split(folder, by_index, limit, sizes):
+    data = folder(limit=limit, augment=False, batch_size=2)
+    assert (data.info.train_size, data.info.val_size) == sizes
+    assert len(by_index(data.val)) == sizes[1]
+    assert {label for _, label in by_index(data.train.epoch(0)).values()} == {0, 1}
+
+
 def test_validation_is_resize_centre_crop_and_imagenets_normalisation(folder, root, by_index):
     transform = v2.Compose([v2.Resize(20), v2.CenterCrop(16), v2.PILToTensor()])
     normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
