@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from dist_sparse.config.engine import EngineConfig
@@ -136,6 +137,23 @@ def copy_first_rank(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors with rank 0's, in place. Collective."""
     for tensor in tensors:
         dist.broadcast(tensor, src=0)
+
+
+_FAILURE = "dist_sparse/failure"
+
+
+def leave_word(error: UserError) -> None:
+    """Let the ranks whose next collective fails without this one know why it does."""
+    with contextlib.suppress(RuntimeError):  # the store is gone with the rank that held it
+        _get_default_store().set(_FAILURE, str(error))
+
+
+def word_of_others() -> str | None:
+    """What a rank left by :func:`leave_word`, if one did."""
+    with contextlib.suppress(RuntimeError):
+        store = _get_default_store()
+        return store.get(_FAILURE).decode() if store.check([_FAILURE]) else None
+    return None
 
 
 class AgreedError(UserError):

@@ -13,6 +13,10 @@ class UserError(ValueError):
     """Every rank raises the same error, so that the first may speak for all."""
 
 
+class ToldElsewhere(UserError):
+    """Another rank has found the mistake while this one waited for it, and tells the user."""
+
+
 EXIT_USER_ERROR = 2
 """Exit code after a :class:`UserError`. A crash ends with Python's 1, an interrupt with 130."""
 

@@ -17,7 +17,7 @@ from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.exchange import describe
-from dist_sparse.errors import UserError
+from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.models.meta import meta_copy
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
@@ -151,7 +151,14 @@ def _fit(trainer: Trainer, network: Network, folder: RunFolder) -> dict[str, Any
         raise
     except UserError as error:
         reason = f"stopped: {error}"
+        if not error.on_all_ranks:
+            distributed.leave_word(error)
         raise
+    except RuntimeError as error:  # of a collective that another rank has not come to, perhaps
+        if (word := distributed.word_of_others()) is None:
+            raise
+        reason = f"stopped: {word}"
+        raise ToldElsewhere(word) from error
     except StopAsked as asked:
         reason = _note_stop(trainer, folder, asked)
         raise

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dist_sparse.config import dump_config, parse_args
 from dist_sparse.config.parse import Invocation
-from dist_sparse.errors import UserError, refuse
+from dist_sparse.errors import ToldElsewhere, UserError, refuse
 from dist_sparse.preemption import StopAsked, StopSignals
 
 EXIT_INTERRUPTED = 130
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(error, aloud=is_first)
     try:
         _do(invocation, aloud=is_first)
+    except ToldElsewhere as error:
+        return refuse(error, aloud=False)
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
     except StopAsked as asked:
