@@ -6,6 +6,7 @@ ranks that decide.
 """
 
 import contextlib
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dist_sparse.distributed import copy_first_rank, everyones, max_over_ranks, sum_at
+from dist_sparse.distributed import AgreedError, copy_first_rank, everyones, max_over_ranks, sum_at
 from dist_sparse.engines import zero_files
 from dist_sparse.engines.base import Loss
 from dist_sparse.engines.loss_scale import LossScale
 from dist_sparse.engines.precision import Precision
+from dist_sparse.engines.zero_settings import reason_of
 from dist_sparse.engines.zero_shards import CutShards, FlatShards, Piece, Shards, WholeShards
 from dist_sparse.sparsity.masks import Masks
 
@@ -289,6 +291,10 @@ def _initialize(model: nn.Module, optimizer: torch.optim.Optimizer, settings: di
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # by an engine before this one
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    try:
+        deepspeed.DeepSpeedConfig(copy.deepcopy(settings))
+    except ValueError as error:  # of a value in the user's file; the same on all ranks
+        raise AgreedError(f"engine.deepspeed_config: {reason_of(error)}") from error
     engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
     # Each rank's scaler would look at its own part only, and skip steps alone: ours stands in for it.
     engine.torch_autocast_z0_gradscaler = None

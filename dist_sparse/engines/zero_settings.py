@@ -49,6 +49,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _ELSEWHERE = {"optimizer": "optim.name", "scheduler": "scheduler.name"}
 """Whole sections that another key of ours takes the place of."""
+STAGES, OFFLOADS = (0, 1, 2, 3), ("none", "cpu")
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -67,9 +68,25 @@ def resolve_engine(engine: EngineConfig) -> EngineConfig:
     settings = _read(engine.deepspeed_config)
     stage = _first(engine.zero.stage, settings.get("zero_optimization.stage"), 1)
     offload = _first(engine.zero.offload, settings.get("zero_optimization.offload_optimizer.device"), "none")
+    for setting, value, accepted in (
+        ("zero_optimization.stage", stage, STAGES),
+        ("zero_optimization.offload_optimizer.device", offload, OFFLOADS),
+    ):
+        if value not in accepted or type(value) is not type(accepted[0]):
+            raise UserError(f"{engine.deepspeed_config}: {setting}={value!r} should be one of {', '.join(map(str, accepted))}")
     if stage == 0 and offload != "none":
         raise UserError(f"engine.zero.offload={offload}: stage 0 shares nothing out; engine.zero.stage 1, 2 and 3 can offload")
     return dataclasses.replace(engine, zero=ZeroConfig(stage=stage, offload=offload))
+
+
+def reason_of(error: ValueError) -> str:
+    """In one line, what DeepSpeed says of a setting's value."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _first(*values: Any) -> Any:

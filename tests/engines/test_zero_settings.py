@@ -101,6 +101,19 @@ def test_a_contradiction_names_both(tmp_path: Path, given: Any, line: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"stage": 7}, "zero_optimization.stage=7 should be one of 0, 1, 2, 3"),
+        ({"stage": "two"}, "zero_optimization.stage='two' should be one of"),
+        ({"stage": 2, "offload_optimizer": {"device": "nvme"}}, "offload_optimizer.device='nvme' should be one of none, cpu"),
+    ],
+)
+def test_stages_and_devices_that_we_do_not_know(tmp_path: Path, given: Any, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        settings_of(engine__deepspeed_config=file_of(tmp_path, {"zero_optimization": given}))
+
+
+@pytest.mark.parametrize(
     ("values", "line"),
     [
         ({"engine.name": "ddp", "engine.zero.stage": 1}, "engine.zero.stage: acts with engine.name=deepspeed only"),
