@@ -13,13 +13,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from dist_sparse.errors import UserError
-from dist_sparse.files import atomic_link, atomic_write, remove_leftovers
+from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +76,14 @@ class CheckpointStore:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._folder)
-            atomic_write(path, lambda file: _dump(state, file))
+            atomic_write(path, lambda file: dump(state, file))
             if best:
                 atomic_link(path, self.best_path)
             self._rotate(step)
         except OSError as error:
             log.warning("no checkpoint at step %d: %s: %s; training goes on", step, path, error.strerror or error)
+            if not path.exists():
+                shutil.rmtree(self.shards(step), ignore_errors=True)  # they count for nothing, and fill the disk
             return False
         return True
 
@@ -93,11 +95,16 @@ class CheckpointStore:
                 path.unlink(missing_ok=True)
         if folders := list(self._folder.glob("step_*.shards")):
             needed = {self.shards(_step_of(path)) for path in kept}
-            if self.best_path.exists():
-                needed.add(self.shards(torch.load(self.best_path, mmap=True, weights_only=True)["progress"]["step"]))
+            needed |= self._shards_of_best()
             for folder in folders:
                 if folder not in needed:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def _shards_of_best(self) -> set[Path]:
+        try:
+            return {self.shards(torch.load(self.best_path, mmap=True, weights_only=True)["progress"]["step"])}
+        except Exception:  # none yet, or whatever broken bytes make torch trip over: that is told where it is to be read
+            return set()
 
     def newest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
         """The newest good checkpoint, or None where there is none at all. Each damaged one before it is reported.
@@ -244,16 +251,6 @@ def _step_of(path: Path) -> int:
     match = _STEP_FILE.fullmatch(path.name)
     assert match is not None
     return int(match[1])
-
-
-def _dump(state: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        # While it closes an archive that could not be written, torch raises again, over the error that says why.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def _check_plain(value: object, where: str) -> None:

@@ -70,8 +70,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as the file system says; also if ``path`` is there already and is no empty folder.
     """
-    temporary = path.with_name(f".{path.name}{_SUFFIX}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = unfinished(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -84,7 +83,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process had not finished writing. Only for a folder's one writer, between two writes."""
     for path in folder.glob(f".*{_SUFFIX}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where to fill a folder that :func:`replace_folder` is to put in its place; nothing is left there by a killed process."""
+    temporary = folder.with_name(f".{folder.name}{_SUFFIX}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    return temporary
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Put a filled folder into its place; what is there already is moved aside, and deleted only then."""
+    old = folder.with_name(f".{folder.name}.old{_SUFFIX}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def dump(state: object, file: BinaryIO) -> None:
+    """``torch.save`` with the file system's own words where it refuses.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    import torch
+
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # While it closes an archive that could not be written, torch raises again, over the error that says why.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _beside(path: Path) -> Path:

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dist_sparse.distributed import everyones, from_first_rank
+from dist_sparse.files import dump, replace_folder, unfinished
 
 _TAG = "zero"
 
@@ -19,21 +21,42 @@ class ShardsNotWritten(OSError):
 def save(engine: Any, folder: Path) -> dict[str, Any]:
     """Write the state of all ranks; returns each file's size, by its name within the folder. Collective.
 
+    A folder of the same step, which a checkpoint may count on, stays until the new one is whole.
+
     Raises:
-        ShardsNotWritten: on every rank.
+        ShardsNotWritten: on every rank; nothing is left behind.
     """
     first = torch.distributed.get_rank() == 0
+    temporary, errors, sizes = folder, [], {}
     if first:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed here
-    from_first_rank(None)
-    engine.checkpoint_engine = writer = _writer()
-    try:
-        engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-    except OSError as error:
-        writer.errors.append(str(error))
-    if errors := [error for each in everyones(writer.errors) for error in each]:
+        temporary = unfinished(folder)
+        errors = _tried(lambda: (temporary / _TAG).mkdir(parents=True))  # or the others would wait for the first in DeepSpeed
+    temporary, errors = from_first_rank((temporary, errors))
+    if not errors:
+        errors = [error for each in everyones(_write(engine, temporary)) for error in each]
+    if first and not errors:
+        sizes = {str(path.relative_to(temporary)): path.stat().st_size for path in sorted((temporary / _TAG).iterdir())}
+        errors = _tried(lambda: replace_folder(temporary, folder))
+    sizes, errors = from_first_rank((sizes, errors))
+    if errors:
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise ShardsNotWritten(errors[0])
-    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted((folder / _TAG).iterdir())}
+    return sizes
+
+
+def _write(engine: Any, folder: Path) -> list[str]:
+    """This rank's part; returns what the file system refused."""
+    engine.checkpoint_engine = writer = _writer()
+    return _tried(lambda: engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)) + writer.errors
+
+
+def _tried(act: Callable[[], object]) -> list[str]:
+    try:
+        act()
+    except OSError as error:
+        return [str(error)]
+    return []
 
 
 def load(engine: Any, folder: Path) -> None:
@@ -55,10 +78,10 @@ def _writer() -> Any:
         def save(self, state_dict: Any, path: str) -> None:
             try:
                 with Path(path).open("wb") as file:
-                    torch.save(state_dict, file)
+                    dump(state_dict, file)
                     file.flush()
                     os.fsync(file.fileno())
             except (OSError, RuntimeError) as error:
-                self.errors.append(f"{path}: {error}")
+                self.errors.append(f"{path}: {' '.join(str(error).split())}")
 
     return Writer()

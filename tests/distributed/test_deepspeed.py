@@ -183,6 +183,17 @@ def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: py
     assert "going on after step 12 of 22" in outcomes[0].out
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_shards_that_one_rank_cannot_write_cost_none_of_those_before(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    values = {**COMMON, "sparsity.method": "static", **zero(stage)}
+    first, other = worlds(2).run(zero_cases.save_where_one_rank_cannot, values, str(tmp_path))
+    assert first == other, "all ranks know"
+    error, sizes = first
+    assert "File too large" in error and "\n" not in error
+    assert [path.name for path in tmp_path.glob("*shards*")] == ["step.shards"]
+    assert {name: (tmp_path / "step.shards" / name).stat().st_size for name in sizes} == sizes
+
+
 def test_a_run_through_deepspeeds_launcher(tmp_path: Path) -> None:
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus=2", f"--master_port={20000 + hash(tmp_path) % 20000}"]
     values = {**RUN, "train.epochs": 1, "engine.zero.stage": 1, "output": tmp_path}

@@ -1,5 +1,6 @@
 """What the ranks of a world are asked to do under DeepSpeed."""
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from dist_sparse.engines.deepspeed import DeepSpeedEngine
 from dist_sparse.sparsity.masks import Masks
 from tests.distributed.cases import Trained, trainer_for
+from tests.full_disk import file_size_limit
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,21 @@ def overflow(values: dict[str, Any], folder: str) -> dict[str, Any]:
 def snapshot(engine: DeepSpeedEngine) -> Tensor:
     with engine.full_parameters():
         return torch.cat([parameter.detach().reshape(-1) for parameter in engine.model.parameters()])
+
+
+def save_where_one_rank_cannot(values: dict[str, Any], folder: str) -> tuple[str, dict[str, int]]:
+    """Save shards twice to one place, the second time with a limit to the last rank's files: the error, and the first sizes."""
+    trainer, _ = trainer_for(values, folder)
+    place = Path(folder) / "step.shards"
+    sizes = trainer.engine.save_shards(place)
+    assert sizes is not None
+    last = trainer.ranks.rank == trainer.ranks.world_size - 1
+    try:
+        with file_size_limit(1000) if last else contextlib.nullcontext():
+            trainer.engine.save_shards(place)
+    except OSError as error:
+        return str(error), sizes
+    raise AssertionError("there was room")
 
 
 def damage(folder: Path) -> None:
