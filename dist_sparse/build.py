@@ -18,7 +18,7 @@ from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
-from dist_sparse.engines.build import build_engine, check_engine
+from dist_sparse.engines.build import build_engine, check_engine, check_installed
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
 from dist_sparse.errors import UserError
@@ -108,6 +108,14 @@ def check_average(config: Config) -> None:
         raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
 
 
+def check_zero(config: Config, world_size: int) -> None:
+    """Refuse with a UserError what does not go with DeepSpeed, if that is the engine."""
+    if config.engine.name == "deepspeed":
+        deepspeed_settings(config, world_size)
+        if config.engine.zero.stage:
+            check_flattenable(config.optim, config.engine.zero.stage)
+
+
 def build_parts(config: Config, ranks: Ranks) -> Parts:
     """Build what needs no other rank, from a resolved configuration.
 
@@ -116,10 +124,8 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     """
     check_average(config)
     check_engine(config)
-    if config.engine.name == "deepspeed":
-        deepspeed_settings(config, ranks.world_size)  # for its checks
-        if config.engine.zero.stage:
-            check_flattenable(config.optim, config.engine.zero.stage)
+    check_installed(config)
+    check_zero(config, ranks.world_size)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)

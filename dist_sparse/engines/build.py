@@ -1,5 +1,7 @@
 """The engine that ``engine.name`` asks for."""
 
+import importlib.util
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -21,6 +23,14 @@ def check_engine(config: Config) -> None:
         )
     if engine.exchange == "masked" and config.sparsity.method == "dense":
         raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")
+
+
+def check_installed(config: Config) -> None:
+    """Refuse with a UserError an engine that is an extra of the package and is not here."""
+    if config.engine.name == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "engine.name=deepspeed needs DeepSpeed, which is not installed here: pip install deepspeed ninja, or ddp"
+        )
 
 
 def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:

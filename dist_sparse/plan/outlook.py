@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, plan_masks, resolved
+from dist_sparse.build import check_average, check_zero, plan_masks, resolved
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo, Loading
@@ -40,6 +40,7 @@ class Memory:
     """Buffers included."""
     gradients: int
     optimizer: int
+    """With the weights' fp32 master copy under ZeRO; 0 where that lies in the host's memory."""
     masks: int
     """On a GPU, where a mask takes a byte a weight."""
     masks_on_cpu: int
@@ -153,6 +154,7 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     config = resolved(config)
     check_average(config)
     check_engine(config)
+    check_zero(config, world_size)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
@@ -178,7 +180,7 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
         shapes=shapes,
         parameters={name: weight.numel() for name, weight in model.named_parameters()},
         cost=measure(model, image, active, config.sparsity.structure),
-        memory=_memory(config, model, optimizer, course, sum(shape.numel() for shape in shapes.values())),
+        memory=_memory(config, world_size, model, optimizer, course, sum(shape.numel() for shape in shapes.values())),
     )
 
 
@@ -208,17 +210,22 @@ def _steps(clock: Clock) -> Sequence[int]:
     return made
 
 
-def _memory(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course, masked: int) -> Memory:
-    parameters = list(model.parameters())
+def _memory(
+    config: Config, world_size: int, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course, masked: int
+) -> Memory:
+    parameters, zero = list(model.parameters()), config.engine.zero
+    stage = zero.stage or 0
     weights = _bytes([*parameters, *model.buffers()])
     size = parameters[0].element_size()
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
+    state = _bytes(list(parameter_state(optimizer).values()))
+    master = _bytes(parameters) if stage in (1, 2) else 0  # at stage 3 it is the model's own part
     return Memory(
-        weights=weights,
-        gradients=_bytes(parameters),
-        optimizer=_bytes(list(parameter_state(optimizer).values())),
+        weights=-(-_bytes(parameters) // world_size) + _bytes(list(model.buffers())) if stage == 3 else weights,
+        gradients=-(-_bytes(parameters) // world_size) if stage >= 2 else _bytes(parameters),
+        optimizer=0 if zero.offload == "cpu" else -(-(state + master) // world_size) if stage else state,
         masks=masked * course.mask_copies,
         masks_on_cpu=masked * course.mask_copies * size,
         method=masked * course.weight_copies * size,

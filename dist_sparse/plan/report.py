@@ -126,7 +126,9 @@ def _wire(outlook: Outlook) -> list[str]:
 
     dense = elements_per_step(outlook.parameters, {})
     lines = [_line("wire", f"{traffic(dense)} a step that each rank sends for all gradients ({dense:,} elements)")]
-    if outlook.shapes and engine.exchange != "dense":
+    if engine.zero.stage == 3:
+        lines.append(_line("", f"{traffic(dense + dense // 2)} with the weights, which are gathered for forward and backward"))
+    if outlook.shapes and engine.name == "ddp" and engine.exchange != "dense":
         final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
         masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
         steps = f"{outlook.course.dense_gradients:,} steps need all gradients"

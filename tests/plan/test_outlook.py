@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from dist_sparse.config import parse_args
+from dist_sparse.errors import UserError
 from dist_sparse.plan.outlook import Outlook, look_ahead
+from dist_sparse.plan.report import report
 from dist_sparse.train import main
 from tests.command import ROOT, here, metrics, train_here, words
 from tests.test_every_method import CONFIGS, short
@@ -98,6 +100,26 @@ def test_memory_is_that_of_the_parts() -> None:
     assert outlook({**values, "optim.name": "adamw"}).memory.optimizer == pytest.approx(8 * 272_186, rel=1e-3)
     double = outlook({**values, "train.precision": "fp64"}).memory
     assert (double.gradients, double.optimizer, double.masks) == (8 * 272_186, 8 * 272_186, 270_608)
+
+
+def test_zero_shares_memory_out_and_exchanges_all() -> None:
+    """Of 272,186 parameters and as many of momentum, on two ranks; the master copy counts to the optimizer."""
+    values = {"config": DIGITS / "rigl.yaml", "engine.name": "deepspeed"}
+    whole = outlook(values | {"engine.zero.stage": 0}, ranks=2).memory
+    for stage, keys, (weights, gradients, optimizer) in (
+        (1, {}, (1, 1, 1)),
+        (2, {}, (1, 0.5, 1)),
+        (2, {"engine.zero.offload": "cpu"}, (1, 0.5, 0)),
+        (3, {}, (0.5, 0.5, 0.5)),
+    ):
+        ahead = outlook({**values, **keys, "engine.zero.stage": stage}, ranks=2)
+        memory = ahead.memory
+        assert memory.gradients == gradients * whole.gradients
+        assert memory.optimizer == optimizer * whole.optimizer
+        assert memory.weights == pytest.approx(weights * whole.weights, rel=0.01)
+        assert "engine.exchange" not in report(ahead)
+    with pytest.raises(UserError, match=r"train\.compile=true: goes with"):
+        outlook({**values, "train.compile": True})
 
 
 def test_a_recipe_is_told_in_full_without_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
