@@ -5,6 +5,7 @@ What the methods foresee (:mod:`dist_sparse.sparsity.methods.course`) is added u
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,13 @@ from dist_sparse.data.batch import DataInfo, Loading
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import make_clock, plan_efficient
 from dist_sparse.data.expected import expected_info
+from dist_sparse.data.images.sizes import sizes_of
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import check_engine
 from dist_sparse.engines.ddp import parameter_state
 from dist_sparse.flops import training_cost
-from dist_sparse.models import build_meta_model
+from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import foresee
 from dist_sparse.sparsity.methods.course import Course, Line, Move
@@ -74,6 +76,8 @@ class Outlook:
     """Numbers of the trainable parameter's elements."""
     cost: Cost
     """With the last network's final masks."""
+    flops: float
+    """Of a training image's dense forward, averaged over the sizes that they have during the run."""
     memory: Memory
 
     @property
@@ -138,7 +142,7 @@ class Outlook:
     @property
     def dense_training_flops(self) -> float:
         """Of the whole run: forward, gradients of inputs and gradients of weights of every image."""
-        return 3 * self.cost.dense_flops * len(self.made) * self.config.train.batch_size
+        return 3 * self.flops * len(self.made) * self.config.train.batch_size
 
     def active(self, densities: Mapping[str, float]) -> dict[str, int]:
         """Active weights of layers at these densities."""
@@ -164,11 +168,13 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)  # refuses what cannot be
     plan = plan_masks(config, ranks, model, clock)
+    flops = _training_flops(config, model, info, clock, made)
     course, shapes = foresee(plan, made), plan.setting.shapes
     last = course.lines[-1]
     final = last.moves[-1].densities if last.moves else last.initial
     active = {name: round(final[name] * shape.numel()) for name, shape in shapes.items()}
     image = (info.channels, info.image_size, info.image_size)
+    cost = measure(model, image, active, config.sparsity.structure)
     return Outlook(
         config=config,
         world_size=world_size,
@@ -179,7 +185,8 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
         course=course,
         shapes=shapes,
         parameters={name: weight.numel() for name, weight in model.named_parameters()},
-        cost=measure(model, image, active, config.sparsity.structure),
+        cost=cost,
+        flops=flops or cost.dense_flops,
         memory=_memory(config, world_size, model, optimizer, course, sum(shape.numel() for shape in shapes.values())),
     )
 
@@ -198,6 +205,21 @@ def _clock(config: Config, info: DataInfo, ranks: Ranks) -> Clock:
     steps = BatchPlan(config.data.name, info.train_size, loading).steps_per_epoch
     plan_efficient(config.data.forgetting, train, info)  # refuses what cannot be
     return make_clock(config.data.forgetting, train, info, steps)
+
+
+def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clock, made: Sequence[int]) -> float | None:
+    """Of a training image's dense forward, averaged over the steps; None where all see images as in validation.
+
+    Raises:
+        UserError: sizes that do not fit together, or that the network cannot take.
+    """
+    if config.data.name != "image_folder":
+        return None
+    sizes = sizes_of(config.data, epochs=clock.epochs, steps_per_epoch=clock.whole)
+    steps = Counter(sizes.at((step - 1) // clock.whole) for step in made)
+    check_sizes(config.model, model, classes=info.classes, channels=info.channels, sizes=steps.keys() - {info.image_size})
+    flops = {side: measure(model, (info.channels, side, side), {}, config.sparsity.structure).dense_flops for side in steps}
+    return sum(flops[side] * number for side, number in steps.items()) / len(made)
 
 
 def _steps(clock: Clock) -> Sequence[int]:

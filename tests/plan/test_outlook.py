@@ -122,6 +122,18 @@ def test_zero_shares_memory_out_and_exchanges_all() -> None:
         outlook({**values, "train.compile": True})
 
 
+def test_training_flops_are_those_of_the_sizes_in_training() -> None:
+    values = {"config": ROOT / "configs/imagenet/resnet50/dense.yaml", "data.root": "/nowhere"}
+    whole = outlook(values)
+    half = {"data.progressive.start_size": 112, "data.progressive.start": "50%", "data.progressive.end": "50%"}
+    grown = outlook({**values, **half})
+    assert grown.cost.dense_flops == whole.cost.dense_flops
+    assert grown.dense_training_flops == pytest.approx(0.625 * whole.dense_training_flops, rel=0.02)
+    assert outlook({**values, "data.eval_size": 288}).dense_training_flops == whole.dense_training_flops
+    with pytest.raises(UserError, match="should be at most"):
+        outlook({**values, "data.progressive.start_size": 256})
+
+
 def test_a_recipe_is_told_in_full_without_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     asked = here(main, ["--config", str(ROOT / "configs/imagenet/rigl_itop.yaml"), "--data.root=/nowhere", "--plan"])
