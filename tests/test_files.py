@@ -53,3 +53,19 @@ def test_only_leftovers_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     files.remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "b.partial"]
+
+
+def test_a_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    folder, left = tmp_path / "a", files.unfinished(tmp_path / "a")
+    for content in ("old", "new"):
+        temporary = files.unfinished(folder)
+        assert temporary == left and not temporary.exists()
+        temporary.mkdir()
+        (temporary / "file").write_text(content)
+        assert content == "old" or (folder / "file").read_text() == "old"
+        files.replace_folder(temporary, folder)
+        assert (folder / "file").read_text() == content
+    left.mkdir()
+    (left / "half").write_text("")
+    files.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]

@@ -49,7 +49,7 @@ class DataConfig:
     limit: Count | None = None
     """Use only so many of the training images, spread over the set, and at most as many to validate. Default: all."""
     download: bool = False
-    """Fetch a missing data set into `data.root`, where the network allows."""
+    """Fetch a missing small set into `data.root`, where the network allows."""
     augment: bool = True
     """Augment training images (random crop and, where it makes sense, flip)."""
     crop_padding: Natural | None = None

@@ -32,7 +32,7 @@ class EngineConfig:
     """Which gradients ddp averages over ranks: masked sends those of active weights only, which loses nothing, but all on steps
     whose method needs all; auto does so for buckets of which at most half is active, but not between GPUs of one machine."""
     compress: Literal["none", "bf16"] = "none"
-    """Averages gradients in bf16, in half the bytes; loses precision."""
+    """bf16: ddp averages gradients in half the bytes; loses precision."""
     timeout: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Minutes a rank waits for the others before the run ends."""
     zero: ZeroConfig = ZeroConfig()

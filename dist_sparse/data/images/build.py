@@ -24,6 +24,8 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
     for key in ("crop_padding", "padding_mode"):
         if getattr(config, key) is not None:
             raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
+    if config.download:
+        raise UserError("data.download: image_folder is not fetched, it is read from data.root")
     backend = _choose_backend(config.backend)
     skip = config.bad_images == "skip"
     splits = list_splits(Path(config.root).expanduser(), skip_damage=skip)

@@ -236,6 +236,7 @@ def test_classes_that_only_validation_has_are_named(folder, root, write_jpegs):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"download": True}, "data.download: image_folder is not fetched, it is read from data.root"),
         ({"crop_padding": 4}, "data.crop_padding is for small data sets; image_folder crops by data.min_scale"),
         ({"resize": 15}, "data.resize=15 should be at least data.image_size=16"),
         ({"batch_size": 23}, "train.batch_size=23 is more than the 22 training samples of image_folder; 22 would do"),
