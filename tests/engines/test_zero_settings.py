@@ -9,6 +9,7 @@ import pytest
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.schema import OptimConfig
+from dist_sparse.engines.build import check_installed
 from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.optim import check_flattenable
@@ -146,3 +147,12 @@ def test_optimizers_that_step_every_weight_by_itself(name: str) -> None:
 def test_optimizers_that_look_at_a_parameters_shape_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^optim\.name={name}: does not step every weight by itself.*engine\.zero\.stage=2"):
         check_flattenable(OptimConfig(name=name), stage=2)
+
+
+def test_without_deepspeed_its_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("deepspeed")
+    check_installed(config_of())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    check_installed(Config())
+    with pytest.raises(UserError, match="needs DeepSpeed, which is not installed here: pip install deepspeed ninja, or ddp"):
+        check_installed(config_of())
