@@ -152,6 +152,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(worlds: Worlds, tmp_path: Pa
     assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
 
 
+def test_a_signal_in_validation_stops_all_and_the_run_goes_on(worlds: Worlds, tmp_path: Path) -> None:
+    values = {**RUN, "engine.zero.stage": 3, "output": tmp_path / "parts"}
+    assert codes(worlds(2).run(cases.command, {**values, "output": tmp_path / "whole"})) == [0, 0]
+    assert codes(worlds(2).run(cases.command_asked, values, place="validation", nth=1, rank=1)) == [75, 75]
+    assert codes(worlds(2).run(cases.command, values)) == [0, 0]
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
 def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = {**RUN, "engine.zero.stage": 2, "output": tmp_path}
     assert codes(worlds(2).run(cases.command, {**values, "checkpoint.keep": 2}, interrupt_after=15)) == [130, 130]

@@ -106,6 +106,17 @@ def test_every_method_trains_as_with_the_dense_exchange(
         assert packed.losses == dense.losses
 
 
+def test_a_compiled_network_exchanges_no_more(worlds: Callable[[int], World], tmp_path: Path) -> None:
+    values = {**RUN, **EVERY_THIRD, "model.kwargs": {**TINY_VIT, "depth": 1}, "sparsity.method": "rigl"}
+    dense = worlds(2).run(exchanges.train, {**values, "engine.exchange": "dense"}, str(tmp_path / "dense"))
+    keys = {"engine.exchange": "masked", "train.compile": True}
+    compiled = worlds(2).run(exchanges.train, {**values, **keys}, str(tmp_path / "compiled"))
+    for (plain, _), (ours, share) in zip(dense, compiled, strict=True):
+        assert share < 0.9
+        assert ours.final == plain.final
+        assert list(ours.losses.values()) == pytest.approx(list(plain.losses.values()), abs=1e-5)
+
+
 def test_a_resumed_run_equals_the_uninterrupted_one(worlds: Callable[[int], World], tmp_path: Path) -> None:
     values = {
         **RUN,
