@@ -1,7 +1,7 @@
 """What a sparse network holds and costs, layer by layer and in all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -14,10 +14,25 @@ class Cost:
     """Parameters of the network and FLOPs of one image's forward pass (two to a multiply-accumulate), sparse and dense."""
 
     rows: list[LayerRow]
-    active_parameters: int
     parameters: int
-    flops: float
-    dense_flops: float
+
+    @property
+    def active_parameters(self) -> int:
+        return self.parameters - sum(row.weights - row.active for row in self.rows)
+
+    @property
+    def flops(self) -> float:
+        return 2 * sparse_macs({row.name: row.macs for row in self.rows}, {row.name: row.density for row in self.rows})
+
+    @property
+    def dense_flops(self) -> int:
+        return 2 * sum(row.macs for row in self.rows)
+
+    def with_active(self, active: Mapping[str, int]) -> "Cost":
+        """The cost of the same network with other masks on the same layers."""
+        counts = {row.name: active.get(row.name, row.active) for row in self.rows}
+        rows = [replace(row, active=counts[row.name], density=counts[row.name] / row.weights) for row in self.rows]
+        return replace(self, rows=rows)
 
     def table(self) -> str:
         """The table of layers with its totals."""
@@ -41,17 +56,8 @@ def measure(model: nn.Module, image: tuple[int, int, int], active: Mapping[str, 
     """The cost of a network whose masked layers have ``active`` weights; ``image`` is [channels, height, width]."""
     macs = layer_macs(model, image)
     rows = []
-    layers = weight_layers(model)
-    for name, weight in layers.items():
+    for name, weight in weight_layers(model).items():
         count = active.get(name, weight.numel())
         kind = structure if name in active else "-"
         rows.append(LayerRow(name, tuple(weight.shape), count / weight.numel(), kind, count, macs.get(name, 0)))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    inactive = sum(layers[name].numel() - count for name, count in active.items())
-    return Cost(
-        rows=rows,
-        active_parameters=parameters - inactive,
-        parameters=parameters,
-        flops=2 * sparse_macs(macs, {row.name: row.density for row in rows}),
-        dense_flops=2 * sum(macs.values()),
-    )
+    return Cost(rows=rows, parameters=sum(parameter.numel() for parameter in model.parameters()))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from dist_sparse.models.meta import meta_copy
+from dist_sparse.models.meta import ShapesOnly, meta_copy
 
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
 _TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -31,7 +31,7 @@ def layer_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
     """
     twin = meta_copy(model).float()  # like the image; the counts are those of any dtype
     counter = _MacCounter(twin)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), ShapesOnly(), counter:
         twin(torch.empty(1, *input_shape, device="meta"))
     return counter.macs
 

@@ -3,12 +3,9 @@
 import dataclasses
 import logging
 import signal
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from dist_sparse import distributed
 from dist_sparse.build import Parts, build_parts, build_trainer, resolved
@@ -19,22 +16,12 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
-from dist_sparse.models.meta import meta_copy
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Trainer
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """What is costed: the network without its values, whatever the engine makes of them."""
-
-    twin: nn.Module
-    image: tuple[int, int, int]
-    """[channels, height, width]."""
 
 
 def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
@@ -69,13 +56,13 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     if ranks.is_first:
         folder.preempted.unlink(missing_ok=True)
     try:
-        trainer, network = _prepare(config, folder, ranks)
+        trainer, cost = _prepare(config, folder, ranks)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
         raise
     trainer.stop = stop
-    return _fit(trainer, network, folder)
+    return _fit(trainer, cost, folder)
 
 
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
@@ -87,33 +74,33 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
     return distributed.from_first_rank(folder)
 
 
-def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Network]:
-    """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained."""
+def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Cost]:
+    """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained, and its cost."""
     checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         config = resolved(config)
         parts = build_parts(config, ranks)
         state = None if checkpoint is None else _load(checkpoint, parts)
     info = parts.data.info
-    network = Network(twin=meta_copy(parts.model), image=(info.channels, info.image_size, info.image_size))
+    image = (info.channels, info.image_size, info.image_size)
+    # Before an engine takes the model apart.
+    cost = measure(parts.model, image, parts.plan.active, config.sparsity.structure)
     trainer = build_trainer(parts, folder, state)
-    cost = _cost(trainer, network)
     if ranks.is_first:
         folder.forget_summary()
         write_provenance(folder.path, dump_config(config))
-    _tell(ranks, cost.table())
+    _tell(ranks, _with_masks(cost, trainer).table())
     if ranks.world_size > 1 and config.engine.name == "ddp":
         masks = trainer.method.gradient_masks(trainer.progress.step + 1)
         _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
     if state:
         _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
-    return trainer, network
+    return trainer, cost
 
 
-def _cost(trainer: Trainer, network: Network) -> Cost:
+def _with_masks(cost: Cost, trainer: Trainer) -> Cost:
     """What the network costs with the masks of now."""
-    masks = trainer.method.views()[-1].masks
-    return measure(network.twin, network.image, masks.active(), trainer.config.sparsity.structure)
+    return cost.with_active(trainer.method.views()[-1].masks.active())
 
 
 def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
@@ -140,7 +127,7 @@ def _load(path: Path, parts: Parts) -> dict[str, Any]:
     return {**state, "shards": check_shards(path, state)}
 
 
-def _fit(trainer: Trainer, network: Network, folder: RunFolder) -> dict[str, Any]:
+def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     """Train to the end, and leave a summary whatever the end is."""
     reason = "crashed"
     try:
@@ -166,7 +153,7 @@ def _fit(trainer: Trainer, network: Network, folder: RunFolder) -> dict[str, Any
         reason = "interrupted"
         raise
     finally:
-        summary = _summary(trainer, network, reason)
+        summary = _summary(trainer, _with_masks(cost, trainer), reason)
         trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
         if trainer.ranks.is_first:
             write_summary(folder.path, summary)
@@ -187,8 +174,8 @@ def _note_stop(trainer: Trainer, folder: RunFolder, asked: StopAsked) -> str:
     return PREEMPTED if asked.preempted else "interrupted"
 
 
-def _summary(trainer: Trainer, network: Network, reason: str) -> dict[str, Any]:
-    progress, cost = trainer.progress, _cost(trainer, network)
+def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
+    progress = trainer.progress
     return {
         "exit_reason": reason,
         "best_top1": progress.best_top1 if progress.best_step else None,

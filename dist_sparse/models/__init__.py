@@ -14,7 +14,7 @@ from torch import nn
 from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.models import cifar_alexnet, cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_wide_resnet
-from dist_sparse.models.meta import meta_copy
+from dist_sparse.models.meta import ShapesOnly, meta_copy
 from dist_sparse.seeding import derive_seed
 
 FAMILIES = (cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_alexnet, cifar_wide_resnet)
@@ -90,7 +90,8 @@ def _check_forward(
 ) -> None:
     """Send the shape of one image through the network, so that images it cannot take are known before the first step."""
     try:
-        logits = meta_copy(model)(torch.empty(1, *image, device="meta"))
+        with torch.no_grad(), ShapesOnly():
+            logits = meta_copy(model)(torch.empty(1, *image, device="meta"))
     except Exception as error:
         images = f"images of {'x'.join(map(str, image))} ({key})"
         raise UserError(f"model.name: {config.name} cannot take {images}: {_reason(error)}") from error

@@ -1,9 +1,12 @@
 """A network without its memory, to learn shapes from."""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -11,3 +14,16 @@ def meta_copy(model: nn.Module) -> nn.Module:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     memo = {id(tensor): torch.empty_like(tensor, device="meta", requires_grad=False) for _, tensor in tensors}
     return copy.deepcopy(model, memo).eval()
+
+
+class ShapesOnly(TorchFunctionMode):
+    """Leaves batch norms out, which keep the shape: on the meta device torch spends most of a forward on them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _input(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input

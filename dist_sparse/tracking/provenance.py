@@ -1,5 +1,6 @@
 """Where a run's figures come from: configuration, versions, commit, machine; and what came out in the end."""
 
+import functools
 import json
 import logging
 import os
@@ -63,6 +64,7 @@ def _launcher() -> str | None:
     return None if run is None else f"{run} {platform.node()} {os.getppid()}"
 
 
+@functools.cache  # a process reads the files of all packages once
 def _package_versions() -> dict[str, str]:
     names = ((each.metadata["Name"], each.version) for each in metadata.distributions())
     return dict(sorted((name, version) for name, version in names if name and _is_listed(name)))
