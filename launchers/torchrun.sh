@@ -30,5 +30,6 @@ else
     OWN+=(--standalone)
 fi
 
-# Ranks that are told to stop save first: more than the default of 30 seconds.
-launch torchrun "${OWN[@]}" --shutdown-timeout=100 -m dist_sparse.train "${REST[@]}"
+# Ranks that are told to stop save first: all signals reach them, and they have more than the default of 30 seconds.
+launch torchrun "${OWN[@]}" --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=100 \
+    -m dist_sparse.train "${REST[@]}"

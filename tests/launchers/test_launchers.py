@@ -15,7 +15,7 @@ from tests.command import ROOT
 
 TRAIN = "-m dist_sparse.train"
 DIGITS = "configs/digits/rigl.yaml"
-WAIT = "--shutdown-timeout=100"
+WAIT = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=100"
 DEEPSPEED = "--module dist_sparse.train --engine.name=deepspeed"
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
