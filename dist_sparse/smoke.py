@@ -6,7 +6,8 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
   set as the run needs; where the data set is not there, random images stand in for it;
 - about ten steps. Every length keeps its share of the run, but for the interval of updates: one in two steps. So ramps come to
   their end, phases follow one another, and masks really move;
-- the learning rate follows the batch; nothing is resumed or sent to W&B, and the run's folder has a name of its own.
+- the learning rate follows the batch; nothing is sent to W&B, and the run's folder has a name of its own, where it goes on
+  with ``resume=auto``.
 """
 
 import math
@@ -68,6 +69,8 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     Raises:
         UserError: what also stops the whole run.
     """
+    if config.resume not in ("auto", "never"):
+        raise UserError(f"resume={config.resume}: a smoke run has another length than the checkpoint's; never or auto goes")
     config = resolved(config)
     expected, _ = expected_info(config.data)
     whole = max(1, expected.train_size // config.train.batch_size)  # a folder may be smaller than the batch
@@ -92,7 +95,6 @@ def _sizes(config: Config, batch: int, accumulation: int) -> dict[str, Any]:
     return {
         "name": f"{config.name}-smoke",
         "output": None if config.output is None else f"{config.output}-smoke",
-        "resume": "never",
         "train.batch_size": batch,
         "train.eval_batch_size": _IMAGES,
         "train.accumulation": accumulation,

@@ -107,11 +107,12 @@ on_every_node() {
     # must not be killed because another was done earlier.
     local step=(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none
         --kill-on-bad-exit=0 --wait=20 --export=ALL --label)
-    trap : TERM  # of the whole job: scancel, or the end of its time. Slurm tells the tasks too; wait for them.
+    # Of the whole job: scancel, the end of its time, scancel --full --signal=USR1. Slurm tells the tasks too; wait for them.
+    trap : TERM USR1
     env -u SLURM_NTASKS -u SLURM_NTASKS_PER_NODE -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_TRES_PER_TASK \
         "${step[@]}" bash "$ROOT/slurm/$script" "$@" &
     await $! || code=$?
-    trap - TERM
+    trap - TERM USR1
     return "$code"
 }
 

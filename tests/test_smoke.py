@@ -52,6 +52,20 @@ def test_a_smoke_run_is_short_on_any_number_of_ranks(file: str, ranks: int) -> N
     assert short.name == f"{config.name}-smoke"
 
 
+def test_a_smoke_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """As the tasks of a Slurm array do, which pass --resume=auto: one that is submitted twice has nothing to do."""
+    words = ["--smoke", f"--config={CONFIGS / 'digits/set.yaml'}", f"--output={tmp_path / 'run'}", "--engine.device=cpu"]
+    assert here(main, words).code == 0
+    again = here(main, words)
+    assert (again.code, len(again.errors)) == (2, 1)
+    assert "already holds a run: resume=auto goes on with it" in again.errors[0]
+    third = here(main, [*words, "--resume=auto"])
+    assert (third.code, third.errors) == (0, [])
+    assert "is finished, nothing is left to do" in third.out
+    path = here(main, [*words, f"--resume={tmp_path}/x.pt"])
+    assert (path.code, len(path.errors)) == (2, 1)
+
+
 def test_lengths_keep_their_share_of_the_run() -> None:
     """Of 120 steps an epoch and 100 epochs, ten steps are left."""
     config = load_config(str(CONFIGS / "imagenet/resnet50/granet_from_50_10.yaml"), {"data.root": "/nowhere"})
