@@ -51,14 +51,15 @@ class WandbRun:
     def finish(self, exit_code: int, summary: Mapping[str, float | int | str], *, preempted: bool = False) -> None:
         """Set the run's summary, upload artifacts of a run that ended well, and what is left, within a time limit.
 
-        A ``preempted`` run, whose ``exit_code`` is not 0, is marked as one to go on with: a sweep gives it to another agent.
+        A ``preempted`` run, whose ``exit_code`` is not 0, is marked as one to go on with, so that a sweep gives it to another
+        agent; but not if it was W&B that has stopped it.
         What is not uploaded stays in the folder for `wandb sync`.
         """
         self._guard(lambda run: run.summary.update(dict(summary)))
         if (folder := self._artifacts_of) is not None and exit_code == 0:
             self._guard(lambda run: log_artifacts(run, folder, summary))
         if preempted:
-            self._guard(lambda run: run.mark_preempting())
+            self._guard(_mark_preempting)
         self._guard(lambda run: run.finish(exit_code=exit_code))
         self._run = None
 
@@ -173,6 +174,27 @@ def _define_metrics(run: "wandb.Run") -> None:
     # W&B's own step cannot go back, as it must when a run is resumed from a checkpoint before its last row.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
+
+
+def _mark_preempting(run: "wandb.Run") -> None:
+    if not _stopped_there(run):
+        run.mark_preempting()
+
+
+def _stopped_there(run: "wandb.Run") -> bool:
+    """Whether the server wants the run to end, for a sweep's early stopping: its agent, too, says so by SIGTERM.
+
+    The client (0.31) knows, but has no public way to ask it.
+    """
+    try:
+        from wandb.proto import wandb_internal_pb2 as messages
+
+        question = messages.Record(request=messages.Request(stop_status=messages.StopStatusRequest()))
+        answer = run._interface._deliver(question).wait_or(timeout=5)  # pyright: ignore
+        return answer.response.stop_status_response.run_should_stop
+    except Exception as error:
+        log.info("W&B: not known whether it has stopped the run: %s", _reason(error))
+        return False
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -62,9 +62,11 @@ class StandInServer:
         sweeps: by id.
         runs: what was last said of each online run when it was made or changed, by id.
         history: the rows of each online run, by id.
+        preempting: the ids of runs that were marked as ones to go on with.
         uploads: files by name.
         errors: what went wrong here while it answered; there must be none.
         asked: the names of the GraphQL operations so far, and of the other requests.
+        stops: whether it wants all runs to end, as for early stopping.
         trouble: None; an HTTP status to answer every request with; or "silent": answer nothing at all.
     """
 
@@ -73,9 +75,11 @@ class StandInServer:
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Json] = {}
         self.history: dict[str, list[Json]] = {}
+        self.preempting: set[str] = set()
         self.uploads: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.errors: list[str] = []
+        self.stops = False
         self.trouble: int | str | None = None
         self.over = threading.Event()
         self._changed = threading.Condition()
@@ -110,7 +114,8 @@ class StandInServer:
             files = json.loads(body).get("files") or {}
             rows = files.get("wandb-history.jsonl", {"content": []})["content"]
             self.history.setdefault(path.split("/")[-2], []).extend(map(json.loads, rows))
-            return "file_stream", {}
+            self.preempting.update(path.split("/")[-2:-1] if json.loads(body).get("preempting") else [])
+            return "file_stream", {"stopped": self.stops}
         if path.startswith(_STORAGE):
             self.uploads[path.removeprefix(_STORAGE)] = body
             return "upload", {}
