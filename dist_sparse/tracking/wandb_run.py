@@ -187,8 +187,9 @@ def _stopped_there(run: "wandb.Run") -> bool:
     The client (0.31) knows, but has no public way to ask it.
     """
     try:
-        from wandb.proto import wandb_internal_pb2 as messages
+        from wandb.proto import wandb_internal_pb2
 
+        messages: Any = wandb_internal_pb2
         question = messages.Record(request=messages.Request(stop_status=messages.StopStatusRequest()))
         answer = run._interface._deliver(question).wait_or(timeout=5)  # pyright: ignore
         return answer.response.stop_status_response.run_should_stop
