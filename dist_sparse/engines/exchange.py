@@ -20,13 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from dist_sparse.engines.wire import Compress, elements_per_step
+from dist_sparse.engines.wire import WORTH_PACKING, Compress, elements_per_step
 from dist_sparse.sparsity.masks import Masks
 
 Choice = Literal["auto", "masked", "dense"]
-
-_WORTH_PACKING = 0.5
-"""The largest active share of a bucket that ``auto`` packs: above it, packing takes what a fast network would save."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def build_exchange(model: nn.Module, choice: Choice, compress: Compress) -> Exch
 def _worth_packing(choice: Choice) -> float:
     """The largest active share of a bucket that is packed."""
     if choice == "auto":
-        return 0.0 if dist.get_world_size() == 1 or _within_one_machine() else _WORTH_PACKING
+        return 0.0 if dist.get_world_size() == 1 or _within_one_machine() else WORTH_PACKING
     return 1.0 if choice == "masked" else 0.0
 
 

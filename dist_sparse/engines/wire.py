@@ -5,6 +5,10 @@ from typing import Literal
 
 Compress = Literal["none", "bf16"]
 
+WORTH_PACKING = 0.5
+"""The largest active share of a bucket that ``engine.exchange=auto`` packs: above it, packing takes what a fast network would
+save."""
+
 _ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "bf16": 4, "fp16": 4}
 """Of a gradient by ``train.precision``: mixed precision keeps weights and their gradients in fp32."""
 

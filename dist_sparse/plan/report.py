@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from dist_sparse.engines.wire import bytes_per_step, elements_per_step
+from dist_sparse.engines.wire import WORTH_PACKING, bytes_per_step, elements_per_step
 from dist_sparse.plan.outlook import Outlook
 from dist_sparse.sparsity.methods.course import Line
 
@@ -119,24 +119,38 @@ def _memory(outlook: Outlook) -> list[str]:
 def _wire(outlook: Outlook) -> list[str]:
     if outlook.world_size == 1:
         return [_line("wire", "nothing: one rank")]
-    engine, precision = outlook.config.engine, outlook.config.train.precision
-
-    def traffic(elements: int) -> str:
-        return in_bytes(bytes_per_step(elements, outlook.world_size, precision=precision, compress=engine.compress))
-
-    dense = elements_per_step(outlook.parameters, {})
-    lines = [_line("wire", f"{traffic(dense)} a step that each rank sends for all gradients ({dense:,} elements)")]
+    engine, dense = outlook.config.engine, elements_per_step(outlook.parameters, {})
+    told = _traffic(outlook, dense)
+    lines = [_line("wire", f"{told} a step that each rank sends for all gradients ({dense:,} elements)")]
     if engine.zero.stage == 3:
-        lines.append(_line("", f"{traffic(dense + dense // 2)} with the weights, which are gathered for forward and backward"))
+        weights = _traffic(outlook, dense + dense // 2)
+        lines.append(_line("", f"{weights} with the weights, which are gathered for forward and backward"))
     if outlook.shapes and engine.name == "ddp" and engine.exchange != "dense":
-        final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
-        masks = sum(shape.numel() for shape in outlook.shapes.values()) // 8
-        steps = f"{outlook.course.dense_gradients:,} steps need all gradients"
-        lines += [
-            _line("", f"{traffic(final)} where engine.exchange sends only those of weights that are active at the end"),
-            _line("", f"({final:,} elements, {final / dense:.3f} of all); {steps}; an update sends masks of {in_bytes(masks)}"),
-        ]
+        lines += _packed(outlook, dense)
     return lines
+
+
+def _packed(outlook: Outlook, dense: int) -> list[str]:
+    """What ``engine.exchange`` makes of it."""
+    if outlook.course.dense_gradients == len(outlook.made):
+        return [_line("", "engine.exchange sends all of it, too: every step needs all gradients")]
+    auto = outlook.config.engine.exchange == "auto"
+    final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
+    share = f"{final / dense:.3f} of all"
+    if auto and final > WORTH_PACKING * dense:
+        return [_line("", f"engine.exchange=auto sends about all of it, too: {share} belong to weights active at the end")]
+    masks = in_bytes(sum(shape.numel() for shape in outlook.shapes.values()) // 8)
+    update = f"; an update sends masks of {masks}" if outlook.update_steps else ""
+    return [
+        _line("", f"{_traffic(outlook, final)} where engine.exchange sends only those of weights that are active at the end"),
+        _line("", f"({final:,} elements, {share}); {outlook.course.dense_gradients:,} steps need all gradients{update}"),
+        *([_line("", "(auto does not between the GPUs of one machine: engine.exchange=masked does)")] if auto else []),
+    ]
+
+
+def _traffic(outlook: Outlook, elements: int) -> str:
+    precision, compress = outlook.config.train.precision, outlook.config.engine.compress
+    return in_bytes(bytes_per_step(elements, outlook.world_size, precision=precision, compress=compress))
 
 
 def _line(key: str, text: str) -> str:

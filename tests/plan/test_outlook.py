@@ -122,6 +122,19 @@ def test_zero_shares_memory_out_and_exchanges_all() -> None:
         outlook({**values, "train.compile": True})
 
 
+def told(**values: Any) -> str:
+    asked = here(main, [*words({"config": DIGITS / "rigl.yaml", **values}), "--plan=2"])
+    assert (asked.code, asked.err) == (0, "")
+    return asked.out
+
+
+def test_the_wire_is_told_as_the_exchange_will_use_it() -> None:
+    assert "auto does not between the GPUs of one machine" in told()
+    assert "engine.exchange=auto sends about all of it, too" in told(**{"sparsity.density": 0.7})
+    assert "auto" not in told(**{"sparsity.density": 0.7, "engine.exchange": "masked"})
+    assert "every step needs all gradients" in told(**{"sparsity.update.growth": "momentum"})
+
+
 def test_training_flops_are_those_of_the_sizes_in_training() -> None:
     values = {"config": ROOT / "configs/imagenet/resnet50/dense.yaml", "data.root": "/nowhere"}
     whole = outlook(values)
