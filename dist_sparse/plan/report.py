@@ -43,7 +43,8 @@ def _masks(outlook: Outlook) -> list[str]:
         return [_line("masks", f"none: {method}")]
     layers = f"{method} on {len(outlook.shapes)} layers of {sum(shape.numel() for shape in outlook.shapes.values()):,} weights"
     if not steps:
-        return [_line("masks", layers), _line("updates", "none")]
+        none = "masks follow the weights at every step" if outlook.course.follows else "none"
+        return [_line("masks", layers), _line("updates", none)]
     return [
         _line("masks", layers),
         *(_updates(outlook, line) for line in outlook.course.lines),

@@ -135,6 +135,12 @@ def test_the_wire_is_told_as_the_exchange_will_use_it() -> None:
     assert "every step needs all gradients" in told(**{"sparsity.update.growth": "momentum"})
 
 
+def test_masks_that_follow_the_weights_are_no_updates() -> None:
+    follows = "masks follow the weights at every step"
+    assert follows in told(config=DIGITS / "srste.yaml")
+    assert follows not in told(config=DIGITS / "static.yaml")
+
+
 def test_training_flops_are_those_of_the_sizes_in_training() -> None:
     values = {"config": ROOT / "configs/imagenet/resnet50/dense.yaml", "data.root": "/nowhere"}
     whole = outlook(values)

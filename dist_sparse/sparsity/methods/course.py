@@ -41,6 +41,8 @@ class Course:
     lines: Sequence[Line]
     dense_gradients: int = 0
     """Steps that need the gradients of inactive weights too."""
+    follows: bool = False
+    """Masks follow the weights at every step, at the same density: that is no update."""
     mask_copies: int = 1
     """Masks of every masked layer that are held at once."""
     weight_copies: int = 0

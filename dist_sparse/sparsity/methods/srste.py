@@ -63,8 +63,8 @@ class SrSte(Method):
 
     @classmethod
     def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        """Masks follow the weights at every step, which is no update; so does the gradient of all weights."""
-        return dataclasses.replace(resting(plan), dense_gradients=len(made), weight_copies=1)
+        """Masks follow the weights at every step, and every step needs all gradients."""
+        return dataclasses.replace(resting(plan), follows=True, dense_gradients=len(made), weight_copies=1)
 
     def before_forward(self, step: int) -> None:
         if not self._dense.away:  # an earlier micro-batch of the step has put them away
