@@ -222,6 +222,9 @@ class DeepSpeedEngine:
         if name not in self._parameters:
             return {}
         pieces = self._shards.state(name)
+        if self._stage == 0:  # every rank has it whole
+            shape = self._shards.shape(name)
+            return {key: piece.values.detach().clone().view(shape) for key, piece in pieces.items() if piece is not None}
         return {key: self._gather([name], lambda _, key=key: pieces[key])[name] for key in pieces}
 
     @torch.no_grad()
