@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
-from dist_sparse import validation
+from dist_sparse import saving, validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
-from dist_sparse.distributed import Ranks, copy_first_rank, from_first_rank, max_over_ranks
+from dist_sparse.distributed import Ranks, copy_first_rank
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
@@ -251,18 +251,8 @@ class Trainer:
 
     def _save(self, *, best: bool) -> bool:
         """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
-        with self.engine.full_parameters():
-            bad = _not_finite(self.engine.model)
-        if self._meter.bad_losses() or max_over_ranks(bad):
-            _log.warning("no checkpoint at step %d: the loss or the weights are not finite", self.progress.step)
-            return False
-        try:
-            shards = self.engine.save_shards(self.store.shards(self.progress.step))
-        except OSError as error:
-            _log.warning("no checkpoint at step %d: %s; training goes on", self.progress.step, error)
-            return False
-        state = {**self.state_dict(), "shards": shards}
-        return from_first_rank(self.ranks.is_first and self.store.save(self.progress.step, state, best=best))
+        diverging = self._meter.bad_losses() > 0
+        return saving.save(self.store, self.progress.step, self.engine, self.state_dict, best=best, diverging=diverging)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the run's future. Collective."""
@@ -290,11 +280,6 @@ class Trainer:
         if self.forgetting:
             self.forgetting.load_state_dict(state["forgetting"])
         self.progress = Progress(**state["progress"])
-
-
-def _not_finite(model: nn.Module) -> Tensor:
-    """1 if some weight is not finite, else 0."""
-    return 1 - torch.stack([weight.isfinite().all() for weight in model.parameters()]).all().int()
 
 
 def _due(every: int, previous: int, step: int) -> bool:
