@@ -39,22 +39,21 @@ def drop_fraction(fraction: float, density: float, share: Fraction, layers: int)
 def share_out(total: int, shares: Mapping[str, Fraction], room: Mapping[str, int]) -> dict[str, int]:
     """``total`` weights by share, at most ``room`` to a layer, and exactly ``total`` in all.
 
-    Whole numbers come by largest remainder, the earlier layer first where remainders are equal. What does not fit goes to the
-    layers that have room left, to each the same.
+    What does not fit goes to the layers that have room left, to each the same, round by round. Only what comes of that is
+    rounded: by largest remainder, the earlier layer first where remainders are equal. No layer exceeds its room by it, which
+    is a whole number.
     """
     assert sum(room.values()) >= total, "what was dropped fits where it was"
-    given = dict.fromkeys(shares, 0)
-    open_shares = dict(shares)
-    while left := total - sum(given.values()):
-        for name, more in _largest_remainder(left, open_shares).items():
-            given[name] = min(given[name] + more, room[name])
-        with_room = [name for name in shares if given[name] < room[name]]
-        open_shares = {name: Fraction(1, len(with_room)) for name in with_room}
-    return given
+    exact = {name: min(share * total, Fraction(room[name])) for name, share in shares.items()}
+    while left := total - sum(exact.values()):
+        with_room = [name for name in shares if exact[name] < room[name]]
+        for name in with_room:
+            exact[name] = min(exact[name] + left / len(with_room), Fraction(room[name]))
+    return _largest_remainder(total, exact)
 
 
-def _largest_remainder(total: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
-    exact = {name: share * total for name, share in shares.items()}
+def _largest_remainder(total: int, exact: Mapping[str, Fraction]) -> dict[str, int]:
+    """Numbers that add up to ``total``, made whole."""
     whole = {name: math.floor(value) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: whole[name] - exact[name])  # stable
     for name in by_remainder[: total - sum(whole.values())]:

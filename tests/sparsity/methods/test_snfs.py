@@ -61,6 +61,47 @@ def test_what_does_not_fit_goes_to_the_others() -> None:
     assert share_out(10, shares, {"a": 3, "b": 20, "c": 20}) == {"a": 3, "b": 4, "c": 3}
 
 
+def test_shares_are_rounded_once() -> None:
+    """Without rounding a gets 7.07 and b 7.93; rounded in the first round too, a would have 5 + 3 and b 5 + 2."""
+    shares = {"a": Fraction(2814, 10000), "b": Fraction(3351, 10000), "c": Fraction(3835, 10000)}
+    assert share_out(16, shares, {"a": 100, "b": 100, "c": 1}) == {"a": 7, "b": 8, "c": 1}
+
+
+def water_levels(total: int, shares: list[Fraction], room: list[int]) -> list[Fraction]:
+    """What each layer gets before rounding, slowly: what is still to be given rises in equal drops over all that have room."""
+    got = [Fraction(0)] * len(shares)
+    for layer, share in enumerate(shares):
+        got[layer] = min(share * total, Fraction(room[layer]))
+    while sum(got) < total:
+        open_layers = [layer for layer in range(len(got)) if got[layer] < room[layer]]
+        drop = min(room[layer] - got[layer] for layer in open_layers)  # until the next layer is full
+        drop = min(drop, (total - sum(got)) / len(open_layers))
+        for layer in open_layers:
+            got[layer] += drop
+    return got
+
+
+@given(st.data())
+def test_no_layer_is_further_from_its_share_than_one_weight(data: st.DataObject) -> None:
+    """Against a slow version: each layer gets its exact amount rounded down or up, and up goes to the largest remainders."""
+    count = data.draw(st.integers(1, 6))
+    worths = data.draw(st.lists(st.floats(0, 10), min_size=count, max_size=count))
+    room = data.draw(st.lists(st.integers(0, 30), min_size=count, max_size=count))
+    total = data.draw(st.integers(0, sum(room)))
+    names = [f"layer{number}" for number in range(count)]
+    shares = shares_of(dict(zip(names, worths, strict=True)))
+    given_out = list(share_out(total, shares, dict(zip(names, room, strict=True))).values())
+    exact = water_levels(total, list(shares.values()), room)
+    assert sum(given_out) == total
+    assert all(got <= most for got, most in zip(given_out, room, strict=True))
+    more = [got - int(value) for got, value in zip(given_out, exact, strict=True)]
+    assert set(more) <= {0, 1}
+    rest = [value - int(value) for value in exact]
+    assert min((r for r, up in zip(rest, more, strict=True) if up), default=Fraction(1)) >= max(
+        (r for r, up in zip(rest, more, strict=True) if not up), default=Fraction(0)
+    )
+
+
 @pytest.mark.parametrize("redistribution", ["none", "magnitude", "momentum", "nonzeros"])
 @pytest.mark.parametrize("method", ["snfs", "set", "rigl"])
 def test_the_total_stays_and_layers_move(small_run, method: str, redistribution: str) -> None:
