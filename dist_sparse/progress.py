@@ -10,7 +10,10 @@ from dist_sparse.sparsity.masks import Masks
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far the run is, and its best. ``best_top1`` is of the averaged weights if there are any."""
+    """How far the run is, and its best. ``best_top1`` is of the averaged weights if there are any.
+
+    Only networks at their final density count, so that there is no best (step 0) while the density still moves.
+    """
 
     step: int = 0
     best_top1: float = -1.0

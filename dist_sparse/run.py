@@ -179,8 +179,9 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
     return {
         "exit_reason": reason,
         "best_top1": progress.best_top1 if progress.best_step else None,
-        "best_step": progress.best_step,
-        "last_top1": progress.last_top1 if progress.best_step else None,
+        "best_step": progress.best_step or None,
+        "no_best": None if progress.best_step else _why_no_best(trainer),
+        "last_top1": progress.last_top1 if progress.last_top1 >= 0 else None,
         "density": trainer.method.views()[-1].masks.density(),
         "mean_density": progress.mean_density,
         "peak_density": progress.peak_density,
@@ -192,9 +193,20 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
     }
 
 
+def _why_no_best(trainer: Trainer) -> str:
+    if trainer.progress.last_top1 < 0:
+        return "nothing has been validated"
+    if not trainer.method.at_final_density():
+        return "the density has not come to its final value"
+    return "no network at its final density has been validated and saved"
+
+
 def _last_words(summary: dict[str, Any], folder: RunFolder) -> str:
+    best = f"no best: {summary['no_best']}"
+    if summary["best_top1"] is not None:
+        best = f"best {summary['best_top1']:.2%} at step {summary['best_step']}"
     return (
-        f"top-1 {summary['last_top1']:.2%} (best {summary['best_top1']:.2%} at step {summary['best_step']}), "
+        f"top-1 {summary['last_top1']:.2%} ({best}), "
         f"density {summary['density']:.2%}, trained in {summary['wall_seconds']:.1f} s\n"
         f"run folder: {folder.path}"
     )

@@ -77,7 +77,12 @@ class RunFolder:
         from dist_sparse.checkpoint import CheckpointStore
 
         store = CheckpointStore(self.checkpoints, keep=1)
-        paths = store.paths() if which == "last" else [path for path in [store.best_path] if path.exists()]
+        paths = store.paths()
+        if which == "best" and store.best_path.exists():
+            return store.best_path
+        if which == "best" and paths:
+            reason = self.summary().get("no_best") or "only a network at its final density can be the best"
+            raise UserError(f"{self.checkpoints} holds no best checkpoint: {reason}; --checkpoint=last takes {paths[-1].name}")
         if not paths:
             raise UserError(f"{self.checkpoints} holds no {which} checkpoint")
         return paths[-1]

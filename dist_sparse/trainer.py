@@ -199,7 +199,7 @@ class Trainer:
         return rest == 0 and (epochs % self.config.train.validate_every == 0 or step == self.total_steps)
 
     def _validate(self) -> bool:
-        """Log the validation metrics; True if the accuracy is the best so far."""
+        """Log the validation metrics; True if the accuracy is the best so far of a network at its final density."""
         values, top1 = {}, 0.0
         views = self.method.views()
         for view in views:
@@ -218,7 +218,7 @@ class Trainer:
         self.method.agreement.verify(self.method.digests)
         self._log({**values, **self._sparsity(views[-1].masks)})
         self.progress.last_top1 = top1
-        if improved := top1 > self.progress.best_top1:
+        if improved := top1 > self.progress.best_top1 and self.method.at_final_density():
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step
         return improved
 

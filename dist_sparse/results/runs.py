@@ -30,9 +30,15 @@ class Run:
             return "no summary: not at its end yet, or killed"
         if self.summary.get("exit_reason") != FINISHED:
             return " ".join(str(self.summary.get("exit_reason")).split())
-        if missing := [name for name in ("last_top1", "best_top1") if self.figure(name) is None]:
+        missing = [name for name in ("last_top1", "best_top1") if self.figure(name) is None]
+        if missing and not (missing == ["best_top1"] and self.no_best):
             return f"finished without {' and '.join(missing)}"
         return None
+
+    @property
+    def no_best(self) -> str | None:
+        """Why the run has no best accuracy, which may be as it should; None if it has one or does not say."""
+        return self.summary.get("no_best")
 
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where it is missing or not a finite number."""

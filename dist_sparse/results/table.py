@@ -71,6 +71,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     notes = [f"\n{runs}; mean ± sample standard deviation; top-1, density reached and FLOPs (relative to dense) in percent"]
     if unfinished:
         notes += [f"\nnot counted, {len(unfinished)} of {runs}:", *(f"  {run.path}: {run.problem}" for run in unfinished)]
+    for run in (run for group in groups for run in group.runs if run.no_best):
+        notes.append(f"\nnote: {run.path} has no best top-1: {run.no_best}")
     for group in groups:
         if seeds := group.repeated_seeds:
             short = short_names(group.keys)

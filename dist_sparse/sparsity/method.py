@@ -160,6 +160,14 @@ class Method:
         """The networks that are trained; the last is the one that the run is for."""
         return [View(label="", masks=self.masks)]
 
+    def at_final_density(self) -> bool:
+        """Between two steps: the last of the :meth:`views` has come to the density where it stays to the end of the run.
+
+        Networks from before are denser, or thinner, than was asked for: none of them can be the run's best. A method whose
+        density moves overrides this.
+        """
+        return True
+
     def digests(self) -> dict[str, int]:
         """A digest of every mask."""
         return self.masks.digests()

@@ -101,6 +101,10 @@ class CubicRamp:
         left = Fraction(self.last - min(max(number, self.first), self.last), self.last - self.first)
         return final + (initial - final) * left**3
 
+    def done(self, number: int) -> bool:
+        """Update ``number`` has the final density, and so has each after it."""
+        return self(number) == Fraction(str(self.final))
+
 
 def share_of(density: Fraction, units: int) -> int:
     """``density * units`` rounded to the nearest, a half upwards."""

@@ -154,6 +154,9 @@ class Ast(Method):
     def views(self) -> Sequence[View]:
         return self._nets.views()
 
+    def at_final_density(self) -> bool:
+        return self._turns.done(len(self._nets) - 1)
+
     def digests(self) -> dict[str, int]:
         return self._nets.digests()
 

@@ -94,6 +94,10 @@ class Ladder:
         interval = self.schedule.interval
         return None if before // interval >= self.last else min(regular // interval, self.last)
 
+    def done(self, number: int, time: int) -> bool:
+        """At a sub-net's ``time`` its ramp is over."""
+        return self.rungs[number].ramp.done(time // self.schedule.interval)
+
 
 class Turns:
     """Whose turn it is, and whether it updates. A step that overflowed was none, and is repeated."""
@@ -118,6 +122,10 @@ class Turns:
     def pruning(self, regular: int) -> int | None:
         """The number on the ramp of this turn's update, or None after the ramp."""
         return self._ladder.pruning(self._times[self.number], regular)
+
+    def done(self, number: int) -> bool:
+        """The ramp of a sub-net is over."""
+        return self._ladder.done(number, self._times[number])
 
     def end(self) -> None:
         """This turn is over."""

@@ -76,6 +76,9 @@ class Gmp(Updating):
         assert pruned is not None, "the schedule ends with the ramp"
         self.replace_masks(pruned)
 
+    def at_final_density(self) -> bool:
+        return self._pruner.done(self._last_step)
+
 
 class GmpUniform(Gmp):
     """Prune the smallest weights of each layer."""

@@ -74,6 +74,9 @@ class GraNet(DropAndGrow):
         super().update(step, regular)
         self.changed = self.masks.changed_since(before)
 
+    def at_final_density(self) -> bool:
+        return self._pruner.done(self._last_step)
+
 
 class GraNetUniform(GraNet):
     """Prune every layer to the common density, then let it drop and grow."""

@@ -111,6 +111,11 @@ class Mest(Method):
     def after_overflow(self, step: int) -> Decision:
         return Decision(updates_masks=self._moved_before == step)
 
+    def at_final_density(self) -> bool:
+        """The last mutation has grown to what the last phase grows to."""
+        grown_to = self._bounds.phase(max(self._mutated_at, 0)).grow_to
+        return self._mutated_at >= 0 and grown_to == self._bounds.phases[-1].grow_to
+
     def _rests(self, phase: Phase) -> bool:
         """Nothing to remove and nothing to grow: every layer holds what it keeps and grows to."""
         sizes = {name: self._structure.counts(self.access.weight(name).shape) for name in self.masks.names}

@@ -42,6 +42,10 @@ class Pruner(ABC):
             return None
         return self.select(self.ramp(regular // self.interval), access, masks, agreement)
 
+    def done(self, step: int) -> bool:
+        """With the update that belongs to ``step``, if one does, the density is the last one."""
+        return self.ramp.done(step // self.interval)
+
     @abstractmethod
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
         """The masks at a density. Collective."""

@@ -65,6 +65,9 @@ class Static(Method):
         self.access.mask_gradients(self.masks)
         return Decision(skip_optimizer=True, updates_masks=True)
 
+    def at_final_density(self) -> bool:
+        return self._chosen
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **({"chosen": self._chosen} if self._snip else {})}
 
