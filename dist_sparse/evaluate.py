@@ -6,13 +6,14 @@ where it has them. Keys of the run's configuration can be set anew, such as ``--
 """
 
 import argparse
-import sys
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
 
@@ -44,8 +45,9 @@ def evaluate(config: Config, path: Path) -> list[str]:
     state = CheckpointStore.load(path)
     check_whole(state, path)
     ranks = distributed.start(config.engine)
+    closing = contextlib.ExitStack()
     try:
-        data, precision = load_data(config, ranks), load_precision(config, ranks)
+        data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
         model = load_model(config, data.info, precision)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
         lines, costs = [f"checkpoint        {path} (step {state['progress']['step']})"], []
@@ -60,6 +62,7 @@ def evaluate(config: Config, path: Path) -> list[str]:
                     lines, costs = [*lines, *(f"  {line}" for line in costs)], []
         return [*lines, *costs]
     finally:
+        closing.close()
         distributed.stop()
 
 
@@ -77,4 +80,4 @@ def _costs(model: Any, image: tuple[int, int, int], active: dict[str, int], conf
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

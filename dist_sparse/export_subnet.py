@@ -5,11 +5,11 @@ model of the same name and arguments loads with ``strict=True``. A method that t
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
 
@@ -68,4 +68,4 @@ def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, aver
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,5 +1,6 @@
 """One run from its configuration to its summary: find its folder, go on from a checkpoint or begin, train, tell the end."""
 
+import contextlib
 import dataclasses
 import logging
 import signal
@@ -62,7 +63,8 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
             folder.discard_if_unused()
         raise
     trainer.stop = stop
-    return _fit(trainer, cost, folder)
+    with contextlib.closing(trainer.data):
+        return _fit(trainer, cost, folder)
 
 
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:

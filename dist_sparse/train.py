@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dist_sparse.config import dump_config, parse_args
 from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import ToldElsewhere, UserError, refuse
+from dist_sparse.leaving import EXIT_INTERRUPTED, leave
 from dist_sparse.preemption import StopAsked, StopSignals
 
-EXIT_INTERRUPTED = 130
 EXIT_PREEMPTED = 75
 """EX_TEMPFAIL of sysexits.h: try again."""
 
@@ -74,4 +74,4 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

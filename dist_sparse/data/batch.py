@@ -56,6 +56,12 @@ class ValLoader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
+class Closable(Protocol):
+    """Holds processes or threads, which ``close`` ends."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set, ready for one rank."""
@@ -65,6 +71,12 @@ class Data:
     info: DataInfo
     train_sizes: frozenset[int] = frozenset()
     """Sides of the training images over the run, where they are not those of validation."""
+    backends: tuple[Closable, ...] = ()
+
+    def close(self) -> None:
+        """End the processes and threads that read: whatever the end of a run is, Python's exit must not wait for them."""
+        for backend in self.backends:
+            backend.close()
 
 
 @dataclass(frozen=True, kw_only=True)

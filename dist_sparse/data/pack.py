@@ -6,7 +6,6 @@ the shards they are shuffled, for readers that go through them in order. All is 
 """
 
 import argparse
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from dist_sparse.data.images.shards.index import open_index
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import atomic_folder, atomic_write
+from dist_sparse.leaving import leave
 from dist_sparse.seeding import generator
 
 EXIT_INTERRUPTED = 130
@@ -115,4 +115,4 @@ def _verify(files: FolderFiles, folder: Path, kind: Format, checksums: np.ndarra
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

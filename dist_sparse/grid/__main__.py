@@ -20,6 +20,7 @@ from pathlib import Path
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.grid.gridfile import GridRun, format_grid, read_grid
+from dist_sparse.leaving import leave
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,4 +96,4 @@ def _run(runs: Sequence[GridRun], index: str, file: Path) -> GridRun:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -14,7 +14,6 @@ sparsest is probed, or that of --subnet.
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -136,4 +136,4 @@ def _learning_rate(text: str) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

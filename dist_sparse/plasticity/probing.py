@@ -88,6 +88,10 @@ class Probing:
             for rate in self._request.rates:
                 yield self._probe(probe, rate, gradients)
 
+    def close(self) -> None:
+        """End what reads the images."""
+        self._trainer.data.close()
+
     def _probe(self, probe: Probe, rate: Fraction, gradients: dict[str, Tensor]) -> Row:
         self._trainer.load_state_dict(self._state)
         before = {name: self._masks[name].clone() for name in self._weights}
@@ -156,7 +160,10 @@ def probing(config: Config, request: Request, folder: Path) -> Iterator[tuple[Pr
             with distributed.agreeing_on_errors():
                 if ranks.is_first:
                     scratch = Path(stack.enter_context(_scratch(folder)))
-            yield Probing(config, request, ranks, distributed.from_first_rank(scratch)), ranks.is_first
+            prober = stack.enter_context(
+                contextlib.closing(Probing(config, request, ranks, distributed.from_first_rank(scratch)))
+            )
+            yield prober, ranks.is_first
     except BaseException:
         distributed.stop(failed=True)
         raise

@@ -7,13 +7,13 @@ differs. Of several sub-nets the figures are the sparsest one's. Runs that have 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.grid import read_grid
+from dist_sparse.leaving import leave
 from dist_sparse.results.groups import group
 from dist_sparse.results.runs import find_runs
 from dist_sparse.results.table import as_csv, as_text
@@ -65,4 +65,4 @@ def report(folders: Sequence[Path], grid: Path | None, csv: Path | None, plot: P
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

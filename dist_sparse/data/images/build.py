@@ -49,6 +49,7 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
             val_size=len(val_files.labels),
         ),
         train_sizes=frozenset(map(sizes.at, range(loading.epochs))) - {sizes.evaluation},
+        backends=(train, val),
     )
 
 

@@ -53,13 +53,19 @@ class DaliBackend:
         self._batch_size, self._threads, self._substitute = batch_size, max(1, workers), substitute
         self._for_pillow: set[int] = set()
         """Positions of files that DALI does not decode, or that came in one batch with such a file."""
+        self._pool: Executor | None = None
 
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read-images")
+        pool = self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read-images")
         try:
             yield from self._decoded(Feed(self._read_ahead(batches, pool)), pool)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Read no more: Python's exit would wait for every image that is still asked for."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _decoded(self, feed: "Feed", pool: Executor) -> Iterator[Pixels]:
         pipeline, failed = self._pipeline(feed), False

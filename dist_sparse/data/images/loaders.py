@@ -35,6 +35,10 @@ class Backend(Protocol):
         """The images of each batch of keys, in order. The next call abandons the batches of the one before."""
         ...
 
+    def close(self) -> None:
+        """End its processes and threads; whoever closes it reads no more."""
+        ...
+
 
 class BatchFinisher:
     """Reports bad images, and brings pixels to the device as a normalised batch.

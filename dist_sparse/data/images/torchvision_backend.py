@@ -17,7 +17,7 @@ from dist_sparse.data.batch import Loading
 from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read_image
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.windows import Key, Window, Windows
-from dist_sparse.preemption import leave_signals_to_parent
+from dist_sparse.data.images.workers import begin_worker, close_at_exit, end_workers
 from dist_sparse.seeding import generator
 
 
@@ -88,11 +88,18 @@ class TorchvisionBackend:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=loading.device.type == "cuda",
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=begin_worker,
             # Its own: the process's generator must not depend on how often we resume.
             generator=generator("workers", loading.seed),
         )
 
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
         self._keys.batches = batches
-        yield from self._loader
+        first = self._loader._iterator is None
+        samples = iter(self._loader)
+        if first:
+            close_at_exit(self)
+        yield from samples
+
+    def close(self) -> None:
+        end_workers(self._loader)

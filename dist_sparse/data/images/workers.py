@@ -1,0 +1,71 @@
+"""Worker processes of a DataLoader: they end with the run, however it ends, and not before.
+
+Signals to the whole process group (a batch system's, torchrun's, Ctrl-C) must not end them before the last step is made,
+so they ignore them; but then Python's exit, which asks daemon processes by SIGTERM and waits for them, would never end.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import weakref
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from dist_sparse.data.batch import Closable
+from dist_sparse.preemption import leave_signals_to_parent
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
+_SECONDS = 1.0
+"""For the kernel to end a killed process. One that waits for a disk may take longer; nobody has to see that."""
+
+
+def begin_worker(number: int) -> None:
+    """In a worker, before its first sample: leave signals to the parent, but die with it, even of its SIGKILL."""
+    leave_signals_to_parent(number)
+    parent = multiprocessing.parent_process()
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: torch's own watch takes five seconds longer
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(1)  # it died before it could be told
+
+
+def end_workers(loader: "DataLoader[Any]") -> None:
+    """Kill the worker processes of a loader, whatever they do; its iterator is of no use any more.
+
+    They hold nothing that would have to be saved, and torch's own way waits up to ten seconds for each.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    workers = getattr(iterator, "_workers", ())
+    if iterator is None or not workers:
+        return
+    from torch.utils.data._utils import signal_handling
+
+    signal_handling._remove_worker_pids(id(iterator))  # torch raises from a signal handler when one dies that is listed
+    vars(iterator).update(_worker_pids_set=False, _shutdown=True)
+    if (done := getattr(iterator, "_pin_memory_thread_done_event", None)) is not None:
+        done.set()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(_SECONDS)
+    for queue in (*iterator._index_queues, iterator._worker_result_queue):
+        queue.cancel_join_thread()  # what nobody reads any more must not hold up the exit
+        queue.close()
+
+
+def close_at_exit(holder: Closable) -> None:
+    """Close it at Python's exit if nobody has before; to be called once its processes run.
+
+    Exit functions run in the reverse order: ours comes before that of multiprocessing, which would wait.
+    """
+    atexit.register(_close, weakref.ref(holder))
+
+
+def _close(holder: "weakref.ref[Closable]") -> None:
+    if (alive := holder()) is not None:
+        alive.close()

@@ -1,0 +1,36 @@
+"""The end of a command's process: after its last word it is over soon, whatever a library, a thread or a child waits for."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 130
+PATIENCE = 4.0
+"""Seconds for Python's own exit: its exit functions, and the threads and processes that it waits for."""
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Call a command's ``main``, and end the process with its exit code: after Ctrl-C 130, after a crash 1 and a traceback."""
+    code = 1
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    finally:
+        threading.Thread(target=_insist, args=(code,), daemon=True, name="leave").start()
+    sys.exit(code)
+
+
+def _insist(code: int) -> None:
+    """End the process the hard way once its time is over. A usual exit comes first, and this thread with it."""
+    threading.Event().wait(PATIENCE)
+    for child in multiprocessing.active_children():
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,109 @@
+"""Every end of a command is over soon after its last word, with all that it has started: seen from outside."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import train_here, words
+from tests.endings import PROMPTLY, TORCHRUN, Watched, watch
+from tests.photos import write_photos
+
+FOLDER = {
+    "engine.device": "cpu",
+    "tracking.wandb": "disabled",
+    "tracking.log_every": 1,
+    "data.name": "image_folder",
+    "data.image_size": 32,
+    "data.backend": "torchvision",
+    "data.workers": 1,
+    "model.name": "test_resnet",
+    "train.batch_size": 4,
+    "train.eval_batch_size": 4,
+    "train.epochs": 50,
+    "sparsity.density": 0.3,
+}
+
+
+def training(root: Path, output: Path, *launcher: str, **values: Any) -> Watched:
+    given = {key.replace("__", "."): value for key, value in values.items()}
+    return watch([*launcher, "-m", "dist_sparse.train", *words({**FOLDER, "data.root": root, "output": output, **given})])
+
+
+def spoil(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:300])
+    return path
+
+
+def corrupt_image(root: Path, output: Path, *launcher: str, split: str, **values: Any) -> tuple[Watched, int]:
+    for name in ("temple", "flower"):
+        spoil(root / split / name / "2.JPEG")
+    return training(root, output, *launcher, **values), 2
+
+
+def not_finite(root: Path, output: Path, *launcher: str, **values: Any) -> tuple[Watched, int]:
+    return training(root, output, *launcher, optim__lr=1e30, train__nan_limit=3, **values), 2
+
+
+def asked(root: Path, output: Path, *launcher: str, signals: tuple[int, ...], **values: Any) -> tuple[Watched, int]:
+    run = training(root, output, *launcher, **values).until("step 8/")
+    for number in signals:
+        run.signal(number)
+    return run, 75 if signal.SIGTERM in signals else 130
+
+
+def ended(run: Watched, code: int) -> str:
+    """What it said, once it has ended as it should."""
+    try:
+        found = run.end()
+        assert found == code, run.said
+        assert run.silence < PROMPTLY, f"{run.silence:.1f} s after its last word:\n{run.said}"
+    finally:
+        run.kill()
+    return run.said
+
+
+@pytest.mark.parametrize(
+    ("case", "values"),
+    [
+        (corrupt_image, {"split": "train", "data__workers": 4}),
+        (not_finite, {}),
+        (asked, {"signals": (signal.SIGINT, signal.SIGINT)}),
+        (asked, {"signals": (signal.SIGTERM,), "data__workers": 4, "data__backend": "dali"}),
+    ],
+    ids=["corrupt image", "loss not finite", "Ctrl-C twice", "SIGTERM and DALI"],
+)
+def test_a_run_that_has_said_its_last_word_is_over(tmp_path: Path, case: Any, values: dict[str, Any]) -> None:
+    run, code = case(write_photos(tmp_path / "photos"), tmp_path / "run", **values)
+    ended(run, code)
+
+
+def test_a_mistake_that_one_of_two_ranks_meets_ends_both(tmp_path: Path) -> None:
+    root = write_photos(tmp_path / "photos")
+    spoil(sorted(root.glob("val/*/*"))[1])
+    said = ended(training(root, tmp_path / "run", *TORCHRUN, train__epochs=1), 1)
+    assert "cannot be decoded" in said
+
+
+def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
+    run = training(write_photos(tmp_path / "photos"), tmp_path / "run", data__workers=4).until("step 8/")
+    assert len(run.children()) >= 4
+    run.process.kill()
+    ended(run, -signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose held-out images have been spoilt since."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = write_photos(folder / "photos")
+    assert train_here({**FOLDER, "data.root": root, "output": folder / "run", "train.epochs": 1, "data.workers": 0}).code == 0
+    spoil(root / "val/temple/2.JPEG")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("module", ["evaluate", "plasticity"])
+def test_a_corrupt_image_ends_the_commands_for_checkpoints(trained: Path, module: str) -> None:
+    said = ended(watch(["-m", f"dist_sparse.{module}", str(trained), "--data.workers=2", "--data.bad_images=stop"]), 2)
+    assert "cannot be decoded" in said.splitlines()[-1]
