@@ -198,6 +198,12 @@ def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         raise UserError(f"cannot resume with another data set: the checkpoint's has {', '.join(differing)}")
 
 
+def decisive_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The keys (with both values) that differ in two configurations by dotted key, of those that decide what is computed."""
+    differing = [key for key in saved if key in current and saved[key] != current[key] and not _matches(key, MAY_CHANGE)]
+    return [f"{key} (was {saved[key]!r}, now {current[key]!r})" for key in differing]
+
+
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Compare a checkpoint's configuration with the present one, both by dotted key.
 
@@ -207,11 +213,9 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     Raises:
         UserError: keys differ that decide what is computed.
     """
+    if changes := decisive_changes(saved, current):
+        raise UserError(f"cannot resume with another {', '.join(changes)}; only these keys may change: {', '.join(MAY_CHANGE)}")
     differing = [key for key in saved if key in current and saved[key] != current[key]]
-    fixed = [key for key in differing if not _matches(key, MAY_CHANGE)]
-    if fixed:
-        changes = ", ".join(f"{key} (was {saved[key]!r}, now {current[key]!r})" for key in fixed)
-        raise UserError(f"cannot resume with another {changes}; only these keys may change: {', '.join(MAY_CHANGE)}")
     warnings = []
     if rounding := [key for key in differing if _matches(key, CHANGES_ROUNDING)]:
         warnings.append(f"resuming with another {', '.join(rounding)}: results agree with the run so far up to rounding only")

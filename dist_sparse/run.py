@@ -17,6 +17,7 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
+from dist_sparse.finished import check_same
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
@@ -50,6 +51,8 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     folder = _choose_folder(config, ranks)
     setup_logging(folder.path, ranks.rank)
     if folder.finished and (config.resume == "auto" or folder.restarted):
+        with distributed.agreeing_on_errors():
+            check_same(folder, config)
         _tell(ranks, f"{folder.path} is finished, nothing is left to do")
         return folder.summary()
     if folder.restarted and distributed.from_first_rank(folder.preempted.exists()):

@@ -53,8 +53,12 @@ train() {
     local output=$1 code=0
     shift
     if grep -qs '"exit_reason": "finished"' "$output/summary.json"; then
-        say "$output is finished: nothing is left to do"
-        return
+        python -m dist_sparse.finished "--output=$output" "$@" || code=$?
+        case $code in
+            0) say "$output is finished: nothing is left to do"; return ;;
+            2) return 2 ;;  # it was trained with other arguments
+            *) code=0 ;;
+        esac
     fi
     claim "$output" || return 0
     check_starts

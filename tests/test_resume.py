@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from dist_sparse import finished
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.sparsity.bits import popcount
-from tests.command import metrics, read_until, start, train_here, words
+from tests.command import Outcome, here, metrics, read_until, start, train_here, words
 from tests.distributed.cases import TINY_VIT
 from tests.photos import write_photos
 
@@ -249,6 +250,26 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert refused.code == 2
     (line,) = refused.errors
     assert line.startswith(f"output={tmp_path} already holds a run: resume=auto goes on with it")
+
+
+def test_a_finished_run_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    values = {**SMALL, "output": tmp_path, "train.epochs": 1}
+    assert train_here(values).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "logs"}
+    for changed in ({"train.epochs": 2}, {"sparsity.density": 0.2, "seed": 7}, {"sparsity.init": "magnitude"}):
+        refused = train_here({**values, **changed})
+        assert (refused.code, refused.out) == (2, "")
+        (line,) = refused.errors
+        assert line.startswith(f"{tmp_path} is finished, and was trained with another ")
+        assert all(f"{key} (was " in line for key in changed)
+        assert here(finished.main, words({**values, **changed})) == refused
+    free = {**values, "checkpoint.keep": 1, "tracking.log_every": 1, "data.workers": 3}
+    assert train_here(free).code == 0
+    assert here(finished.main, words(free)) == Outcome(0, "", "")
+    assert here(finished.main, words({**values, "output": tmp_path / "none"})).code == finished.NOT_FINISHED
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "config.yaml").write_text("of_another_version: 1\n")
+    assert train_here({**values, "train.epochs": 2}).code == 0
 
 
 def test_what_decides_the_results_cannot_change_on_the_way(tmp_path: Path) -> None:
