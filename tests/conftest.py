@@ -1,12 +1,34 @@
-"""Set-up that every test shares: one thread a process, W&B without the network, GPU tests only where there is a GPU."""
+"""Set-up that every test shares: one thread a process, W&B without the network, GPU tests only where there is a GPU.
+
+Tests come in random order (pytest-randomly): what one would leave to the next is an error of its own.
+"""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.state import State, same_draws
 
 # Before anything imports torch or wandb; child processes inherit both. Threads would fight over the cores that xdist shares.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace() -> Iterator[None]:
+    """A test that leaves the process changed fails, and what it has changed is set back for those after it."""
+    state = State()
+    same_draws()
+    yield
+    changed = state.restore()
+    assert not changed, f"the test has left changed: {', '.join(changed)}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (randomly := config.pluginmanager.get_plugin("randomly")) is not None:
+        # DeepSpeed asks to be imported by it, for a seed in all of its generators: seconds for every pytest, and other draws.
+        randomly.entrypoint_reseeds = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
