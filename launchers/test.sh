@@ -2,7 +2,7 @@
 # Runs every check: lint, format, types, the layer rule, the scripts, the tests. Needs nothing but Python 3.10 or newer.
 #
 #   bash launchers/test.sh [pytest's arguments]         for example tests/data, or -m "not slow"
-#   bash launchers/test.sh --randomly-seed=N        the order of an earlier run, whose report begins with its seed
+#   bash launchers/test.sh --randomly-seed=N            the order of an earlier run, whose report begins with its seed
 #   bash launchers/test.sh -p no:randomly               the order of the files: else it is another one each time
 #   CI=true bash launchers/test.sh                      a missing package that tests need is an error
 #
