@@ -47,11 +47,15 @@ def smoke(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     """
     ranks = distributed.start(config.engine)
     short = None
-    with distributed.agreeing_on_errors():  # the first rank looks for the data, so that all go the same way
-        if ranks.is_first:
-            there = is_there(config.data)
-            short = shortened(config, ranks.world_size, data_is_there=there)
-            print(_notice(config, short, there), flush=True)
+    try:
+        with distributed.agreeing_on_errors():  # the first rank looks for the data, so that all go the same way
+            if ranks.is_first:
+                there = is_there(config.data)
+                short = shortened(config, ranks.world_size, data_is_there=there)
+                print(_notice(config, short, there), flush=True)
+    except UserError:
+        distributed.stop(failed=True)
+        raise
     return train(distributed.from_first_rank(short), signals)
 
 

@@ -41,7 +41,7 @@ def words(values: dict[str, Any]) -> list[str]:
 def here(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
     """Call a command's ``main`` in this process, and take back what it does to logging."""
     out, err = io.StringIO(), io.StringIO()
-    with _logging_restored(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with logging_restored(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
     return Outcome(code, out.getvalue(), err.getvalue())
 
@@ -105,7 +105,8 @@ def _same_value(value: str, other: str) -> bool:
 
 
 @contextlib.contextmanager
-def _logging_restored() -> Iterator[None]:
+def logging_restored() -> Iterator[None]:
+    """A run sets up the logging of its process: take that back."""
     root, ours, hook = logging.getLogger(), logging.getLogger("dist_sparse"), sys.excepthook
     handlers, level = list(root.handlers), ours.level
     try:

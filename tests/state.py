@@ -62,10 +62,10 @@ class State:
         return ["logging.captureWarnings"]
 
     def _hooks_back(self) -> list[str]:
-        # W&B leaves its own behind at the end of a run.
+        # W&B leaves its own behind at the end of a run, and torch that of a process group.
         changed = [
             hook for hook in (sys.excepthook, sys.unraisablehook)
-            if hook not in self._hooks and not (getattr(hook, "__module__", None) or "").startswith("wandb.")
+            if hook not in self._hooks and not (getattr(hook, "__module__", None) or "").startswith(("wandb.", "torch."))
         ]  # fmt: skip
         sys.excepthook, sys.unraisablehook = self._hooks
         return ["sys.excepthook"] if changed else []

@@ -3,11 +3,13 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dist_sparse.config import load_config
-from dist_sparse.run import train
+from dist_sparse import run
+from dist_sparse.config import Config, load_config
+from tests.command import logging_restored
 
 SMALL = {
     "data.name": "digits",
@@ -146,6 +148,11 @@ COMBINATIONS = {
     "mest in fp16": {"sparsity.method": "mest", "train.precision": "fp16"},
     "dense": {"sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None},
 }
+
+
+def train(config: Config) -> dict[str, Any]:
+    with logging_restored():
+        return run.train(config)
 
 
 @pytest.mark.parametrize("options", COMBINATIONS.values(), ids=COMBINATIONS)
