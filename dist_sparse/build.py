@@ -18,6 +18,7 @@ from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.distributed import Ranks
+from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, check_engine, check_installed
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
@@ -184,31 +185,32 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
     begun = begin(parts.plan)  # before an engine takes the model apart, as the moving average
     ema = build_ema(config.train, parts.model)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
-    method = build_method(begun, engine, remask=not parts.keeps_zeros)
-    trainer = Trainer(
-        config=config,
-        ranks=ranks,
-        data=parts.data,
-        engine=engine,
-        method=method,
-        scheduler=parts.scheduler,
-        mixup=parts.mixup,
-        ema=ema,
-        tracker=build_tracker(
-            config,
-            folder.path,
-            ranks.rank,
-            columns=columns_of(method),
-            resume_step=state["progress"]["step"] if state else None,
-            wandb_id=state["wandb_id"] if state else None,
-            total_steps=parts.clock.total,
-            steps_per_epoch=parts.clock.whole,
-        ),
-        store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
-        clock=parts.clock,
-        forgetting=forgetting,
-        predictions=predictions,
-    )
-    if state:
-        trainer.load_state_dict(state)
-    return trainer
+    with closed_on_failure(engine):
+        method = build_method(begun, engine, remask=not parts.keeps_zeros)
+        trainer = Trainer(
+            config=config,
+            ranks=ranks,
+            data=parts.data,
+            engine=engine,
+            method=method,
+            scheduler=parts.scheduler,
+            mixup=parts.mixup,
+            ema=ema,
+            tracker=build_tracker(
+                config,
+                folder.path,
+                ranks.rank,
+                columns=columns_of(method),
+                resume_step=state["progress"]["step"] if state else None,
+                wandb_id=state["wandb_id"] if state else None,
+                total_steps=parts.clock.total,
+                steps_per_epoch=parts.clock.whole,
+            ),
+            store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
+            clock=parts.clock,
+            forgetting=forgetting,
+            predictions=predictions,
+        )
+        if state:
+            trainer.load_state_dict(state)
+        return trainer

@@ -14,6 +14,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable,
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
+from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
@@ -91,15 +92,16 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     # Before an engine takes the model apart.
     cost = measure(parts.model, image, parts.plan.active, config.sparsity.structure)
     trainer = build_trainer(parts, folder, state)
-    if ranks.is_first:
-        folder.forget_summary()
-        write_provenance(folder.path, dump_config(config))
-    _tell(ranks, _with_masks(cost, trainer).table())
-    if ranks.world_size > 1 and config.engine.name == "ddp":
-        masks = trainer.method.gradient_masks(trainer.progress.step + 1)
-        _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
-    if state:
-        _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
+    with closed_on_failure(trainer.engine):
+        if ranks.is_first:
+            folder.forget_summary()
+            write_provenance(folder.path, dump_config(config))
+        _tell(ranks, _with_masks(cost, trainer).table())
+        if ranks.world_size > 1 and config.engine.name == "ddp":
+            masks = trainer.method.gradient_masks(trainer.progress.step + 1)
+            _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
+        if state:
+            _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
     return trainer, cost
 
 
@@ -158,6 +160,7 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         reason = "interrupted"
         raise
     finally:
+        trainer.engine.close()
         summary = _summary(trainer, _with_masks(cost, trainer), reason)
         trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
         if trainer.ranks.is_first:

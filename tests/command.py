@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -86,22 +85,6 @@ def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: text for name, text in row.items() if not name.startswith(MACHINE_DEPENDENT)} for row in rows]
-
-
-def same_run(rows: list[dict[str, str]], reference: list[dict[str, str]]) -> bool:
-    """Whether two runs logged the same, in processes of different histories: there the last bit of a sum may differ."""
-    return len(rows) == len(reference) and all(
-        row.keys() == other.keys() and all(_same_value(row[name], other[name]) for name in row)
-        for row, other in zip(rows, reference, strict=True)
-    )
-
-
-def _same_value(value: str, other: str) -> bool:
-    """Digests are text and must be equal; so must whatever is empty."""
-    try:
-        return value == other or math.isclose(float(value), float(other), rel_tol=1e-12)
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What the trainer asks of an engine; DDP and DeepSpeed share it."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +69,20 @@ class Engine(WeightAccess, Protocol):
         """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` loads into a plain model."""
         ...
 
+    def close(self) -> None:
+        """Give back what the engine has changed in the process; nothing the second time. It computes no more after it."""
+        ...
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; the entry ``shards`` is the folder that :meth:`save_shards` wrote to."""
         ...
+
+
+@contextlib.contextmanager
+def closed_on_failure(engine: Engine) -> Iterator[None]:
+    """Close an engine if the block, which makes it ready for use, does not end well."""
+    try:
+        yield
+    except BaseException:
+        engine.close()
+        raise

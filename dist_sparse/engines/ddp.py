@@ -54,6 +54,9 @@ class DDPEngine:
         self._forward = torch.compile(self._ddp) if compile else self._ddp
         self._parameters = dict(model.named_parameters())
 
+    def close(self) -> None:
+        """It changes nothing beyond its own objects."""
+
     @property
     def at_step_boundary(self) -> bool:
         return self._micro_batches == self._accumulation

@@ -7,8 +7,6 @@ ranks that decide.
 
 import contextlib
 import copy
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from dist_sparse.engines import zero_files
 from dist_sparse.engines.base import Loss
 from dist_sparse.engines.loss_scale import LossScale
 from dist_sparse.engines.precision import Precision
+from dist_sparse.engines.zero_process import borrowed_process
 from dist_sparse.engines.zero_settings import reason_of
 from dist_sparse.engines.zero_shards import CutShards, FlatShards, Piece, Shards, WholeShards
 from dist_sparse.sparsity.masks import Masks
@@ -58,7 +57,9 @@ class DeepSpeedEngine:
         self._whole: dict[str, Tensor] = {}
         self._whole_gradients: dict[str, Tensor] = {}
         self._gate_steps()
-        self._deepspeed = _initialize(model, optimizer, settings, precision)
+        with borrowed_process(precision.device.type) as borrowed:
+            self._deepspeed = _initialize(model, optimizer, settings)
+            self._borrowed = borrowed.pop_all()
         kind = (WholeShards, FlatShards, FlatShards, CutShards)[self._stage]
         self._shards: Shards = kind(self._parameters, self._deepspeed.optimizer)
 
@@ -70,6 +71,9 @@ class DeepSpeedEngine:
             return None if self._skipping else step(*arguments, **keywords)
 
         setattr(self._optimizer, "step", gated)  # noqa: B010
+
+    def close(self) -> None:
+        self._borrowed.close()
 
     @property
     def at_step_boundary(self) -> bool:
@@ -281,18 +285,10 @@ class DeepSpeedEngine:
         self._scale.load_state_dict(state["scaler"])
 
 
-def _initialize(model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], precision: Precision) -> Any:
-    """DeepSpeed's engine on the present process group."""
-    os.environ["DS_ACCELERATOR"] = precision.device.type
-    os.environ.setdefault("LOCAL_RANK", "0")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+def _initialize(model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Any:
+    """DeepSpeed's engine on the present process group. It changes the process: see :mod:`.zero_process`."""
     import deepspeed
-    from deepspeed.runtime import torch_autocast
 
-    deepspeed.logger.setLevel(logging.ERROR)  # importing sets it anew
-    # An operation for inference alone, which would be compiled for a minute at the first start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # by an engine before this one
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     try:
         deepspeed.DeepSpeedConfig(copy.deepcopy(settings))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT, metrics, read_until, same_run, start, words
+from tests.command import ROOT, metrics, read_until, start, words
 from tests.distributed import cases
 from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
@@ -86,7 +86,7 @@ def test_torchrun_restarts_a_run_whose_rank_was_killed(tmp_path: Path, whole: Pa
     assert process.returncode == 0, said
     assert "going on after step 6 of 22" in said
     (folder,) = (tmp_path / "runs").iterdir()
-    assert same_run(metrics(folder), metrics(whole))
+    assert metrics(folder) == metrics(whole)
 
 
 def test_sigterm_to_torchrun_stops_its_ranks_in_good_order(worlds: Callable[[int], World], tmp_path: Path, whole: Path) -> None:
@@ -99,4 +99,4 @@ def test_sigterm_to_torchrun_stops_its_ranks_in_good_order(worlds: Callable[[int
     assert "stopped by SIGTERM after step " in said
     assert (tmp_path / "preempted").read_text().startswith("SIGTERM at step ")
     assert [outcome.code for outcome in worlds(2).run(cases.command, values)] == [0, 0]
-    assert same_run(metrics(tmp_path), metrics(whole))
+    assert metrics(tmp_path) == metrics(whole)

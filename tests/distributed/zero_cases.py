@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dist_sparse.engines.deepspeed import DeepSpeedEngine
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.trainer import Trainer
 from tests.distributed.cases import Trained, trainer_for
 from tests.full_disk import file_size_limit
 
@@ -27,12 +29,20 @@ class Sharded:
 def train(values: dict[str, Any], folder: str) -> Sharded:
     """Train to the end, and look at every copy of every inactive weight."""
     trainer, recorder = trainer_for(values, folder)
-    masks = trainer.method.masks
-    initial = masks.digests()
-    trainer.fit()
+    with engine_of(trainer) as engine:
+        masks = trainer.method.masks
+        initial = masks.digests()
+        trainer.fit()
+        return Sharded(Trained(initial, masks.digests(), recorder.rows), leftovers(engine, masks))
+
+
+@contextlib.contextmanager
+def engine_of(trainer: Trainer) -> Iterator[DeepSpeedEngine]:
+    """The engine, which is closed after the context."""
     engine = trainer.engine
     assert isinstance(engine, DeepSpeedEngine)
-    return Sharded(Trained(initial, masks.digests(), recorder.rows), leftovers(engine, masks))
+    with contextlib.closing(engine):
+        yield engine
 
 
 def leftovers(engine: DeepSpeedEngine, masks: Masks) -> dict[str, int]:
@@ -70,29 +80,28 @@ def state_of(engine: DeepSpeedEngine) -> dict[str, Any]:
 def pieces(values: dict[str, Any], folder: str) -> dict[str, float]:
     """Mask half of a layer after two steps: what is inactive and not zero before, after, and after another step."""
     trainer, _ = trainer_for(values, folder)
-    engine = trainer.engine
-    assert isinstance(engine, DeepSpeedEngine)
-    batches = iter(trainer.data.train.epoch(0))
-    for _ in range(2):
-        step(engine, next(batches))
-    masks = trainer.method.masks
-    name = masks.names[0]
-    half = torch.arange(masks[name].numel()).view(masks[name].shape) % 2 == 0
-    masks.replace({name: half})
-    before = leftovers(engine, masks)
-    engine.mask_weights(masks)
-    engine.mask_optimizer_state(masks)
-    after = leftovers(engine, masks)
-    batch = next(batches)
-    engine.forward_backward(batch.images, batch.labels)
-    engine.mask_gradients(masks)
-    engine.step(skip=False)
-    return {
-        "before": min(before.values()),
-        "after": max(after.values()),
-        "after the next step": max(leftovers(engine, masks).values()),
-        "copies": len(after),
-    }
+    with engine_of(trainer) as engine:
+        batches = iter(trainer.data.train.epoch(0))
+        for _ in range(2):
+            step(engine, next(batches))
+        masks = trainer.method.masks
+        name = masks.names[0]
+        half = torch.arange(masks[name].numel()).view(masks[name].shape) % 2 == 0
+        masks.replace({name: half})
+        before = leftovers(engine, masks)
+        engine.mask_weights(masks)
+        engine.mask_optimizer_state(masks)
+        after = leftovers(engine, masks)
+        batch = next(batches)
+        engine.forward_backward(batch.images, batch.labels)
+        engine.mask_gradients(masks)
+        engine.step(skip=False)
+        return {
+            "before": min(before.values()),
+            "after": max(after.values()),
+            "after the next step": max(leftovers(engine, masks).values()),
+            "copies": len(after),
+        }
 
 
 def step(engine: DeepSpeedEngine, batch: Any) -> None:
@@ -103,21 +112,20 @@ def step(engine: DeepSpeedEngine, batch: Any) -> None:
 def overflow(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """A good step, one whose gradients overflow on the last rank alone, and a good one again."""
     trainer, _ = trainer_for(values, folder)
-    engine = trainer.engine
-    assert isinstance(engine, DeepSpeedEngine)
-    batches = iter(trainer.data.train.epoch(0))
-    told, scales = [], []
-    weights = [snapshot(engine)]
-    for number in range(3):
-        batch = next(batches)
-        worst = number == 1 and trainer.ranks.rank == trainer.ranks.world_size - 1
-        engine.forward_backward(batch.images * (1e30 if worst else 1.0), batch.labels)
-        told.append(engine.overflowed)
-        engine.step(skip=engine.overflowed)
-        scales.append(engine._scale.value)
-        weights.append(snapshot(engine))
-    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
-    return {"told": told, "scales": scales, "moved": moved}
+    with engine_of(trainer) as engine:
+        batches = iter(trainer.data.train.epoch(0))
+        told, scales = [], []
+        weights = [snapshot(engine)]
+        for number in range(3):
+            batch = next(batches)
+            worst = number == 1 and trainer.ranks.rank == trainer.ranks.world_size - 1
+            engine.forward_backward(batch.images * (1e30 if worst else 1.0), batch.labels)
+            told.append(engine.overflowed)
+            engine.step(skip=engine.overflowed)
+            scales.append(engine._scale.value)
+            weights.append(snapshot(engine))
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+        return {"told": told, "scales": scales, "moved": moved}
 
 
 def snapshot(engine: DeepSpeedEngine) -> Tensor:
@@ -128,15 +136,16 @@ def snapshot(engine: DeepSpeedEngine) -> Tensor:
 def save_where_one_rank_cannot(values: dict[str, Any], folder: str) -> tuple[str, dict[str, int]]:
     """Save shards twice to one place, the second time with a limit to the last rank's files: the error, and the first sizes."""
     trainer, _ = trainer_for(values, folder)
-    place = Path(folder) / "step.shards"
-    sizes = trainer.engine.save_shards(place)
-    assert sizes is not None
-    last = trainer.ranks.rank == trainer.ranks.world_size - 1
-    try:
-        with file_size_limit(1000) if last else contextlib.nullcontext():
-            trainer.engine.save_shards(place)
-    except OSError as error:
-        return str(error), sizes
+    with engine_of(trainer) as engine:
+        place = Path(folder) / "step.shards"
+        sizes = engine.save_shards(place)
+        assert sizes is not None
+        last = trainer.ranks.rank == trainer.ranks.world_size - 1
+        try:
+            with file_size_limit(1000) if last else contextlib.nullcontext():
+                engine.save_shards(place)
+        except OSError as error:
+            return str(error), sizes
     raise AssertionError("there was room")
 
 
