@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_sparse.distributed import copy_first_rank
+from dist_sparse.distributed import copy_first_rank, world_size
 from dist_sparse.engines.base import Loss
+from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.exchange import Choice, build_exchange
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.wire import Compress
@@ -51,6 +52,8 @@ class DDPEngine:
         self.exchange = build_exchange(model, exchange, compress)
         if self.exchange is not None:
             self._ddp.register_comm_hook(None, self.exchange.average)
+        if world_size() > 1:
+            settle_buckets(self._ddp)
         self._forward = torch.compile(self._ddp) if compile else self._ddp
         self._parameters = dict(model.named_parameters())
 

@@ -2,7 +2,7 @@
 
 All ranks hold the same masks, so no index goes over the wire: of each bucket the entries that the masks keep are packed,
 averaged and unpacked, and all others become 0. What is averaged is what the dense exchange would give, bit for bit with two
-ranks; with more, sums are taken in another order, the same on all ranks.
+ranks; with more, sums are taken in another order, the same on all ranks and at the same step of a resumed run.
 
 An inf or nan in the gradient of an inactive weight is not sent and becomes 0, where after the dense exchange a step in fp16
 would count as overflowed and be left out. Nothing uses such a gradient. Ranks agree about overflows in either case, since
@@ -56,7 +56,7 @@ class _Packing:
 
 
 _Known = tuple[tuple[str, ...], _Packing | None]
-"""With the parameters that were in the bucket, which DDP fills anew after the first step."""
+"""With the parameters that were in the bucket: DDP itself may fill it anew (see :mod:`.buckets`)."""
 
 
 class Exchange:

@@ -1,0 +1,57 @@
+"""Runs that are killed and go on, on so many ranks that the order of a sum matters, equal the uninterrupted one bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import metrics
+from tests.distributed import cases
+from tests.distributed.world import World
+
+Worlds = Callable[[int], World]
+RUN: dict[str, Any] = {
+    **cases.QUIET,
+    "resume": "auto",
+    "model.name": "cifar_resnet20",
+    "model.kwargs": {"width": 0.25},
+    "train.epochs": 1,
+    "train.batch_size": 120,
+    "train.accumulation": 2,
+    "sparsity.method": "rigl",
+    "sparsity.density": 0.3,
+    "sparsity.update.interval": "3 steps",
+    "checkpoint.every": "1 steps",
+    "checkpoint.keep": 1,
+}
+"""11 steps; with three ranks and more each of them sums three numbers and more."""
+
+
+def goes_on_as_if_nothing_had_been(world: World, folder: Path, values: dict[str, Any], kills: tuple[int, ...]) -> None:
+    """Compare what was logged at every step, and the last weights and optimizer state."""
+    assert {outcome.code for outcome in world.run(cases.command, {**values, "output": folder / "whole"})} == {0}
+    parts = {**values, "output": folder / "parts"}
+    for step in kills:
+        assert {outcome.code for outcome in world.run(cases.command, parts, interrupt_after=step)} == {130}
+    outcomes = world.run(cases.command, parts)
+    assert {outcome.code for outcome in outcomes} == {0}
+    assert f"going on after step {kills[-1]} of 11" in outcomes[0].out
+    assert metrics(folder / "parts") == metrics(folder / "whole")
+    states = [torch.load(folder / run / "checkpoints" / "step_00000011.pt") for run in ("parts", "whole")]
+    for part in ("state_dict", "optimizer"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("exchange", ["dense", "masked"])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_of_ddp(worlds: Worlds, tmp_path: Path, size: int, exchange: str) -> None:
+    goes_on_as_if_nothing_had_been(worlds(size), tmp_path, {**RUN, "engine.exchange": exchange}, kills=(2, 3, 8))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_of_deepspeed(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    values = {**RUN, "engine.name": "deepspeed", "engine.zero.stage": stage}
+    goes_on_as_if_nothing_had_been(worlds(3), tmp_path, values, kills=(6,))
