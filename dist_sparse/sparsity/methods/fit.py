@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from fractions import Fraction
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.distributions import Densities, Shapes
+from dist_sparse.sparsity.schedules import share_of
 from dist_sparse.sparsity.structures import Structure
 
 _log = logging.getLogger(__name__)
@@ -51,3 +53,31 @@ def warn_of_rounding(
             active / total,
             wanted / total,
         )
+
+
+def check_units_of_all_layers(config: SparsityConfig, structure: Structure, shapes: Shapes) -> int:
+    """How many weights of all layers together the density keeps, in units that are chosen over all layers.
+
+    Units are taken from the best on while they fit, so that the last of them may find too little room: a warning where that
+    is much.
+
+    Raises:
+        UserError: the largest unit holds more than that.
+    """
+    density, total = config.density, sum(shape.numel() for shape in shapes.values())
+    assert density is not None, "no table, where all layers are compared"
+    keep, largest = share_of(Fraction(str(density)), total), max(structure.counts(shape)[2] for shape in shapes.values())
+    if keep < largest:
+        raise UserError(
+            f"sparsity.density={density:g} cannot be reached: all layers together would keep {keep} weights, and the "
+            f"largest unit of structure {config.structure} has {largest}"
+        )
+    if largest - 1 > _ROUNDING * keep:
+        _log.warning(
+            "whole units of structure %s, up to %d weights each, may end at any density from %.4f to %.4f",
+            config.structure,
+            largest,
+            (keep - largest + 1) / total,
+            keep / total,
+        )
+    return keep

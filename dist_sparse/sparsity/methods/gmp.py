@@ -61,10 +61,9 @@ class Gmp(Updating):
 
     @classmethod
     def plan(cls, setting: Setting) -> Plan:
-        window = Window.of(setting)
+        units, window = setting.all_units(), Window.of(setting)
         pruner = build_pruner(setting, window, 1.0, globally=cls.prunes_globally)
         options = {"structure": setting.structure, "pruner": pruner, "schedule": with_ramp(None, pruner, window)}
-        units = setting.all_units()
         return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)
 
     @classmethod

@@ -7,7 +7,8 @@ From ``ramp.initial_density`` (1: dense to sparse, 0.5: sparse to sparse). Every
 after the optimizer's step::
 
     1. up to ramp.end, prune as GMP does (:mod:`dist_sparse.sparsity.methods.gmp`): granet over the whole network,
-       granet_uniform in each layer
+       granet_uniform in each layer; layers that begin (after a sparse start) below the common density stay as dense as they
+       are, and the others make up for them
     2. to the end, regenerate as RigL-ITOP does (:mod:`dist_sparse.sparsity.methods.rigl`): per layer drop ceil(p n) of the n
        weights that are left, grow as many where the gradient is largest
 

@@ -2,7 +2,7 @@
 
 A bound is an overall density. A layer's share of it comes from the same distribution as its density does: uniform and
 Erdos-Renyi profiles are computed at the bound, so that layers which are dense stay dense and the total is met; the densities
-of a table are scaled by bound / (the table's overall density), at most to 1. Profiles that are not uniform stay so.
+of a table are scaled alike, at most to 1, until the bound is met. Profiles that are not uniform stay so.
 """
 
 import dataclasses
@@ -123,7 +123,17 @@ def plan_bounds(setting: Setting) -> Bounds:
 
 
 def scaled(shapes: distributions.Shapes, densities: distributions.Densities, bound: float) -> distributions.Densities:
-    """A profile brought in proportion from its own overall density to ``bound``; no layer becomes more than dense."""
-    weights = {name: shape.numel() for name, shape in shapes.items()}
-    overall = sum(densities[name] * count for name, count in weights.items()) / sum(weights.values())
-    return {name: min(1.0, density * bound / overall) for name, density in densities.items()}
+    """A profile brought in proportion from its own overall density to ``bound``.
+
+    No layer becomes more than dense; the others make up for what such layers cannot take, in the same proportion.
+    """
+    weights, dense = {name: shape.numel() for name, shape in shapes.items()}, set[str]()
+    total = sum(weights.values())
+    while True:
+        rest = {name: density for name, density in densities.items() if name not in dense}
+        share = bound - sum(weights[name] for name in dense) / total
+        overall = sum(density * weights[name] for name, density in rest.items()) / total
+        raised = {name: density * share / overall for name, density in rest.items()}
+        if not (full := {name for name, density in raised.items() if density > 1}):
+            return {name: raised.get(name, 1.0) for name in densities}
+        dense |= full

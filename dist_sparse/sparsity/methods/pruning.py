@@ -78,39 +78,59 @@ class UniformPruner(Pruner):
     """The units of largest magnitude of each selection set stay: the same density for all layers.
 
     The classifier keeps a density of 0.2 once the others fall below that (Gale et al., 2019, arXiv 1902.09574), and the
-    others make up for it.
+    others make up for it. So they do for layers that hold less than the common density already, as many do after a sparse
+    start: pruning adds nothing to a layer, and the density of all together is met nevertheless.
     """
 
     shapes: Mapping[str, Size]
     classifier: str | None
 
-    def densities(self, density: Fraction) -> dict[str, Fraction]:
-        """The density of each layer at an overall density."""
-        common = dict.fromkeys(self.shapes, density)
-        kept = Fraction(1, 5)
-        if self.classifier is None or density >= kept:
-            return common
-        total, last = sum(shape.numel() for shape in self.shapes.values()), self.shapes[self.classifier].numel()
-        others = (density * total - kept * last) / (total - last)
-        return {name: kept if name == self.classifier else others for name in common}
+    def densities(self, density: Fraction, held: Mapping[str, Fraction] | None = None) -> dict[str, Fraction]:
+        """The density of each layer at an overall density, where some have what is ``held``."""
+        fixed = dict(held or {})
+        common, kept = self._common(density, fixed), Fraction(1, 5)
+        if self.classifier is not None and self.classifier not in fixed and common < kept:
+            fixed[self.classifier] = kept
+            common = self._common(density, fixed)
+        return {name: fixed.get(name, common) for name in self.shapes}
+
+    def _common(self, density: Fraction, fixed: Mapping[str, Fraction]) -> Fraction:
+        """What is left for each layer that is not ``fixed``."""
+        sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        free = sum(size for name, size in sizes.items() if name not in fixed)
+        left = density * sum(sizes.values()) - sum(each * sizes[name] for name, each in fixed.items())
+        return left / free if free else Fraction(0)
+
+    def units(self, density: Fraction, active: Mapping[str, int]) -> dict[str, int]:
+        """Units of a selection set that each layer keeps at an overall density, out of those of its ``active`` weights."""
+        counts = {name: self.structure.counts(shape) for name, shape in self.shapes.items()}
+        present = {name: active[name] // (sets * size) for name, (sets, _, size) in counts.items()}
+        held: dict[str, Fraction] = {}
+        while True:
+            densities = self.densities(density, held)
+            wanted = {name: share_of(each / self.structure.capacity, counts[name][1]) for name, each in densities.items()}
+            short = [name for name in wanted if wanted[name] > present[name] and name not in held]
+            if not short:
+                return {name: min(wanted[name], present[name]) for name in wanted}
+            held |= {name: Fraction(active[name], self.shapes[name].numel()) for name in short}
 
     def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
-        densities = self.densities(density)
-        return agreement.decide(lambda name: self._select(access.weight(name), masks[name], densities[name]))
+        units = self.units(density, masks.active())
+        return agreement.decide(lambda name: self._select(access.weight(name), masks[name], units[name]))
 
     def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+        sizes = {name: shape.numel() for name, shape in shapes.items()}
         densities = {}
-        for name, each in self.densities(density).items():
-            sets, units, size = self.structure.counts(shapes[name])
-            keep = share_of(each / self.structure.capacity, units)
-            densities[name] = min(before[name], sets * keep * size / shapes[name].numel())
+        for name, units in self.units(density, {name: round(before[name] * size) for name, size in sizes.items()}).items():
+            sets, _, size = self.structure.counts(shapes[name])
+            densities[name] = sets * units * size / sizes[name]
         return densities
 
-    def _select(self, weight: Tensor, mask: Tensor, density: Fraction) -> Tensor:
+    def _select(self, weight: Tensor, mask: Tensor, units: int) -> Tensor:
         active = self.structure.active(mask)
-        keep = active.sum(1).cpu().clamp(max=share_of(density / self.structure.capacity, active.shape[1]))
         score = self.structure.score(scores.magnitude(weight))
-        return self.structure.mask(top_k(score, keep, among=active), weight.shape, before=mask)
+        kept = top_k(score, active.sum(1).cpu().clamp(max=units), among=active)
+        return self.structure.mask(kept, weight.shape, before=mask)
 
 
 def best_of_all_layers(

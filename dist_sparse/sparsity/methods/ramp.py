@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.course import LIKE_ERK, Course, Line, Move, initial_densities, updates
+from dist_sparse.sparsity.methods.fit import check_units_of_all_layers, warn_of_rounding
 from dist_sparse.sparsity.methods.pruning import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
 from dist_sparse.sparsity.methods.setting import Plan, Setting
-from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
+from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,22 +70,27 @@ def build_pruner(setting: Setting, window: Window, initial: float, *, globally: 
     """The pruner from ``initial`` density to the configured one.
 
     Raises:
-        UserError: no update falls into the ramp, or a layer that would be left empty.
+        UserError: no update falls into the ramp, a layer that would be left empty, or less left than a unit.
     """
-    final, structure, shapes = setting.config.density, setting.structure, setting.shapes
+    config, structure, shapes = setting.config, setting.structure, setting.shapes
+    final = config.density
     assert final is not None, "resolve() asks for it"
     first, last = window.numbers()
     ramp = CubicRamp(initial=initial, final=final, first=first, last=last)
     parts = {"ramp": ramp, "interval": window.interval, "structure": structure}
     if globally:
+        check_units_of_all_layers(config, structure, shapes)
         return GlobalPruner(**parts)
     given = structure.density is not None  # N:M has N of M everywhere
     spared = None if given else classifier_to_spare(setting.run.classifier, shapes, final)
     pruner = UniformPruner(**parts, shapes=shapes, classifier=spared)
-    for name, density in pruner.densities(ramp(last)).items():
-        units = structure.counts(shapes[name])[1]
-        if share_of(density / structure.capacity, units) < 1:
-            raise UserError(f"sparsity.density={final:g} would leave layer {name!r} none of its {units} units")
+    densities = {name: float(density) for name, density in pruner.densities(ramp(last)).items()}
+    left = pruner.units(ramp(last), {name: shape.numel() for name, shape in shapes.items()})
+    for name, units in left.items():
+        if units < 1:
+            every = structure.counts(shapes[name])[1]
+            raise UserError(f"sparsity.density={final:g} would leave layer {name!r} none of its {every} units")
+    warn_of_rounding(config, structure, shapes, densities, left)
     return pruner
 
 

@@ -18,22 +18,20 @@ variance scaling, here by whatever the model does.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from dist_sparse.config.sparsity import SparsityConfig
-from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.method import WeightAccess
+from dist_sparse.sparsity.methods.fit import check_units_of_all_layers
 from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.pruning import best_of_all_layers
 from dist_sparse.sparsity.methods.setting import Plan, Setting
-from dist_sparse.sparsity.schedules import share_of
 from dist_sparse.sparsity.structures import Structure, parse_structure
 
 
@@ -74,17 +72,11 @@ def plan_snip(setting: Setting) -> Plan:
     Raises:
         UserError: the structure does not fit, or the density leaves nothing.
     """
-    structure, shapes, density = setting.structure, setting.shapes, setting.config.density
+    structure, shapes = setting.structure, setting.shapes
     keep, units = 0, {}
     if structure.layer_wide:
         setting.all_units()  # checks that the structure fits
-        assert density is not None, "complete() refuses a table"
-        keep = share_of(Fraction(str(density)), sum(shape.numel() for shape in shapes.values()))
-        if keep < (largest := max(structure.counts(shape)[2] for shape in shapes.values())):
-            raise UserError(
-                f"sparsity.density={density:g} cannot be reached: all layers together would keep {keep} weights, and the "
-                f"largest unit of structure {setting.config.structure} has {largest}"
-            )
+        keep = check_units_of_all_layers(setting.config, structure, shapes)
     else:
         units = setting.units()
     return Plan(
