@@ -105,7 +105,8 @@ def _load(cache: Path, listing: str) -> Split | None:
     except (RuntimeError, EOFError, UnpicklingError) as error:
         logger.warning("%s is damaged (%s); the images are decoded again", cache, str(error).splitlines()[0])
         return None
-    return Split(stored["images"], stored["labels"]) if stored["listing"] == listing else None
+    same = isinstance(stored, dict) and stored.get("listing") == listing
+    return Split(stored["images"], stored["labels"]) if same else None
 
 
 def _save(cache: Path, listing: str, split: Split) -> None:
