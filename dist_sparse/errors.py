@@ -1,9 +1,11 @@
 """The one exception that is shown to the user as a single line, without a traceback, and the words of such lines."""
 
 import difflib
+import json
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -48,3 +50,13 @@ def did_you_mean(near: Iterable[str], listing: str) -> str:
     """The names that may have been meant, if any, and ``listing``."""
     words = " or ".join(near)
     return f"did you mean {words}? {listing}" if words else listing
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value on one line of a message, text as it is, and no longer than ``limit`` characters."""
+    try:
+        text = value if isinstance(value, str) and value else json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists without an end
+        text = f"a {type(value).__name__}"
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,6 +1,5 @@
 """Assignments to dotted keys, applied to a configuration in order and checked against the schema."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
@@ -9,7 +8,7 @@ from dist_sparse.config.files import Assignment
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import Leaf, dict_above, flat, leaves, nearest, sections
 from dist_sparse.config.values import BadValue, convert, free
-from dist_sparse.errors import UserError, did_you_mean
+from dist_sparse.errors import UserError, did_you_mean, shown
 
 _MOST_ERRORS = 8
 
@@ -54,10 +53,10 @@ def _assign(values: dict[str, Any], assignment: Assignment, errors: list[str]) -
             values[leaf.key] = _merged(leaf, values[leaf.key], assignment)
         else:
             hint = did_you_mean(nearest(key), "--help lists every key")
-            errors.append(f"{key}: unknown key (from {assignment.source}); {hint}")
+            errors.append(f"{shown(key)}: unknown key (from {assignment.source}); {hint}")
     except BadValue as error:
         path = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.where)
-        errors.append(f"{path}={_shown(error.value)} (from {assignment.source}): {error}")
+        errors.append(f"{shown(path)}={shown(error.value)} (from {assignment.source}): {error}")
 
 
 def _mapping(assignment: Assignment) -> dict[str, Any]:
@@ -93,9 +92,3 @@ def _merge(current: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         return _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
 
     return {**current, **{key: merged(key, value) for key, value in new.items()}}
-
-
-def _shown(value: Any, limit: int = 60) -> str:
-    text = value if isinstance(value, str) and value else json.dumps(value, default=str)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

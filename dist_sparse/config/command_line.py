@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dist_sparse.config.files import Assignment, parse_json, read_json
+from dist_sparse.config.files import Assignment, json_keys, read_json_keys
 from dist_sparse.config.tree import leaves, sections
 from dist_sparse.errors import UserError
 
@@ -21,6 +21,8 @@ class Words:
     def _add(self, key: str, value: str) -> None:
         if key != "config":
             self.assignments.append(Assignment(key, value, _SOURCE, text=True))
+        elif not value:
+            self.errors.append("--config needs a value: --config=FILE")
         elif self.config is not None:
             self.errors.append("--config is given twice; a YAML file names the file it builds on in its `base:` key")
         else:
@@ -37,7 +39,7 @@ def read_words(words: list[str]) -> Words:
         key, equals, value = word.removeprefix("--").lstrip("+").partition("=")
         try:
             if word.lstrip().startswith("{"):
-                read.assignments += parse_json(word, _SOURCE)
+                read.assignments += json_keys(word, _SOURCE)
             elif equals and key and not key.startswith("-"):
                 read._add(key, value)
             elif word.startswith("--") and key:
@@ -45,7 +47,7 @@ def read_words(words: list[str]) -> Words:
                 read._add(key, following[0] if takes else "true")
                 position += takes
             elif word.endswith(".json"):
-                read.assignments += read_json(word)
+                read.assignments += read_json_keys(word)
             else:
                 read.errors.append(f"{word!r} is not understood; write --key=value (--help lists the keys)")
         except UserError as error:

@@ -11,6 +11,7 @@ Unit = Literal["steps", "epochs", "run"]
 
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(steps?|st|epochs?|ep|%)\s*")
 _UNITS: dict[str, Unit] = {"st": "steps", "ep": "epochs", "%": "run"}
+_MOST = 1e12
 _ACCEPTED = "a whole number of steps, '500 steps', '5 epochs' or '75%' of the run"
 
 
@@ -39,13 +40,14 @@ def parse_length(value: Any) -> Length:
         return value
     text = str(value)
     if text.strip().isdecimal() and not isinstance(value, bool):
-        return Length(int(text), "steps")
+        text += " steps"
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"should be {_ACCEPTED}")
-    number, unit = Decimal(match[1]), _UNITS.get(match[2], "epochs" if match[2].startswith("epoch") else "steps")
-    if number > 1e12:
-        raise ValueError("should be at most 1e12")
+    if float(match[1]) > _MOST:
+        raise ValueError(f"should be at most {_MOST:g}")
+    number = Decimal(match[1] if float(match[1]) else 0)  # which has room for 1e-999999, and no more
+    unit = _UNITS.get(match[2], "epochs" if match[2].startswith("epoch") else "steps")
     if unit == "run":
         number /= 100
         if number > 1:

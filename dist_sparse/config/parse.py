@@ -4,6 +4,7 @@ Whatever the source, everything becomes a list of assignments to dotted keys, ap
 command line. The last one wins; mappings merge by key, and an empty mapping empties a dict key such as ``model.kwargs``.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 from dist_sparse.config.assign import apply
 from dist_sparse.config.command_line import Words, read_words
 from dist_sparse.config.duration import Length
-from dist_sparse.config.files import Assignment, dump, read_yaml
+from dist_sparse.config.files import Assignment, read_yaml
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import flat
+from dist_sparse.config.yaml_text import dump
+from dist_sparse.errors import shown
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
     plans = [word.partition("=")[2] for word in asked if word.startswith("--plan")]
     if not plans:
         return None
-    if f"--plan={plans[-1]}" in asked and not (plans[-1].isdecimal() and int(plans[-1])):
-        errors.append(f"--plan={plans[-1]} should be a number of ranks, such as --plan=8, or --plan alone")
+    if f"--plan={plans[-1]}" in asked and not re.fullmatch("[1-9][0-9]{0,5}", plans[-1]):
+        errors.append(f"--plan={shown(plans[-1])} should be a number of ranks, such as --plan=8, or --plan alone")
         return None
     return int(plans[-1] or 0)
 

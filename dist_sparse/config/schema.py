@@ -16,10 +16,14 @@ from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, NonNegative, Positive
 from dist_sparse.config.sparsity import SparsityConfig
 
+_LONGEST_NAME = 200
+
 
 def _plain_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError("should be of letters, digits and _ . - only")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(f"should be at most {_LONGEST_NAME} bytes long, since folders are named after it")
     return name
 
 

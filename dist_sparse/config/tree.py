@@ -10,6 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import Config
 
+_MOST_PARTS = 8
+"""Of a key of the schema, and more."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -71,7 +74,7 @@ def sections() -> dict[str, type]:
 def dict_above(key: str) -> Leaf | None:
     """The dict field that a key such as ``model.kwargs.width`` reaches into."""
     parts = key.split(".")
-    heads = (leaves().get(".".join(parts[:n])) for n in range(1, len(parts)))
+    heads = (leaves().get(".".join(parts[:n])) for n in range(1, min(len(parts), _MOST_PARTS)))
     return next((leaf for leaf in heads if leaf is not None and leaf.is_dict), None)
 
 

@@ -1,6 +1,7 @@
 """One value from text, JSON or YAML to the type of its key."""
 
 import ast
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -10,8 +11,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dist_sparse.config.duration import Length
-from dist_sparse.config.files import Loader
 from dist_sparse.config.tree import Leaf, leaves
+from dist_sparse.config.yaml_text import load
+from dist_sparse.inputs import MOST_LEVELS, too_deep
 
 _NONE_WORDS = ("None", "none", "null")
 _MESSAGES = {
@@ -22,8 +24,10 @@ _MESSAGES = {
     "list_": "should be a list",
     "dict_": "should be a mapping",
     "finite_": "should be a finite number",
+    "string_unicode": "should be text of Unicode characters, without NUL",
 }
-_WRONG_KIND = ("_type", "_parsing", "_from_float")
+_TOO_LARGE = 1 << 63
+_WRONG_KIND = ("_type", "_parsing", "_parsing_size", "_from_float")
 
 
 class BadValue(Exception):
@@ -56,7 +60,7 @@ def convert(leaf: Leaf, value: Any, *, text: bool) -> Any:
         try:
             if isinstance(candidate, bool) and leaf.type in (int, float):  # which pydantic would take for 0 and 1
                 raise BadValue(_MESSAGES["int_" if leaf.type is int else "float_"], (), value)
-            return _adapter(leaf.key).validate_python(plain(candidate))
+            return plain(_adapter(leaf.key).validate_python(plain(candidate)))
         except ValidationError as error:
             errors.append(_bad_value(error))
         except BadValue as error:
@@ -70,15 +74,30 @@ def free(value: str) -> Any:
     return plain(next(_literals(value), value))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, level: int = 1) -> Any:
     """The value in the types that YAML and JSON share, so that a dumped config reads back the same: tuples become lists."""
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+    if isinstance(value, (dict, list, tuple)):
+        if level > MOST_LEVELS:
+            raise BadValue(f"has {too_deep()}", (), value)
+        if isinstance(value, dict):
+            return {plain(key if isinstance(key, str) else str(key)): plain(each, level + 1) for key, each in value.items()}
+        return [plain(each, level + 1) for each in value]
+    if isinstance(value, str) and not _is_writable(value):
+        raise BadValue("should be text of Unicode characters, without NUL", (), value)
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise BadValue("should be a number of less than 64 bits", (), value)
     if value is None or isinstance(value, (bool, int, float, str, Length)):
         return value
     raise BadValue("should be made of numbers, text, lists and mappings", (), value)
+
+
+def _is_writable(text: str) -> bool:
+    """Files and file names can hold the text: no NUL, and no half of a character, as bytes that are not UTF-8 give."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _readings(leaf: Leaf, value: Any, text: bool) -> Iterator[Any]:
@@ -97,10 +116,16 @@ def _readings(leaf: Leaf, value: Any, text: bool) -> Iterator[Any]:
 
 
 def _literals(value: str) -> Iterator[Any]:
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        yield ast.literal_eval(value.strip())
-    with suppress(yaml.YAMLError, ValueError):
-        yield yaml.load(value, Loader)
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        yield _python_literal(value.strip())
+    with suppress(yaml.YAMLError):
+        yield load(value)
+
+
+def _python_literal(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes such as '\d'
+        return ast.literal_eval(text)
 
 
 def _bad_value(error: ValidationError) -> BadValue:

@@ -85,40 +85,36 @@ def test_empty_file_is_the_defaults(write):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("seed: 1\nseed: 2\n", "a.yaml, line 2: the key 'seed' stands twice"),
-        ("seed: 1\nmodel:\n  kwargs: {a: 1, a: 2}\n", "a.yaml, line 3: the key 'a' stands twice"),
+        ("seed: 1\nseed: 2\n", "a.yaml:2: the key 'seed' stands twice"),
+        ("seed: 1\nmodel:\n  kwargs: {a: 1, a: 2}\n", "a.yaml:3: the key 'a' stands twice"),
         (
             "seed: 1\nsparsity.density: 0.1\nsparsity:\n  density: 0.2\n",
-            "a.yaml, line 4: the key 'sparsity.density' stands twice",
+            "a.yaml:4: the key 'sparsity.density' stands twice",
         ),
         ("- 1\n", "a.yaml: should be a mapping of keys to values at the top level"),
-        ("seed: [1\n", "a.yaml, line 2: expected ',' or ']', but got '<stream end>'"),
+        ("seed: [1\n", "a.yaml:2: expected ',' or ']', but got '<stream end>'"),
         ("seed: !!python/name:os.system x\n", None),
         ("base: missing.yaml\n", "missing.yaml: no such file (named as base in a.yaml)"),
         ("base: a.yaml\n", "a.yaml: the base files go round in a circle: a.yaml -> a.yaml"),
-        ("base: {x: 1}\n", "base={'x': 1} (from a.yaml, line 1): should be the path of a YAML file, or a list of paths"),
-        ("optim:\n  lr: -1\n", "optim.lr=-1 (from a.yaml, line 2): should be greater than 0"),
+        ("base: {x: 1}\n", """base={"x": 1} (from a.yaml:1): should be the path of a YAML file, or a list of paths"""),
+        ("optim:\n  lr: -1\n", "optim.lr=-1 (from a.yaml:2): should be greater than 0"),
         ("optim:\n  foo: -1\n", None),
-        ("seed: 1\noptim: fast\n", "optim=fast (from a.yaml, line 2): is a section; give its keys, such as optim.name"),
-        ("data.workers: true\n", "data.workers=true (from a.yaml, line 1): should be a whole number"),
-        ("name: [a]\n", 'name=["a"] (from a.yaml, line 1): should be text'),
+        ("seed: 1\noptim: fast\n", "optim=fast (from a.yaml:2): is a section; give its keys, such as optim.name"),
+        ("data.workers: true\n", "data.workers=true (from a.yaml:1): should be a whole number"),
+        ("name: [a]\n", 'name=["a"] (from a.yaml:1): should be text'),
     ],
 )
 def test_errors_name_file_and_line(write, text, line):
     found = error(write("a.yaml", text))
     assert "\n" not in found
-    assert (
-        found.startswith(("a.yaml, line 1: ", "optim.foo: unknown key (from a.yaml, line 2)"))
-        if line is None
-        else found == line
-    )
+    assert found.startswith(("a.yaml:1: ", "optim.foo: unknown key (from a.yaml:2)")) if line is None else found == line
 
 
 def test_errors_of_file_and_command_line_together(write):
     path = write("a.yaml", "optim.lr: -1\n")
-    assert [line.split(":")[0] for line in error(path, "--seed=x").splitlines()] == [
-        "optim.lr=-1 (from a.yaml, line 1)",
-        "seed=x (from the command line)",
+    assert [line.split("):")[0] for line in error(path, "--seed=x").splitlines()] == [
+        "optim.lr=-1 (from a.yaml:1",
+        "seed=x (from the command line",
     ]
 
 

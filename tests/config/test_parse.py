@@ -199,9 +199,11 @@ def test_with_values_copies():
         with_values(config, {"sparsity.density": 2})
 
 
+TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+NUMBER = st.integers(1 - 2**63, 2**63 - 1)
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3),
+    st.none() | st.booleans() | NUMBER | st.floats(allow_nan=False) | st.text(TEXT, max_size=8),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(TEXT, max_size=5), each, max_size=3),
     max_leaves=6,
 )
 
@@ -215,11 +217,11 @@ ANYTHING = st.recursive(
                 st.sampled_from(["1e-05", "on", "null", "2024-01-01", "1:30", "0x1f", "<<", "=", "~", "- a", "#"])
             ),
             "optim.lr": st.floats(min_value=0, exclude_min=True, allow_infinity=False),
-            "seed": st.integers(),
+            "seed": NUMBER,
             "sparsity.update.end": st.floats(0, 1).map(lambda share: Length(share, "run")),
             "scheduler.milestones": st.lists(st.floats(0, 1e3).map(lambda value: Length(value, "epochs")), max_size=3),
-            "sparsity.table": st.dictionaries(st.text(max_size=5), st.floats(0.01, 1), max_size=3),
-            "model.kwargs": st.dictionaries(st.text(max_size=5), ANYTHING, max_size=3),
+            "sparsity.table": st.dictionaries(st.text(TEXT, max_size=5), st.floats(0.01, 1), max_size=3),
+            "model.kwargs": st.dictionaries(st.text(TEXT, max_size=5), ANYTHING, max_size=3),
         },
     )
 )

@@ -182,7 +182,7 @@ def test_an_older_summary_lacks_figures() -> None:
     [
         (["missing"], "missing: no such folder"),
         (["empty"], "empty: holds no runs; the folder of a run has a config.yaml"),
-        (["broken"], "optim.lrr: unknown key (from broken/config.yaml, line 1); did you mean optim.lr"),
+        (["broken"], "optim.lrr: unknown key (from broken/config.yaml:1); did you mean optim.lr"),
         (["good", "--plot=plot.txt"], "--plot=plot.txt: should end in .png, .pdf, .svg"),
         (["good", "--plot=plot"], "--plot=plot: should end in .png, .pdf, .svg"),
         (["good", "--csv=/dev/null/a/t.csv"], "--csv=/dev/null/a/t.csv cannot be written: Not a directory"),
