@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
+from dist_sparse.inputs import check_file
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class CheckpointStore:
         Raises:
             UserError: no such file, or not a whole and sound checkpoint.
         """
+        check_file(Path(path), kind="checkpoint")
         try:
             with Path(path).open("rb") as file:
                 # torch.load itself compares no checksums.
@@ -147,8 +149,6 @@ class CheckpointStore:
                         raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
                 file.seek(0)
                 state = torch.load(file, map_location=map_location, weights_only=True)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such checkpoint") from None
         except Exception as error:  # whatever broken bytes make zipfile and torch trip over
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"{path}: not a sound checkpoint: {reason}") from None

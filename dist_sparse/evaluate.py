@@ -5,27 +5,26 @@ where it has them. Keys of the run's configuration can be set anew, such as ``--
 ``--train.eval_batch_size=64``.
 """
 
-import argparse
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dist_sparse.arguments import Parser
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate and print; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run_dir", type=Path, help="folder of a run")
+    parser = Parser(prog="python -m dist_sparse.evaluate", description=__doc__)
+    parser.add_argument("run_dir", type=expand, help="folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
-    arguments, overrides = parser.parse_known_args(argv)
     try:
+        arguments, overrides = parser.parse_known_args(argv)
         folder = RunFolder(path=arguments.run_dir)
         for line in evaluate(folder.config(overrides), folder.checkpoint(arguments.checkpoint)):
             print(line)

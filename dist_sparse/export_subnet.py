@@ -4,27 +4,26 @@ Writes the weights, inactive ones 0, with the sub-net's own batch norms where it
 model of the same name and arguments loads with ``strict=True``. A method that trains a single network has that as sub-net 1.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_sparse.arguments import Parser
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.inputs import expand, is_folder
 from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export and print the files; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.export_subnet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run_dir", type=Path, help="folder of a run")
+    parser = Parser(prog="python -m dist_sparse.export_subnet", description=__doc__)
+    parser.add_argument("run_dir", type=expand, help="folder of a run")
     parser.add_argument("--subnet", default="all", help="number of a sub-net, 1 being the densest, or all (the default)")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
     parser.add_argument("--averaged", action="store_true", help="the averaged weights of a run with train.ema")
-    parser.add_argument("--output", type=Path, help="folder of the files subnet1.pt and so on; default: the run's folder")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--output", type=expand, help="folder of the files subnet1.pt and so on; default: the run's folder")
     try:
+        arguments = parser.parse_args(argv)
         for line in export(
             arguments.run_dir, arguments.subnet, arguments.checkpoint, arguments.output, averaged=arguments.averaged
         ):
@@ -42,7 +41,7 @@ def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, aver
     from dist_sparse.files import atomic_write
     from dist_sparse.networks import networks_of
 
-    if not run.is_dir():
+    if not is_folder(run):
         raise UserError(f"{run} is not the folder of a run")
     path = RunFolder(path=run).checkpoint(checkpoint)
     state = CheckpointStore.load(path)

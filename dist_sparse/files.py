@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed into it."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import kind_of
 
 _SUFFIX = ".partial"
 
@@ -18,6 +20,8 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: as the file system says; nothing is left behind.
     """
+    if (other := _other_kind(path)) is not None:  # a pipe or a device such as /dev/null, which would be replaced
+        raise FileExistsError(errno.EEXIST, f"is {other}, not a file")
     temporary = _beside(path)
     try:
         with temporary.open("wb") as file:
@@ -121,6 +125,13 @@ def dump(state: object, file: BinaryIO) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def _other_kind(path: Path) -> str | None:
+    try:
+        return kind_of(path)
+    except FileNotFoundError:
+        return None
 
 
 def _beside(path: Path) -> Path:

@@ -39,39 +39,58 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def check_file(path: Path, label: object = None, note: str = "") -> None:
+def is_folder(path: Path) -> bool:
+    """A folder lies at a path, as far as one may look."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def kind_of(path: Path) -> str | None:
+    """What lies at a path where that is no plain file, such as ``a folder``; None for a file.
+
+    Raises:
+        OSError: nothing does, or it may not be looked at.
+        ValueError: no path has such characters.
+    """
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) else next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
+
+
+def check_file(path: Path, label: object = None, note: str = "", *, kind: str = "file") -> None:
     """Refuse whatever is not a plain file: to open a pipe would wait for its other end.
 
     Args:
         label: how messages call it, instead of by its path.
         note: what they say after that.
+        kind: of file, which they say that there is none of.
 
     Raises:
         UserError: no such file, or not one.
     """
     label = shown(str(path if label is None else label), _LONGEST)
     try:
-        mode = path.stat().st_mode
+        other = kind_of(path)
     except (OSError, ValueError) as error:
-        raise UserError(_why(error, label, note)) from None
-    if not stat.S_ISREG(mode):
-        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "no file")
-        raise UserError(f"{label}: cannot be read{note}: is {kind}, not a file")
+        raise UserError(_why(error, label, note, kind)) from None
+    if other is not None:
+        raise UserError(f"{label}: cannot be read{note}: is {other}, not a file")
 
 
-def read_text(path: Path, label: object = None, note: str = "", *, most: int = MOST_BYTES) -> str:
+def read_text(path: Path, label: object = None, note: str = "", *, kind: str = "file", most: int = MOST_BYTES) -> str:
     """The text of a file in UTF-8, with or without a byte order mark, of at most so many bytes.
 
     Raises:
         UserError: one line; with the number of the line where it is the content.
     """
-    check_file(path, label, note)
+    check_file(path, label, note, kind=kind)
     label = shown(str(path if label is None else label), _LONGEST)
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise UserError(_why(error, label, note)) from None
+        raise UserError(_why(error, label, note, kind)) from None
     if len(content) > most:
         raise UserError(f"{label}: cannot be read{note}: is longer than {most >> 20} MiB")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -136,8 +155,8 @@ def _levels(tree: Any) -> Iterator[int]:
             waiting += [(each, level + 1) for each in (value.values() if isinstance(value, dict) else value)]
 
 
-def _why(error: OSError | ValueError, label: object, note: str) -> str:
+def _why(error: OSError | ValueError, label: object, note: str, kind: str) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{label}: no such file{note}"
+        return f"{label}: no such {kind}{note}"
     reason = error.strerror if isinstance(error, OSError) else "no path has such a character"
     return f"{label}: cannot be read{note}: {reason}"

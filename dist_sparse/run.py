@@ -19,6 +19,7 @@ from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.finished import check_same
+from dist_sparse.inputs import expand
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
@@ -118,7 +119,7 @@ def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path 
             found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
             path = None if found is None else found[0]
         if ranks.is_first and path is None and config.resume not in ("auto", "never"):
-            path = Path(config.resume)
+            path = expand(config.resume)
     return distributed.from_first_rank(path)
 
 

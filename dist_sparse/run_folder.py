@@ -2,8 +2,8 @@
 
 import contextlib
 import itertools
-import json
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any
 
 from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand, is_there, read_json
 from dist_sparse.tracking.provenance import begun_by_this_launcher
 
 FINISHED = "finished"
@@ -36,13 +37,13 @@ class RunFolder:
     @property
     def used(self) -> bool:
         """A run has been started here."""
-        return (self.path / "config.yaml").exists()
+        return is_there(self.path / "config.yaml")
 
     def summary(self) -> dict[str, Any]:
         """What the last run here left at its end; empty if there is nothing."""
         try:
-            summary = json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError):
+            summary = read_json(self.path / "summary.json")
+        except UserError:
             return {}
         return summary if isinstance(summary, dict) else {}
 
@@ -62,7 +63,7 @@ class RunFolder:
             UserError: this is not the folder of a run, or the words cannot be used.
         """
         path = self.path / "config.yaml"
-        if not path.exists():
+        if not is_there(path):
             raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
         return with_values(load_config(str(path), overrides), {"model.pretrained": False})
 
@@ -73,7 +74,7 @@ class RunFolder:
             UserError: the run has none.
         """
         if which not in ("best", "last"):
-            return Path(which)
+            return expand(which)
         from dist_sparse.checkpoint import CheckpointStore
 
         store = CheckpointStore(self.checkpoints, keep=1)
@@ -118,7 +119,9 @@ def choose(config: Config) -> RunFolder:
             folder = RunFolder(path=named) if named else _unfinished(config) or _new(config)
         if folder.used and config.resume == "never" and not folder.restarted:
             raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        for place in (folder.checkpoints, folder.path / "logs"):
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()  # a folder that is there may still not be one to write to
     except OSError as error:
         raise UserError(f"output={config.output or 'runs'} cannot be written: {error.strerror}") from error
     return folder
@@ -128,7 +131,7 @@ def _named(config: Config) -> Path | None:
     """``output``; or under a W&B agent the folder of its W&B run, which is no other's, and where it goes on if W&B asks."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     if config.output:
-        return Path(config.output)
+        return expand(config.output)
     return Path("runs") / f"{config.name}-sweep-{run}" if sweep and run else None
 
 

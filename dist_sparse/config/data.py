@@ -7,6 +7,7 @@ from pydantic import Field
 
 from dist_sparse.config.duration import Duration, Length
 from dist_sparse.config.numbers import STRICT, Count, Density, Natural
+from dist_sparse.config.paths import AnyPath
 
 Side = Annotated[int, Field(ge=1, le=2048)]
 """Of an image, in pixels."""
@@ -20,7 +21,7 @@ class ForgettingConfig:
     """Epochs on all samples, over which forgetting events are counted. Their ranking is saved in the run's folder."""
     remove: Natural = 0
     """How many of the least forgotten samples are left out from then on. Schedules stay where they are in epochs."""
-    ranking: str | None = None
+    ranking: AnyPath | None = None
     """Ranking of an earlier run (its folder's `forgetting.pt`) to go by instead of counting."""
 
 
@@ -44,7 +45,7 @@ class DataConfig:
 
     name: str = "digits"
     """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder, or noise (random images, for trials)."""
-    root: str = "data"
+    root: AnyPath = "data"
     """Folder that holds the data sets."""
     limit: Count | None = None
     """Use only so many of the training images, spread over the set, and at most as many to validate. Default: all."""

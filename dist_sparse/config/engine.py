@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dist_sparse.config.numbers import STRICT
+from dist_sparse.config.paths import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,6 @@ class EngineConfig:
     """Minutes a rank waits for the others before the run ends."""
     zero: ZeroConfig = ZeroConfig()
     """Sharding by DeepSpeed."""
-    deepspeed_config: str | None = None
+    deepspeed_config: AnyPath | None = None
     """JSON file of DeepSpeed's own settings, such as configs/deepspeed/zero2.json. It may repeat what keys of ours decide, but
     not contradict them."""

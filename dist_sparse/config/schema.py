@@ -14,6 +14,7 @@ from dist_sparse.config.data import DataConfig
 from dist_sparse.config.duration import Duration, Interval, Length
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, NonNegative, Positive
+from dist_sparse.config.paths import AnyPath
 from dist_sparse.config.sparsity import SparsityConfig
 
 _LONGEST_NAME = 200
@@ -153,9 +154,9 @@ class Config:
 
     name: Annotated[str, AfterValidator(_plain_name)] = "run"
     """Name of the run, of letters, digits and `_.-`; part of the default output folder."""
-    output: str | None = None
+    output: AnyPath | None = None
     """The run's folder. Default: runs/<name>-<time>; under a W&B sweep agent runs/<name>-sweep-<id of the W&B run>."""
-    resume: str = "never"
+    resume: AnyPath = "never"
     """never; auto: go on from the newest good checkpoint of the run's folder if there is one; or a checkpoint's path."""
     seed: int = 0
     """Seed of everything random."""

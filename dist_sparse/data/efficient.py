@@ -11,6 +11,7 @@ from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting, Ranking
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand
 
 RANKING = "forgetting.pt"
 """The ranking's name in a run's folder."""
@@ -64,7 +65,7 @@ def plan_efficient(config: ForgettingConfig, train: TrainConfig, info: DataInfo)
                 f"{key} counts right and wrong answers, which mixed samples do not have: train.mixup and cutmix must be 0"
             )
         return EfficientPlan(config=config, info=info, ranking=None)
-    ranking = Ranking.load(Path(config.ranking), data=info.name, size=info.train_size)
+    ranking = Ranking.load(expand(config.ranking), data=info.name, size=info.train_size)
     return EfficientPlan(config=config, info=info, ranking=ranking)
 
 

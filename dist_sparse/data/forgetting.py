@@ -22,6 +22,7 @@ from torch import Tensor
 from dist_sparse.distributed import max_over_ranks
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
+from dist_sparse.inputs import check_file
 
 NEVER_LEARNED = torch.iinfo(torch.int16).max
 _UNSEEN = -1
@@ -55,9 +56,12 @@ class Ranking:
             UserError: no such file, not a ranking, or one of another data set.
         """
         key = f"data.forgetting.ranking={path}"
+        check_file(path, key, kind="ranking")
         try:
             content = torch.load(path, weights_only=True)
             counts = content["counts"]
+            if counts.is_floating_point() or counts.is_complex():
+                raise TypeError("counts are whole numbers")
             made = cls(data=content["data"], counts=counts.view(len(counts)))
         except OSError as error:
             raise UserError(f"{key} cannot be read: {error.strerror}") from error

@@ -5,13 +5,13 @@ SOURCE holds ``train/<class>/`` and ``val/<class>/``, and DEST gets ``train`` an
 the shards they are shuffled, for readers that go through them in order. All is read back and compared before DEST appears.
 """
 
-import argparse
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dist_sparse.arguments import Parser
 from dist_sparse.data.images.files import BadImage, ImageFiles, read_encoded
 from dist_sparse.data.images.folder import FolderFiles
 from dist_sparse.data.images.shards.files import list_shards
@@ -20,6 +20,7 @@ from dist_sparse.data.images.shards.index import open_index
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import atomic_folder, atomic_write
+from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
 from dist_sparse.seeding import generator
 
@@ -28,16 +29,14 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack; 2 for a mistake of the user, 130 when interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.data.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="folder that holds train and val, each with a folder a class")
-    parser.add_argument("dest", type=Path, help="folder to make")
+    parser = Parser(prog="python -m dist_sparse.data.pack", description=__doc__)
+    parser.add_argument("source", type=expand, help="folder that holds train and val, each with a folder a class")
+    parser.add_argument("dest", type=expand, help="folder to make")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="kind of shard")
     parser.add_argument("--shard-size", type=int, default=1000, metavar="IMAGES", help="images a shard (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the order within the shards (default 0)")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         pack(args.source, args.dest, FORMATS[args.format], shard_size=args.shard_size, seed=args.seed)
     except UserError as error:
         return refuse(error)

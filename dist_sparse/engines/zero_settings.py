@@ -6,14 +6,13 @@ named here are refused.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dist_sparse.config import Config
 from dist_sparse.config.engine import EngineConfig, ZeroConfig
 from dist_sparse.errors import UserError, is_unknown
+from dist_sparse.inputs import expand, read_json
 
 _FREE = {
     "communication_data_type",
@@ -73,7 +72,9 @@ def resolve_engine(engine: EngineConfig) -> EngineConfig:
         ("zero_optimization.offload_optimizer.device", offload, OFFLOADS),
     ):
         if value not in accepted or type(value) is not type(accepted[0]):
-            raise UserError(f"{engine.deepspeed_config}: {setting}={value!r} should be one of {', '.join(map(str, accepted))}")
+            raise UserError(
+                f"{engine.deepspeed_config}: {setting}={value!r:.200} should be one of {', '.join(map(str, accepted))}"
+            )
     if stage == 0 and offload != "none":
         raise UserError(f"engine.zero.offload={offload}: stage 0 shares nothing out; engine.zero.stage 1, 2 and 3 can offload")
     return dataclasses.replace(engine, zero=ZeroConfig(stage=stage, offload=offload))
@@ -106,7 +107,9 @@ def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
         if setting in decided:
             key, ours = decided[setting]
             if value != "auto" and value != ours:
-                raise UserError(f"{source}={value!r} contradicts {key}, which makes it {ours!r}; leave it out or write 'auto'")
+                raise UserError(
+                    f"{source}={value!r:.200} contradicts {key}, which makes it {ours!r}; leave it out or write 'auto'"
+                )
         elif (section := setting.partition(".")[0]) in _ELSEWHERE:
             if value != "auto":
                 raise UserError(f"{source} contradicts {_ELSEWHERE[section]}; leave {section} out or write 'auto'")
@@ -154,12 +157,7 @@ def _read(path: str | None) -> dict[str, Any]:
     """A JSON file's settings by dotted path."""
     if path is None:
         return {}
-    try:
-        settings = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"engine.deepspeed_config={path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"engine.deepspeed_config={path}: not JSON: {error}") from None
+    settings = read_json(expand(path), f"engine.deepspeed_config={path}")
     if not isinstance(settings, dict):
         raise UserError(f"engine.deepspeed_config={path}: holds a {type(settings).__name__}, not a JSON object")
     return _flat(settings)

@@ -11,23 +11,25 @@ does not separate: optim.kwargs.betas=[0.9,0.95],[0.9,0.999] are two values. Eve
 Empty lines of a grid file and those that begin with # do not count. Run K, counted from 1, is index K of a Slurm array.
 """
 
-import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_sparse.arguments import Parser
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.grid.gridfile import GridRun, format_grid, read_grid
+from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make a grid file, or print what is asked of one; 2 for a mistake of the user."""
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments, rest = _parser().parse_known_args(words)
     try:
+        arguments, rest = _parser().parse_known_args(words)
         if arguments.command == "make":
             _make(words, rest, arguments.output)
             return 0
@@ -44,22 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m dist_sparse.grid", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|count|show")
     make = commands.add_parser(
         "make",
         help="make a grid file from lists of values",
         usage="python -m dist_sparse.grid make [--output=FILE] [--config=FILE,FILE,...] [KEY=VALUE,VALUE,... ...]",
-        allow_abbrev=False,
     )
-    make.add_argument("--output", type=Path, metavar="FILE", help="the grid file; default: the screen")
+    make.add_argument("--output", type=expand, metavar="FILE", help="the grid file; default: the screen")
     count = commands.add_parser("count", help="print the number of runs")
-    show = commands.add_parser("show", help="print the arguments of one run, one on a line", allow_abbrev=False)
+    show = commands.add_parser("show", help="print the arguments of one run, one on a line")
     for command in (count, show):
-        command.add_argument("file", type=Path, metavar="FILE", help="a grid file")
+        command.add_argument("file", type=expand, metavar="FILE", help="a grid file")
     show.add_argument("index", metavar="K", help="number of the run, from 1 on")
     show.add_argument(
         "--into",
@@ -89,7 +88,7 @@ def _make(words: Sequence[str], lists: Sequence[str], output: Path | None) -> No
 
 
 def _run(runs: Sequence[GridRun], index: str, file: Path) -> GridRun:
-    number = int(index) if index.isascii() and index.isdecimal() else 0
+    number = int(index) if re.fullmatch("[0-9]{1,9}", index) else 0
     if not 1 <= number <= len(runs):
         raise UserError(f"{index}: no such run; {file} holds runs 1 to {len(runs)}")
     return runs[number - 1]

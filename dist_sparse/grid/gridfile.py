@@ -12,6 +12,9 @@ from pathlib import Path
 from dist_sparse.config import load_config
 from dist_sparse.config.command_line import read_words
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand, read_text
+
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class GridRun:
 
     def in_folder(self, folder: str) -> tuple[str, ...]:
         """The arguments with a folder of the run's own below ``folder``, where it goes on if it has been cut off before."""
-        return (*self.arguments, f"--output={Path(folder) / self.name}", "--resume=auto")
+        return (*self.arguments, f"--output={expand(folder) / self.name}", "--resume=auto")
 
 
 def read_grid(path: Path) -> list[GridRun]:
@@ -32,12 +35,7 @@ def read_grid(path: Path) -> list[GridRun]:
     Raises:
         UserError: no such file, a line that is not arguments, two runs of one name, or no runs.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such grid file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as a grid file: {getattr(error, 'strerror', None) or error}") from None
+    lines = read_text(path, kind="grid file", most=_MOST_BYTES).split("\n")
     runs: list[GridRun] = []
     places: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -46,9 +44,9 @@ def read_grid(path: Path) -> list[GridRun]:
         try:
             run = _read_line(line)
         except ValueError as error:  # of shlex, or a UserError
-            raise UserError(f"{path}, line {number}: {error}") from None
+            raise UserError(f"{path}:{number}: {error}") from None
         if (first := places.setdefault(run.name, number)) != number:
-            raise UserError(f"{path}, line {number}: --name={run.name} is that of line {first}, too; names should differ")
+            raise UserError(f"{path}:{number}: --name={run.name} is that of line {first}, too; names should differ")
         runs.append(run)
     if not runs:
         raise UserError(f"{path}: holds no runs; a line is the arguments of a run, such as --config=FILE --name=NAME --seed=1")

@@ -1,6 +1,7 @@
 """From lists of values by key to the runs that combine them."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from pathlib import Path
 
 from dist_sparse.config import Config
 from dist_sparse.config.tree import short_names
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, shown
 
 _DECIDED_ELSEWHERE = ("output", "resume")
 _SPEAKS_FOR_ITSELF = ("sparsity.method", "sparsity.structure", "model.name", "data.name", "optim.name")
+_MOST_RUNS = 100_000
 _PAIRS = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -69,7 +71,14 @@ def read_lists(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def combine(lists: Mapping[str, Sequence[str]]) -> list[Combination]:
-    """Every combination of the values; those of the last key vary fastest."""
+    """Every combination of the values; those of the last key vary fastest.
+
+    Raises:
+        UserError: there are too many.
+    """
+    count = math.prod(map(len, lists.values()))
+    if count > _MOST_RUNS:
+        raise UserError(f"the lists combine to {shown(count)} runs; a grid file holds at most {_MOST_RUNS:,}")
     varied = frozenset(key for key, values in lists.items() if len(values) > 1)
     return [Combination(dict(zip(lists, values, strict=True)), varied) for values in itertools.product(*lists.values())]
 

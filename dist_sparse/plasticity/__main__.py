@@ -19,8 +19,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from dist_sparse.arguments import Parser
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
+from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
 
@@ -33,9 +35,9 @@ T = TypeVar("T")
 def main(argv: Sequence[str] | None = None) -> int:
     """Probe, print and save; 2 for a mistake of the user."""
     is_first = os.environ.get("RANK", "0") == "0"
-    arguments, overrides = _parser().parse_known_args(argv)
-    folder = RunFolder(path=arguments.run_dir)
     try:
+        arguments, overrides = _parser().parse_known_args(argv)
+        folder = RunFolder(path=arguments.run_dir)
         config, request = folder.config(overrides), _request(arguments, folder)
     except UserError as error:  # the same on every rank
         return refuse(error, aloud=is_first)
@@ -46,14 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.plasticity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run_dir", type=Path, help="folder of a run")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m dist_sparse.plasticity", description=__doc__)
+    parser.add_argument("run_dir", type=expand, help="folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
     parser.add_argument("--subnet", help="number of the sub-net to probe, 1 being the densest; default: the sparsest")
     parser.add_argument("--probe", default="all", help="names, separated by commas; all of them by default")

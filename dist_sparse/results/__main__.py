@@ -6,13 +6,14 @@ reached, and the FLOPs of inference and of training relative to dense. Rows are 
 differs. Of several sub-nets the figures are the sparsest one's. Runs that have not finished are named and not counted.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_sparse.arguments import Parser
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.grid import read_grid
+from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
 from dist_sparse.results.groups import group
 from dist_sparse.results.runs import find_runs
@@ -23,18 +24,15 @@ PLOT_FORMATS = ("png", "pdf", "svg")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write what is asked for; 2 for a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dist_sparse.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(prog="python -m dist_sparse.results", description=__doc__)
+    parser.add_argument("folders", type=expand, nargs="+", metavar="FOLDER", help="folder of a run, or one with runs below it")
+    parser.add_argument("--grid", type=expand, metavar="FILE", help="name the runs of this grid file that are not there, too")
+    parser.add_argument("--csv", type=expand, metavar="FILE", help="write the table as CSV, in fractions, with every deviation")
+    parser.add_argument(
+        "--plot", type=expand, metavar="FILE", help=f"draw last top-1 against density: {', '.join(PLOT_FORMATS)}"
     )
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folder of a run, or one with runs below it")
-    parser.add_argument("--grid", type=Path, metavar="FILE", help="name the runs of this grid file that are not there, too")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, in fractions, with every deviation")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw last top-1 against density: {', '.join(PLOT_FORMATS)}")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         report(arguments.folders, arguments.grid, arguments.csv, arguments.plot)
     except UserError as error:
         return refuse(error)

@@ -1,6 +1,5 @@
 """The runs below some folders: what each was asked for, and what came of it."""
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from dist_sparse.config import load_config, to_flat
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, shown
+from dist_sparse.inputs import is_folder, is_there, read_json
 from dist_sparse.run_folder import FINISHED, RunFolder
 
 FIGURES = ("last_top1", "best_top1", "density", "inference_flops_relative", "train_flops_relative")
 """What is taken from a summary; all are fractions. Of several sub-nets they are the sparsest one's."""
+
+_LARGEST = 1e9
+"""That a figure can be: NaN, infinity and other people's numbers are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Run:
         if not self.summary:
             return "no summary: not at its end yet, or killed"
         if self.summary.get("exit_reason") != FINISHED:
-            return " ".join(str(self.summary.get("exit_reason")).split())
+            return shown(str(self.summary.get("exit_reason")), 200)
         missing = [name for name in ("last_top1", "best_top1") if self.figure(name) is None]
         if missing and not (missing == ["best_top1"] and self.no_best):
             return f"finished without {' and '.join(missing)}"
@@ -38,12 +41,14 @@ class Run:
     @property
     def no_best(self) -> str | None:
         """Why the run has no best accuracy, which may be as it should; None if it has one or does not say."""
-        return self.summary.get("no_best")
+        reason = self.summary.get("no_best")
+        return None if reason is None else shown(reason, 200)
 
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where it is missing or not a finite number."""
         value = self.summary.get(name)
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if is_number and abs(value) < _LARGEST else None
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -54,7 +59,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     """
     found: dict[Path, Run] = {}
     for folder in folders:
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UserError(f"{folder}: no such folder")
         paths = list(_run_folders(folder))
         if not paths:
@@ -76,4 +81,8 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Run:
     values = to_flat(load_config(str(path / "config.yaml")))
-    return Run(path=path, values=values, summary=RunFolder(path=path).summary())
+    file = path / "summary.json"
+    summary = read_json(file) if is_there(file) else {}
+    if not isinstance(summary, dict):
+        raise UserError(f"{file}: should be a JSON object, as a run writes it at its end")
+    return Run(path=path, values=values, summary=summary)

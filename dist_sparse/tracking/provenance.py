@@ -13,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
+from dist_sparse.inputs import read_json
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,10 @@ def describe_environment() -> dict[str, Any]:
 def begun_by_this_launcher(folder: Path) -> bool:
     """Whether the torchrun that has started this process has started the run in a folder, too."""
     try:
-        environment = json.loads((folder / "environment.json").read_text())
-    except (OSError, ValueError):
+        environment = read_json(folder / "environment.json")
+    except UserError:
         return False
-    return _launcher() is not None and environment.get("launcher") == _launcher()
+    return _launcher() is not None and isinstance(environment, dict) and environment.get("launcher") == _launcher()
 
 
 def _launcher() -> str | None:

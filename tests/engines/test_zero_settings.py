@@ -123,7 +123,7 @@ def test_stages_and_devices_that_we_do_not_know(tmp_path: Path, given: Any, line
             "engine.deepspeed_config: acts with engine.name=deepspeed",
         ),
         ({"engine.zero.stage": 0, "engine.zero.offload": "cpu"}, "engine.zero.offload=cpu: stage 0 shares nothing out"),
-        ({"engine.deepspeed_config": "none.json"}, "engine.deepspeed_config=none.json: No such file or directory"),
+        ({"engine.deepspeed_config": "none.json"}, "engine.deepspeed_config=none.json: no such file"),
         ({"train.precision": "fp64"}, "train.precision=fp64: DeepSpeed trains fp32 weights"),
         ({"train.compile": True}, "train.compile=true: goes with engine.name=ddp only"),
     ],

@@ -86,13 +86,13 @@ MISTAKES: list[tuple[str | None, Sequence[object], str]] = [
     (LINES, ["show", "FILE", "-1"], "-1: no such run; FILE holds runs 1 to 3"),
     (LINES, ["show", "FILE", "1", "--onto=runs"], "'--onto=runs' is not understood; --help tells what is"),
     ("# nothing\n\n", ["count", "FILE"], "FILE: holds no runs; a line is the arguments of a run, such as --config=FILE"),
-    ("--seed=1\n", ["count", "FILE"], "FILE, line 1: has no --name=NAME; each run needs a name of its own"),
-    ("--name=a\n#\n--name=a\n", ["count", "FILE"], "FILE, line 3: --name=a is that of line 1, too; names should differ"),
-    ("--name='a\n", ["count", "FILE"], "FILE, line 1: No closing quotation"),
-    ("--name=../a\n", ["count", "FILE"], "FILE, line 1: name=../a (from the given values): should be of letters, digits"),
-    ("--name=a # one\n", ["count", "FILE"], "FILE, line 1: '#' is not understood; write --key=value"),
-    ("--name=a --output=b\n", ["count", "FILE"], "FILE, line 1: sets output, which what starts the runs decides on"),
-    ("--name=\xe9\n", ["count", "FILE"], "FILE: not readable as a grid file: "),
+    ("--seed=1\n", ["count", "FILE"], "FILE:1: has no --name=NAME; each run needs a name of its own"),
+    ("--name=a\n#\n--name=a\n", ["count", "FILE"], "FILE:3: --name=a is that of line 1, too; names should differ"),
+    ("--name='a\n", ["count", "FILE"], "FILE:1: No closing quotation"),
+    ("--name=../a\n", ["count", "FILE"], "FILE:1: name=../a (from the given values): should be of letters, digits"),
+    ("--name=a # one\n", ["count", "FILE"], "FILE:1: '#' is not understood; write --key=value"),
+    ("--name=a --output=b\n", ["count", "FILE"], "FILE:1: sets output, which what starts the runs decides on"),
+    ("--name=\xe9\n", ["count", "FILE"], "FILE:1: cannot be read: not UTF-8 text"),
 ]  # fmt: skip
 
 

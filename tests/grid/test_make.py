@@ -130,7 +130,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([RIGL, "seed"], "'seed' is not understood; write key=value,value,... such as seed=1,2,3"),
     ([RIGL, "optim.kwargs={betas: [0.9,0.95}"], "optim.kwargs={betas: [0.9,0.95}: its brackets do not match"),
     ([RIGL, "optim.kwargs={betas"], "optim.kwargs={betas: its brackets do not match"),
-    ([RIGL, "data.root=a\nb"], r"data.root='a\nb': should be on one line"),
+    ([RIGL, "data.root=a\nb"], r"'data.root=a\nb' is not understood: should be UTF-8 text on one line"),
     ([RIGL, "output=runs/a"], "output cannot be in a grid: what starts the runs decides on it"),
     ([RIGL, "name=a,b"], "name=a,b: should be one value, which the names of all runs begin with"),
     ([RIGL, "name=a/b"], "run 1 of 1 (the only run): name=a/b (from the command line): should be of letters, digits and _ . -"),
