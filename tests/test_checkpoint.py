@@ -165,7 +165,7 @@ def test_a_named_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"f": print}, tmp_path / "code.pt")
     with pytest.raises(UserError, match=r"code\.pt: not a sound checkpoint: "):
         CheckpointStore.load(tmp_path / "code.pt")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         CheckpointStore.load(tmp_path)
 
 
