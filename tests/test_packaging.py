@@ -1,8 +1,21 @@
 """The package's requirements and the constraints that pin them."""
 
 import configparser
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+from dist_sparse.config import load_config, parse_args
+from dist_sparse.config.recipes import FOLDER
+from dist_sparse.engines.zero_settings import resolve_engine
+from dist_sparse.errors import UserError
+from dist_sparse.grid import read_grid
+from tests.shipped_configs import CONFIGS
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = (ROOT / "launchers/constraints.txt").read_text(encoding="utf-8")
@@ -30,3 +43,67 @@ def test_every_requirement_is_pinned() -> None:
 def test_constraints_name_no_place_to_download_from() -> None:
     assert "://" not in CONSTRAINTS
     assert not re.search(r"^\s*-", CONSTRAINTS, flags=re.MULTILINE)
+
+
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.glob("**/*") if path.is_file()}
+
+
+def test_a_wheel_holds_the_recipes(tmp_path: Path) -> None:
+    """Installed and started elsewhere it finds them by the names that they have in a clone."""
+    ignored = shutil.ignore_patterns(".*", "data", "runs", "wandb", "build", "dist", "*.egg-info", "tests", "benchmarks")
+    shutil.copytree(ROOT, tmp_path / "source", ignore=ignored, symlinks=True)
+    command = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run(
+        [sys.executable, "-m", *command, "--target", tmp_path / "site", tmp_path / "source"], check=True, timeout=120
+    )
+    shutil.rmtree(tmp_path / "source")
+    assert files(tmp_path / "site/dist_sparse/configs") == files(CONFIGS)
+    (tmp_path / "mine.yaml").write_text("base: configs/digits/rigl.yaml\nseed: 3\n")
+    program = (
+        "import dist_sparse.config as c; print(c.__file__);"
+        "print(c.load_config('configs/imagenet/resnet50/rigl_5x_10.yaml').sparsity.density);"
+        "print(c.load_config('mine.yaml').sparsity.method)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.splitlines() == [str(tmp_path / "site/dist_sparse/config/__init__.py"), "0.1", "rigl"]
+
+
+def test_a_clone_finds_its_recipes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/digits/rigl.yaml") == load_config(str(CONFIGS / "digits/rigl.yaml"))
+    assert load_config("digits/rigl.yaml").name == "digits-rigl"
+    (tmp_path / "configs/digits").mkdir(parents=True)
+    (tmp_path / "configs/digits/rigl.yaml").write_text("name: mine\n")
+    assert load_config("configs/digits/rigl.yaml").name == "mine", "what lies here comes first"
+    assert len(read_grid(Path("configs/grids/digits_3x3x3.txt"))) == 27
+    engine = parse_args(["--engine.name=deepspeed", "--engine.deepspeed_config=configs/deepspeed/zero2.json"]).config.engine
+    assert resolve_engine(engine).zero.stage == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("configs/digits/rig.yaml", "configs/digits/rigl.yaml"),
+        ("configs/digits/rigl.yml", "configs/digits/rigl.yaml"),
+        ("recipe.yaml", None),
+        ("configs/../../errors.py", None),
+    ],
+)
+def test_an_unknown_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str | None) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_config(name)
+    begin = f"{name}: no such file; " + (f"did you mean {near}" if near else "recipes are in")
+    assert str(caught.value).startswith(begin)
+    assert str(caught.value).endswith(f"recipes are in {FOLDER}")
+    assert "\n" not in str(caught.value)

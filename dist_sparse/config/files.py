@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dist_sparse.config.recipes import shipped
 from dist_sparse.config.tree import sections
 from dist_sparse.config.yaml_text import Loader
 from dist_sparse.errors import UserError, shown
-from dist_sparse.inputs import expand, parse_json, read_text
+from dist_sparse.inputs import expand, is_there, parse_json, read_text
 
 _MOST_FILES = 100
 """That one builds on, each counted as often as it is named."""
@@ -110,7 +112,9 @@ def _base_names(base: Assignment) -> list[str]:
 
 
 def _beside(path: str, name: str) -> str:
-    return os.path.normpath(expand(path).parent / expand(name))
+    """The file of a base's name, beside the one that names it, or shipped."""
+    beside = Path(os.path.normpath(expand(path).parent / expand(name)))
+    return str(beside) if is_there(beside) else shipped(name) or str(beside)
 
 
 def _describe(path: str, text: str, error: yaml.YAMLError) -> str:

@@ -14,6 +14,7 @@ from dist_sparse.config.assign import apply
 from dist_sparse.config.command_line import Words, read_words
 from dist_sparse.config.duration import Length
 from dist_sparse.config.files import Assignment, read_yaml
+from dist_sparse.config.recipes import find
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import flat
 from dist_sparse.config.yaml_text import dump
@@ -107,7 +108,7 @@ def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
 
 
 def _load(path: str | None, words: Words) -> Config:
-    below = read_yaml(path) if path is not None else []
+    below = read_yaml(find(path)) if path is not None else []
     return apply(Config(), [*below, *words.assignments], words.errors)
 
 

@@ -7,12 +7,14 @@ named here are refused.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dist_sparse.config import Config
 from dist_sparse.config.engine import EngineConfig, ZeroConfig
+from dist_sparse.config.recipes import shipped
 from dist_sparse.errors import UserError, is_unknown
-from dist_sparse.inputs import expand, read_json
+from dist_sparse.inputs import expand, is_there, read_json
 
 _FREE = {
     "communication_data_type",
@@ -157,7 +159,8 @@ def _read(path: str | None) -> dict[str, Any]:
     """A JSON file's settings by dotted path."""
     if path is None:
         return {}
-    settings = read_json(expand(path), f"engine.deepspeed_config={path}")
+    file = expand(path)
+    settings = read_json(file if is_there(file) else Path(shipped(path) or file), f"engine.deepspeed_config={path}")
     if not isinstance(settings, dict):
         raise UserError(f"engine.deepspeed_config={path}: holds a {type(settings).__name__}, not a JSON object")
     return _flat(settings)

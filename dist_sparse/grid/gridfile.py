@@ -11,8 +11,9 @@ from pathlib import Path
 
 from dist_sparse.config import load_config
 from dist_sparse.config.command_line import read_words
+from dist_sparse.config.recipes import shipped
 from dist_sparse.errors import UserError
-from dist_sparse.inputs import expand, read_text
+from dist_sparse.inputs import expand, is_there, read_text
 
 _MOST_BYTES = 64 << 20
 
@@ -35,7 +36,8 @@ def read_grid(path: Path) -> list[GridRun]:
     Raises:
         UserError: no such file, a line that is not arguments, two runs of one name, or no runs.
     """
-    lines = read_text(path, kind="grid file", most=_MOST_BYTES).split("\n")
+    file = path if is_there(path) else Path(shipped(str(path)) or path)
+    lines = read_text(file, path, kind="grid file", most=_MOST_BYTES).split("\n")
     runs: list[GridRun] = []
     places: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

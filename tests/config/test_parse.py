@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dist_sparse.config import Config, Length, dump_config, load_config, parse_args, to_flat, with_values
+from dist_sparse.config.recipes import FOLDER
 from dist_sparse.config.tree import leaves
 from dist_sparse.errors import UserError
 
@@ -142,7 +143,7 @@ ERRORS = [
         ["--config=a.yaml", "--config=b.yaml"],
         "--config is given twice; a YAML file names the file it builds on in its `base:` key",
     ),
-    (["--config=missing.yaml"], "missing.yaml: no such file"),
+    (["--config=missing.yaml"], f"missing.yaml: no such file; recipes are in {FOLDER}"),
     (["missing.json"], "missing.json: no such file"),
 ]
 
