@@ -23,6 +23,7 @@ from dist_sparse.engines.build import build_engine, check_engine, check_installe
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
 from dist_sparse.errors import UserError
+from dist_sparse.guards import check_course, check_training_mode
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
     Predictions,
@@ -130,10 +131,14 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
+    check_training_mode(config, model, data.info, data.train_sizes, ranks.world_size)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     keeps = check_zero_preservation(config.optim, ranks.device)
+    scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
+    plan = plan_masks(config, ranks, model, clock)
+    check_course(config, plan, scheduler, clock)
     return Parts(
         config=config,
         ranks=ranks,
@@ -141,8 +146,8 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
         precision=precision,
         model=model,
         optimizer=optimizer,
-        scheduler=build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total),
-        plan=plan_masks(config, ranks, model, clock),
+        scheduler=scheduler,
+        plan=plan,
         mixup=build_mixup(config.train, data.info.classes, seed=config.seed, world_size=ranks.world_size),
         keeps_zeros=keeps.weights and keeps.state,
         clock=clock,

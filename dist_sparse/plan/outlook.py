@@ -26,6 +26,7 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import check_engine
 from dist_sparse.engines.ddp import parameter_state
 from dist_sparse.flops import training_cost
+from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import foresee
@@ -162,13 +163,13 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
-    made = _steps(clock)
     model = build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=info.image_size)
     model.to(torch.float64 if config.train.precision == "fp64" else torch.float32)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
-    build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)  # refuses what cannot be
+    scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
-    flops = _training_flops(config, model, info, clock, made)
+    made = check_course(config, plan, scheduler, clock)
+    flops = _training_flops(config, model, info, clock, ranks)
     course, shapes = foresee(plan, made), plan.setting.shapes
     last = course.lines[-1]
     final = last.moves[-1].densities if last.moves else last.initial
@@ -207,29 +208,22 @@ def _clock(config: Config, info: DataInfo, ranks: Ranks) -> Clock:
     return make_clock(config.data.forgetting, train, info, steps)
 
 
-def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clock, made: Sequence[int]) -> float | None:
+def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clock, ranks: Ranks) -> float | None:
     """Of a training image's dense forward, averaged over the steps; None where all see images as in validation.
 
     Raises:
-        UserError: sizes that do not fit together, or that the network cannot take.
+        UserError: sizes that do not fit together, or that the network cannot take or be trained at.
     """
     if config.data.name != "image_folder":
+        check_training_mode(config, model, info, [], ranks.world_size)
         return None
+    made = steps_made(clock)
     sizes = sizes_of(config.data, epochs=clock.epochs, steps_per_epoch=clock.whole)
     steps = Counter(sizes.at((step - 1) // clock.whole) for step in made)
     check_sizes(config.model, model, classes=info.classes, channels=info.channels, sizes=steps.keys() - {info.image_size})
+    check_training_mode(config, model, info, steps, ranks.world_size)
     flops = {side: measure(model, (info.channels, side, side), {}, config.sparsity.structure).dense_flops for side in steps}
     return sum(flops[side] * number for side, number in steps.items()) / len(made)
-
-
-def _steps(clock: Clock) -> Sequence[int]:
-    """The numbers of the steps that a run makes."""
-    if clock.short is None:
-        return range(1, clock.total + 1)
-    made = [clock.after(0)]
-    while made[-1] < clock.total:
-        made.append(clock.after(made[-1]))
-    return made
 
 
 def _memory(

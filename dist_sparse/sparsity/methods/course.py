@@ -61,6 +61,16 @@ class Foresees(Protocol):
         ...
 
 
+@runtime_checkable
+class Replaces(Protocol):
+    """A method of which some steps change masks in place of weights."""
+
+    @classmethod
+    def replaced(cls, plan: Plan, made: Sequence[int]) -> Sequence[int]:
+        """The places of the steps without a step of the optimizer, in a run that makes the steps of these numbers."""
+        ...
+
+
 def initial_densities(plan: Plan) -> Densities:
     """The density of each layer before the first step."""
     return {name: plan.active[name] / shape.numel() for name, shape in plan.setting.shapes.items()}

@@ -1,5 +1,6 @@
 """Dynamic sparse training by dropping and growing: what SET, RigL, SNFS and GraNet share, in both published forms."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +28,10 @@ from dist_sparse.sparsity.methods.redistribution import (
 from dist_sparse.sparsity.methods.removal import Removal, removal
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.updating import Updating
+from dist_sparse.sparsity.schedules import drop_count
 from dist_sparse.sparsity.selection import drop_and_grow
+
+_log = logging.getLogger(__name__)
 
 Form = Literal["original", "itop"]
 Growth = Literal["gradient", "random", "momentum", "random_unfired"]
@@ -125,6 +129,7 @@ class DropAndGrow(Updating):
         """The plan of a method that begins with random masks at ``density``."""
         units, update = setting.units(density), setting.config.update
         _check_units(setting)
+        _warn_of_standstill(setting, units, itop=update.form == "itop" or "update.form" not in cls.uses)
         keys = ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution")
         options = {key: getattr(update, key) for key in keys}
         options |= {"structure": setting.structure, "schedule": setting.update_schedule(), "seed": setting.run.seed}
@@ -146,6 +151,12 @@ class DropAndGrow(Updating):
             weight_copies=averages + bool(sums and options["gradient_steps"] > 1),
             estimate=estimate,
         )
+
+    @classmethod
+    def replaced(cls, plan: Plan, made: Sequence[int]) -> Sequence[int]:
+        if "update.form" not in cls.uses or plan.options["form"] != "original":
+            return []
+        return list(updates(plan.options["schedule"], made))
 
     @property
     def replaces_step(self) -> bool:
@@ -253,6 +264,22 @@ class DropAndGrow(Updating):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._gradients.load_state_dict(state)
+
+
+def _warn_of_standstill(setting: Setting, units: Mapping[str, int], *, itop: bool) -> None:
+    """Tell of a share to drop that is less than a unit of every layer, from the first update on."""
+    update, structure = setting.config.update, setting.structure
+    if update.removal == "threshold" or update.redistribution != "none" or not units:
+        return
+    assert update.drop_fraction is not None, "resolve() fills it in"
+    for name, shape in setting.shapes.items():
+        sets, _, size = structure.counts(shape)
+        if drop_count(update.drop_fraction, sets * units[name], up=itop and size == 1):
+            return
+    _log.warning(
+        "updates drop and grow nothing: sparsity.update.drop_fraction=%g is not a single unit of any layer",
+        update.drop_fraction,
+    )
 
 
 def _check_units(setting: Setting) -> None:

@@ -180,9 +180,18 @@ class Plans(Protocol):
 
 
 def drop_schedule(update: UpdateConfig, end: int) -> DropSchedule:
-    """The drop fraction by step, down to the floor at step ``end``."""
+    """The drop fraction by step, down to the floor at step ``end``.
+
+    Raises:
+        UserError: the floor is above the start.
+    """
     assert update.drop_fraction is not None and update.drop_floor is not None, "resolve() fills these in"
     if update.drop_schedule == "constant":
         return Constant(start=update.drop_fraction)
+    if update.drop_floor > update.drop_fraction and update.removal != "threshold":
+        raise UserError(
+            f"sparsity.update.drop_floor={update.drop_floor:g} is above sparsity.update.drop_fraction="
+            f"{update.drop_fraction:g}: the fraction comes down to its floor"
+        )
     shape = Cosine if update.drop_schedule == "cosine" else Linear
     return shape(start=update.drop_fraction, floor=update.drop_floor, end=max(end, 1))

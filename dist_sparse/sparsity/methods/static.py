@@ -53,6 +53,10 @@ class Static(Method):
         line = Line(initial=initial_densities(plan), moves=[Move(place=0, from_place=1, densities=densities)])
         return Course(lines=[line], estimate=LIKE_ERK if snip.structure.layer_wide else "")
 
+    @classmethod
+    def replaced(cls, plan: Plan, made: Sequence[int]) -> Sequence[int]:
+        return [0] if "snip" in plan.options else []
+
     def after_backward(self, step: int) -> Decision:
         if self._chosen or self._snip is None:
             return super().after_backward(step)
