@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -28,6 +29,7 @@ from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
     Predictions,
     SeededMixup,
+    ZeroPreservation,
     build_ema,
     build_loss,
     build_mixup,
@@ -110,6 +112,16 @@ def check_average(config: Config) -> None:
         raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
 
 
+def try_optimizer(config: Config, device: torch.device | str = "cpu") -> ZeroPreservation:
+    """Take steps with the configured optimizer; what it does where a mask is.
+
+    Raises:
+        UserError: it cannot be used with its arguments.
+    """
+    dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
+    return check_zero_preservation(config.optim, device, batch_size=config.train.batch_size, dtype=dtype)
+
+
 def check_zero(config: Config, world_size: int) -> None:
     """Refuse with a UserError what does not go with DeepSpeed, if that is the engine."""
     if config.engine.name == "deepspeed":
@@ -127,6 +139,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     check_average(config)
     check_engine(config)
     check_installed(config)
+    keeps = try_optimizer(config, ranks.device)
     check_zero(config, ranks.world_size)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision)
@@ -135,7 +148,6 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
-    keeps = check_zero_preservation(config.optim, ranks.device)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
     check_course(config, plan, scheduler, clock)

@@ -47,6 +47,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"train.batch_size": 4, "train.accumulation": 4, "model.name": "resnet18", "model.kwargs": {}},
         "train.batch_size=4 is one image for each of 1 ranks x 4 accumulation steps, of which batch norm 'layer2.0.bn1'",
     ),
+    ({"optim.name": "adamw", "optim.kwargs": {"betas": [0.9]}}, "optim.name=adamw with optim.kwargs={'betas': [0.9]}: "),
+    ({"optim.name": "adamw", "optim.kwargs": {"amsgrad": True, "capturable": True}}, "optim.name=adamw with optim.kwargs={'capt"),
     (
         {"model.name": "resnet18", "model.kwargs": {"drop_path_rate": 9}},
         "model.kwargs: resnet18 with {'drop_path_rate': 9} cannot be trained: ",
@@ -121,6 +123,12 @@ def test_what_trains_is_left_alone(values: dict[str, Any], caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         look(values)
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("name", ["kron", "novograd", "adamp"])
+def test_a_plan_knows_the_memory_of_optimizers_that_look_at_values(name: str) -> None:
+    outlook = look_ahead(load_config(None, {**SMALL, "optim.name": name}), 1)
+    assert outlook.memory.optimizer > outlook.memory.weights
 
 
 def test_ranks_share_the_batch() -> None:

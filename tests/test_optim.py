@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 from torch.optim import SGD, Optimizer
 
@@ -92,6 +93,42 @@ def test_optimizer_mistakes(config, words):
         build_optimizer(config, small_model(), 1)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (OptimConfig(name="adamw", kwargs={"betas": [0.9]}), ["optim.kwargs={'betas': [0.9]}"]),
+        (
+            OptimConfig(name="lamb", kwargs={"max_grad_norm": "a", "trust_clip": True}),
+            ["optim.kwargs={'max_grad_norm': 'a'}: "],
+        ),
+        (OptimConfig(name="adamw", kwargs={"differentiable": True}), ["optim.kwargs={'differentiable': True}: "]),
+        (OptimConfig(name="adamw", kwargs={"capturable": True}), ["optim.kwargs={'capturable': True}: "]),
+        (OptimConfig(name="adamw", kwargs={"eps": 0}), ["optim.kwargs={'eps': 0}", "not finite after 7 steps of a trial"]),
+        (OptimConfig(weight_decay=1e30), ["optim.weight_decay=1e+30", "not finite"]),
+        (OptimConfig(lr=1e-30), ["optim.lr=1e-30", "changes no weight"]),
+    ],
+)
+def test_arguments_that_are_refused_at_the_step_are_found_before_it(config, words):
+    with pytest.raises(UserError) as caught:
+        check_zero_preservation(config)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("name", [each for each in list_optimizers() if not get_optimizer_info(each).second_order])
+def test_the_trial_refuses_no_optimizer_with_its_own_arguments(name):
+    try:
+        found = check_zero_preservation(OptimConfig(name=name, lr=1e-3))
+    except UserError as error:
+        assert (name.startswith(("bnb", "fused")) and "CUDA required" in str(error)) or "not installed" in str(error)
+    else:
+        assert found.finite and found.moves
+
+
+def test_a_rate_that_is_too_high_is_for_training_to_show():
+    assert check_zero_preservation(OptimConfig(lr=1e30)) == ZeroPreservation(weights=True, state=True)
 
 
 # --- zeros

@@ -1,6 +1,7 @@
 """Any timm optimizer by name, with weight decay where it belongs and one rule for the learning rate."""
 
 import logging
+from textwrap import shorten
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -56,9 +57,14 @@ def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> t
         )
     except ImportError as error:
         raise UserError(f"optim.name={config.name}: needs a package that is not installed ({error})") from None
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"optim.name={config.name} with optim.kwargs={config.kwargs}: {reason}") from error
+    except Exception as error:  # constructors check their arguments in every way there is
+        raise refused(config, error) from error
+
+
+def refused(config: OptimConfig, error: Exception) -> UserError:
+    """The user's error that stands for one of the optimizer itself, about its arguments."""
+    reason = shorten(" ".join(str(error).split()) or type(error).__name__, 300, placeholder=" ...")
+    return UserError(f"optim.name={config.name} with optim.kwargs={config.kwargs}: {reason}")
 
 
 def _known_name(config: OptimConfig) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_zero, plan_masks, resolved
+from dist_sparse.build import check_average, check_zero, plan_masks, resolved, try_optimizer
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo, Loading
@@ -159,6 +159,7 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     config = resolved(config)
     check_average(config)
     check_engine(config)
+    try_optimizer(config)
     check_zero(config, world_size)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
@@ -233,10 +234,7 @@ def _memory(
     stage = zero.stage or 0
     weights = _bytes([*parameters, *model.buffers()])
     size = parameters[0].element_size()
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    state = _bytes(list(parameter_state(optimizer).values()))
+    state = _state_bytes(config, model, optimizer)
     master = _bytes(parameters) if stage in (1, 2) else 0  # at stage 3 it is the model's own part
     return Memory(
         weights=-(-_bytes(parameters) // world_size) + _bytes(list(model.buffers())) if stage == 3 else weights,
@@ -247,6 +245,25 @@ def _memory(
         method=masked * course.weight_copies * size,
         ema=weights if config.train.ema is not None else 0,
     )
+
+
+def _state_bytes(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Of the optimizer's state after a step."""
+
+    def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        return _bytes(list(parameter_state(optimizer).values()))
+
+    try:
+        return stepped(model, optimizer)
+    except (RuntimeError, NotImplementedError):  # Kron, NovoGrad, AdamP ... look at values, which are not on the meta device
+        real = model.to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in real.parameters():
+                parameter.zero_()
+        return stepped(real, build_optimizer(config.optim, real, config.train.batch_size))
 
 
 def _bytes(value: Any) -> int:
