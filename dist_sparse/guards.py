@@ -70,8 +70,8 @@ def check_steps(config: Config, plan: Plan, made: Sequence[int]) -> None:
     if sum(later == earlier + 1 for earlier, later in pairwise(replaced)) > len(replaced) // 2:
         raise UserError(
             f"sparsity.update.interval={config.sparsity.update.interval}: with sparsity.update.form=original an update "
-            f"replaces the optimizer's step, and {len(replaced)} of the run's {len(made)} steps would train nothing; an interval "
-            "of 3 steps or more (the method's default is 100), or form=itop, whose updates follow the step"
+            f"replaces the optimizer's step, and {len(replaced)} of the run's {len(made)} steps would train nothing; an "
+            "interval of 3 steps or more (the method's default is 100), or form=itop, whose updates follow the step"
         )
     if len(replaced) >= MANY * len(made):
         _log.warning(

@@ -48,7 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "train.batch_size=4 is one image for each of 1 ranks x 4 accumulation steps, of which batch norm 'layer2.0.bn1'",
     ),
     ({"optim.name": "adamw", "optim.kwargs": {"betas": [0.9]}}, "optim.name=adamw with optim.kwargs={'betas': [0.9]}: "),
-    ({"optim.name": "adamw", "optim.kwargs": {"amsgrad": True, "capturable": True}}, "optim.name=adamw with optim.kwargs={'capt"),
+    ({"optim.name": "adamw", "optim.kwargs": {"amsgrad": True, "capturable": True}}, "optim.name=adamw with optim.kwargs={'"),
     (
         {"model.name": "resnet18", "model.kwargs": {"drop_path_rate": 9}},
         "model.kwargs: resnet18 with {'drop_path_rate': 9} cannot be trained: ",

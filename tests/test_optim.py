@@ -101,7 +101,7 @@ def test_optimizer_mistakes(config, words):
         (OptimConfig(name="adamw", kwargs={"betas": [0.9]}), ["optim.kwargs={'betas': [0.9]}"]),
         (
             OptimConfig(name="lamb", kwargs={"max_grad_norm": "a", "trust_clip": True}),
-            ["optim.kwargs={'max_grad_norm': 'a'}: "],
+            ["{'max_grad_norm': 'a'}: "],
         ),
         (OptimConfig(name="adamw", kwargs={"differentiable": True}), ["optim.kwargs={'differentiable': True}: "]),
         (OptimConfig(name="adamw", kwargs={"capturable": True}), ["optim.kwargs={'capturable': True}: "]),
@@ -119,12 +119,12 @@ def test_arguments_that_are_refused_at_the_step_are_found_before_it(config, word
 
 @pytest.mark.parametrize("name", [each for each in list_optimizers() if not get_optimizer_info(each).second_order])
 def test_the_trial_refuses_no_optimizer_with_its_own_arguments(name):
-    try:
-        found = check_zero_preservation(OptimConfig(name=name, lr=1e-3))
-    except UserError as error:
-        assert (name.startswith(("bnb", "fused")) and "CUDA required" in str(error)) or "not installed" in str(error)
-    else:
-        assert found.finite and found.moves
+    if name.startswith(("bnb", "fused")):  # of packages for CUDA
+        with pytest.raises(UserError, match=r"CUDA required|not installed"):
+            check_zero_preservation(OptimConfig(name=name, lr=1e-3))
+        return
+    found = check_zero_preservation(OptimConfig(name=name, lr=1e-3))
+    assert found.finite and found.moves
 
 
 def test_a_rate_that_is_too_high_is_for_training_to_show():
