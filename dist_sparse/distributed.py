@@ -80,10 +80,12 @@ def stop(*, failed: bool = False) -> None:
 def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and available < local_world_size:
-        raise UserError(
+        error = UserError(
             f"engine.device=cuda needs {local_world_size} CUDA devices on this machine and finds {available}; "
             "engine.device=cpu trains without"
         )
+        error.on_all_ranks = local_rank > 0  # the first of each machine speaks for it
+        raise error
     if name == "auto" and 0 < available < local_world_size and local_rank == 0:
         _log.warning("training on the CPU: %d ranks on this machine, but %d CUDA devices", local_world_size, available)
     if name == "cpu" or available < local_world_size:

@@ -2,7 +2,7 @@
 
 Prints top-1, top-5, loss, density and FLOPs of a checkpoint: of every sub-net if it has several, and of its averaged weights
 where it has them. Keys of the run's configuration can be set anew, such as ``--data.root=DIR``, ``--engine.device=cpu`` or
-``--train.eval_batch_size=64``.
+``--train.eval_batch_size=64``. torchrun spreads it over ranks.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_sparse.arguments import Parser
+from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
@@ -23,36 +24,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m dist_sparse.evaluate", description=__doc__)
     parser.add_argument("run_dir", type=expand, help="folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
+    is_first = is_first_process()
     try:
-        arguments, overrides = parser.parse_known_args(argv)
+        with speaking_once():
+            arguments, overrides = parser.parse_known_args(given_words(argv))
         folder = RunFolder(path=arguments.run_dir)
-        for line in evaluate(folder.config(overrides), folder.checkpoint(arguments.checkpoint)):
-            print(line)
+        config, checkpoint = folder.config(overrides), folder.checkpoint(arguments.checkpoint)
+    except UserError as error:  # the same on every rank
+        return refuse(error, aloud=is_first)
+    try:
+        lines = evaluate(config, checkpoint)
     except UserError as error:
-        return refuse(error)
+        return refuse(error, aloud=is_first or not error.on_all_ranks)
+    if is_first:
+        print("\n".join(lines))
     return 0
 
 
 def evaluate(config: Config, path: Path) -> list[str]:
-    """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print."""
+    """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print. Collective."""
     from dist_sparse import distributed
     from dist_sparse.build import load_data, load_model, load_precision
     from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
     from dist_sparse.networks import networks_of
     from dist_sparse.validation import validate
 
-    state = CheckpointStore.load(path)
-    check_whole(state, path)
     ranks = distributed.start(config.engine)
     closing = contextlib.ExitStack()
     try:
-        data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
-        model = load_model(config, data.info, precision)
+        with distributed.agreeing_on_errors():
+            state = CheckpointStore.load(path)
+            check_whole(state, path)
+            data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
+            model = load_model(config, data.info, precision)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
         lines, costs = [f"checkpoint        {path} (step {state['progress']['step']})"], []
         for averaged in (False, True) if state["state_dict_ema"] is not None else (False,):
             for network in networks_of(state, averaged=averaged):
-                load_weights(model, network.weights, path)
+                with distributed.agreeing_on_errors():
+                    load_weights(model, network.weights, path)
                 scores = validate(model, data.val, precision)
                 label = "averaged weights" if averaged else network.label or "weights"
                 lines.append(f"{label:<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}")
@@ -79,4 +89,4 @@ def _costs(model: Any, image: tuple[int, int, int], active: dict[str, int], conf
 
 
 if __name__ == "__main__":
-    leave(main)
+    leave(main, on_all_ranks=True)

@@ -8,16 +8,21 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from dist_sparse.command import is_needless
+
 EXIT_INTERRUPTED = 130
 PATIENCE = 4.0
 """Seconds for Python's own exit: its exit functions, and the threads and processes that it waits for."""
 
 
-def leave(main: Callable[[], int]) -> NoReturn:
-    """Call a command's ``main``, and end the process with its exit code: after Ctrl-C 130, after a crash 1 and a traceback."""
+def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
+    """Call a command's ``main``, and end the process with its exit code: after Ctrl-C 130, after a crash 1 and a traceback.
+
+    A command that is not for all ranks of torchrun does its work in the first, and the others have nothing to do or to say.
+    """
     code = 1
     try:
-        code = main()
+        code = 0 if is_needless() and not on_all_ranks else main()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     finally:

@@ -5,12 +5,10 @@ stopped it with a checkpoint: ``--resume=auto`` goes on), 130 interrupted, 1 a c
 ends with 1 whatever its processes end with: there the file ``preempted`` in the run's folder tells the one from the other.
 """
 
-import contextlib
-import io
 import os
-import sys
 from collections.abc import Sequence
 
+from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import dump_config, parse_args
 from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import ToldElsewhere, UserError, refuse
@@ -23,10 +21,10 @@ EXIT_PREEMPTED = 75
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line and train; errors become exit codes."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = is_first_process()
     try:
-        with contextlib.nullcontext() if is_first else contextlib.redirect_stdout(io.StringIO()):  # the help, once
-            invocation = parse_args(_without_local_rank(sys.argv[1:] if argv is None else argv))
+        with speaking_once():
+            invocation = parse_args(given_words(argv))
     except UserError as error:
         return refuse(error, aloud=is_first)
     try:
@@ -40,11 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
-
-
-def _without_local_rank(argv: Sequence[str]) -> list[str]:
-    """DeepSpeed's launcher passes on as an argument what it has put into the environment as well."""
-    return [word for word in argv if not word.startswith("--local_rank=")]
 
 
 def _do(invocation: Invocation, *, aloud: bool) -> None:
@@ -74,4 +67,4 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
 
 
 if __name__ == "__main__":
-    leave(main)
+    leave(main, on_all_ranks=True)

@@ -1,10 +1,9 @@
 """``python -m dist_sparse.models``: a table of the families that are registered with timm here."""
 
-import sys
-
 import timm
 import torch
 
+from dist_sparse.leaving import leave
 from dist_sparse.models import FAMILIES
 
 _ROW = "{:<16} {:>11}  {:<8}  {}"
@@ -25,5 +24,11 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def main() -> int:
+    """Print the table."""
+    print(table())
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    leave(main)

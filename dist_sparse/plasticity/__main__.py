@@ -13,13 +13,13 @@ sparsest is probed, or that of --subnet.
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dist_sparse.arguments import Parser
+from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
@@ -34,9 +34,10 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Probe, print and save; 2 for a mistake of the user."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = is_first_process()
     try:
-        arguments, overrides = _parser().parse_known_args(argv)
+        with speaking_once():
+            arguments, overrides = _parser().parse_known_args(given_words(argv))
         folder = RunFolder(path=arguments.run_dir)
         config, request = folder.config(overrides), _request(arguments, folder)
     except UserError as error:  # the same on every rank
@@ -133,4 +134,4 @@ def _learning_rate(text: str) -> float | None:
 
 
 if __name__ == "__main__":
-    leave(main)
+    leave(main, on_all_ranks=True)

@@ -1,0 +1,60 @@
+"""Commands that torchrun starts on several ranks speak once, and write once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from dist_sparse import evaluate
+from tests.command import ROOT, metrics, train_here
+from tests.distributed import cases
+from tests.distributed.cases import QUIET, TINY_VIT
+from tests.distributed.world import World
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    values = {**QUIET, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "train.epochs": 1}
+    path = tmp_path_factory.mktemp("commands")
+    assert train_here({**values, "sparsity.density": 0.3, "output": path}).code == 0
+    return path
+
+
+def test_evaluate_prints_the_figures_of_all_ranks_once(worlds: Callable[[int], World], folder: Path) -> None:
+    outcomes = worlds(2).run(cases.call, evaluate.main, [str(folder), "--local_rank=0"])
+    assert [outcome.code for outcome in outcomes] == [0, 0]
+    assert (outcomes[1].out, outcomes[1].err) == ("", "")
+    assert f"top-1 {float(metrics(folder)[-1]['val/top1']):.2%}" in outcomes[0].out
+    assert f"density           {json.loads((folder / 'summary.json').read_text())['density']:.2%}" in outcomes[0].out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--checkpoint=missing.pt"], ["--data.name=digts"], ["--data.limmit=3"], ["--model.kwargs.depth=2"]],
+)  # fmt: skip
+def test_a_mistake_is_told_once(worlds: Callable[[int], World], folder: Path, more: Sequence[str]) -> None:
+    outcomes = worlds(2).run(cases.call, evaluate.main, [str(folder), *more])
+    assert [outcome.code for outcome in outcomes] == [2, 2]
+    assert [len(outcome.errors) for outcome in outcomes] == [1, 0]
+
+
+@pytest.mark.parametrize("module", ["export_subnet", "results", "grid", "models", "sparsity.methods", "data.pack"])
+def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", f"dist_sparse.{module}"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_torchrun_exports_once(folder: Path, tmp_path: Path) -> None:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dist_sparse.export_subnet"]
+    command = [sys.executable, *words, str(folder), f"--output={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("subnet1.pt") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["subnet1.pt"]
