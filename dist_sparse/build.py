@@ -44,6 +44,7 @@ from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.methods.setting import Plan, RunFacts
+from dist_sparse.starting import start_from
 from dist_sparse.tracking import build_tracker
 from dist_sparse.tracking.columns import columns_of
 from dist_sparse.trainer import Trainer
@@ -88,11 +89,12 @@ def load_data(config: Config, ranks: Ranks) -> Data:
     )
 
 
-def load_model(config: Config, info: DataInfo, precision: Precision) -> nn.Module:
-    """The network for a data set, placed on the device."""
-    model = build_model(
-        config.model, classes=info.classes, channels=info.channels, image_size=info.image_size, seed=config.seed
-    )
+def load_model(config: Config, info: DataInfo, precision: Precision, *, fresh: bool = True) -> nn.Module:
+    """The network for a data set, placed on the device; unless it is ``fresh``, its weights are still to come."""
+    settings = config.model if fresh else dataclasses.replace(config.model, pretrained=False, checkpoint=None)
+    model = build_model(settings, classes=info.classes, channels=info.channels, image_size=info.image_size, seed=config.seed)
+    if settings.checkpoint is not None:
+        start_from(settings, model)
     return precision.place_model(model)
 
 
@@ -130,8 +132,8 @@ def check_zero(config: Config, world_size: int) -> None:
             check_flattenable(config.optim, config.engine.zero.stage)
 
 
-def build_parts(config: Config, ranks: Ranks) -> Parts:
-    """Build what needs no other rank, from a resolved configuration.
+def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
+    """Build what needs no other rank, from a resolved configuration. A run that is not ``fresh`` has its weights elsewhere.
 
     Raises:
         UserError: whatever in the configuration or the data cannot be used.
@@ -142,7 +144,7 @@ def build_parts(config: Config, ranks: Ranks) -> Parts:
     keeps = try_optimizer(config, ranks.device)
     check_zero(config, ranks.world_size)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
-    model = load_model(config, data.info, precision)
+    model = load_model(config, data.info, precision, fresh=fresh)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
     check_training_mode(config, model, data.info, data.train_sizes, ranks.world_size)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)

@@ -86,7 +86,7 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, 
     checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         config = resolved(config)
-        parts = build_parts(config, ranks)
+        parts = build_parts(config, ranks, fresh=checkpoint is None)
         state = None if checkpoint is None else _load(checkpoint, parts)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)

@@ -57,7 +57,7 @@ class RunFolder:
         return self.summary().get("exit_reason") == FINISHED
 
     def config(self, overrides: Sequence[str]) -> Config:
-        """The run's configuration with command line words set anew; it downloads no weights, since a checkpoint holds them.
+        """The run's configuration with command line words set anew, but no initial weights: a checkpoint holds all.
 
         Raises:
             UserError: this is not the folder of a run, or the words cannot be used.
@@ -65,7 +65,7 @@ class RunFolder:
         path = self.path / "config.yaml"
         if not is_there(path):
             raise UserError(f"{self.path} is not the folder of a run: it has no config.yaml")
-        return with_values(load_config(str(path), overrides), {"model.pretrained": False})
+        return with_values(load_config(str(path), overrides), {"model.pretrained": False, "model.checkpoint": None})
 
     def checkpoint(self, which: str) -> Path:
         """The path of the checkpoint that ``best`` or ``last`` means here; anything else is the path of a file.

@@ -117,7 +117,11 @@ def test_arguments_that_are_refused_at_the_step_are_found_before_it(config, word
     assert all(word in str(caught.value) for word in words)
 
 
-@pytest.mark.parametrize("name", [each for each in list_optimizers() if not get_optimizer_info(each).second_order])
+OWN = [name for name in list_optimizers() if not get_optimizer_info(name).second_order and not name.startswith("kron")]
+"""Kron compiles itself, which takes long."""
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_trial_refuses_no_optimizer_with_its_own_arguments(name):
     if name.startswith(("bnb", "fused")):  # of packages for CUDA
         with pytest.raises(UserError, match=r"CUDA required|not installed"):

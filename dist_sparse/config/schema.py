@@ -36,8 +36,19 @@ class ModelConfig:
     """Any timm model, or one of the reference papers' families (`python -m dist_sparse.models` lists those)."""
     pretrained: bool = False
     """Start from timm's pretrained weights."""
+    checkpoint: str | None = None
+    """Start from the weights in this file: a state dict of timm or torchvision (.pt, .pth or .safetensors; also under
+    `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), or
+    a checkpoint or folder of a run. A classifier of another size begins anew. The run itself never asks for the file again.
+    It does not tell how its images were normalised: that is as if the weights were new."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, such as `{width: 2}`; the data set gives `num_classes` and `in_chans`."""
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError(
+                f"model.pretrained and model.checkpoint={self.checkpoint} exclude each other: a run starts from one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,151 @@
+"""The weights that a run starts from where ``model.checkpoint`` names a file: no code is run out of it."""
+
+import logging
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import clean_state_dict, load_state_dict
+from torch import Tensor, nn
+
+from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.config.schema import ModelConfig
+from dist_sparse.errors import UserError
+from dist_sparse.networks import networks_of
+from dist_sparse.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
+
+_NAMED = 4
+"""Tensors that a message names; it counts the others."""
+
+
+def start_from(config: ModelConfig, model: nn.Module) -> None:
+    """Give a model, still on the CPU, the weights of ``config.checkpoint``; a classifier of another size keeps its own.
+
+    Raises:
+        UserError: no such file, not one of weights, or those of another network.
+    """
+    assert config.checkpoint is not None
+    path = _file(Path(config.checkpoint).expanduser())
+    weights = _filtered(config, model, _read(path))
+    expected = model.state_dict()
+    for name in _classifier(model):
+        if name in expected and (name not in weights or weights[name].shape != expected[name].shape):
+            found = "x".join(map(str, weights[name].shape)) if name in weights else "none"
+            here = "x".join(map(str, expected[name].shape))
+            _log.warning("model.checkpoint=%s: the classifier's %s begins anew: %s there, %s here", path, name, found, here)
+            weights[name] = expected[name]
+    # Torch's own way with files from before batch norms counted their batches.
+    weights = {**{name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}, **weights}
+    if misfits := _misfits(weights, expected):
+        raise UserError(f"model.checkpoint={path} does not fit {config.name}: {'; '.join(misfits)}")
+    if bad := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"model.checkpoint={path}: not all values are finite in {_first_of(bad)}")
+    model.load_state_dict(weights)
+
+
+def _file(path: Path) -> Path:
+    """The file; of a run's folder its best checkpoint."""
+    if path.is_dir():
+        try:
+            return RunFolder(path=path).checkpoint("best")
+        except UserError as error:
+            raise UserError(f"model.checkpoint={path}: neither a file of weights nor the folder of a run: {error}") from error
+    if not path.exists():
+        raise UserError(f"model.checkpoint={path}: no such file")
+    if not path.is_file():
+        raise UserError(f"model.checkpoint={path}: not a file")
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, without what DDP, torch.compile and training scripts put around them; averaged ones before others."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch compares no checksums
+                if (record := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
+        weights: Any = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+    except Exception as error:  # whatever broken bytes, or objects that are no tensors, make the readers trip over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model.checkpoint={path}: not a sound file of weights: {reason}") from error
+    weights = clean_state_dict(weights)  # once more, for both wrappers in either order
+    others = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
+    if others or not weights:
+        held = f"it holds {_first_of(others)}" if others else "it is empty"
+        raise UserError(
+            f"model.checkpoint={path}: not a state dict, nor one under state_dict, model, state_dict_ema or model_ema: {held}"
+        )
+    return _of_a_run(path, weights)
+
+
+def _of_a_run(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a checkpoint of this program, the network that the run was for: of several sub-nets the last, with its norms."""
+    if not zipfile.is_zipfile(path):
+        return weights
+    state: Any = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+    if not {"method", "progress", "config", "state_dict"} <= state.keys():
+        return weights
+    state = CheckpointStore.load(path)
+    return networks_of(state, averaged=state["state_dict_ema"] is not None)[-1].weights
+
+
+def _filtered(config: ModelConfig, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What timm makes of other publishers' names, and of positions of another image size, where the network has such a rule."""
+    expected, classifier = model.state_dict(), _classifier(model)
+
+    def misfits(weights: Mapping[str, Tensor]) -> int:
+        differing = expected.keys() ^ weights.keys()
+        differing |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
+        return len(differing - classifier)
+
+    rule = getattr(sys.modules[timm.model_entrypoint(config.name).__module__], "checkpoint_filter_fn", None)
+    if rule is None or not misfits(weights):
+        return weights
+    try:
+        filtered = rule(dict(weights), model)
+    except Exception:  # these are not the weights that the rule is for
+        return weights
+    return dict(filtered) if misfits(filtered) < misfits(weights) else weights
+
+
+def _classifier(model: nn.Module) -> set[str]:
+    """The names of the classifier's tensors."""
+    get: Any = getattr(model, "get_classifier", None)
+    heads = get() if get else []
+    heads = heads if isinstance(heads, tuple | list) else [heads]
+    return {
+        f"{name}.{tensor}"
+        for name, module in model.named_modules()
+        if any(module is head for head in heads)
+        for tensor in module.state_dict()
+    }
+
+
+def _misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps ``weights`` from being those of the model whose tensors are ``expected``, a phrase for each kind."""
+
+    def shape(tensor: Tensor) -> str:
+        return "x".join(map(str, tensor.shape)) or "a number"
+
+    kinds = {
+        "missing": [name for name in expected if name not in weights],
+        "not of this model": [name for name in weights if name not in expected],
+        "of another shape": [
+            f"{name} {shape(weights[name])} instead of {shape(tensor)}"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ],
+    }
+    return [f"{kind}: {_first_of(names)}" for kind, names in kinds.items() if names]
+
+
+def _first_of(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
