@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable,
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
+from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
@@ -28,8 +30,11 @@ from dist_sparse.trainer import Diverged, Trainer
 _log = logging.getLogger(__name__)
 
 
-def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
+def train(config: Config, signals: StopSignals | None = None, *, typed: Collection[str] | None = ()) -> dict[str, Any]:
     """Train, and return the summary that the run's folder holds. Collective: every rank calls it.
+
+    Args:
+        typed: keys of the command line, of which those without effect are told in any case; with None no key is.
 
     Raises:
         UserError: whatever the user can mend; before the first step on all ranks alike.
@@ -38,7 +43,7 @@ def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     ranks = distributed.start(config.engine)
     try:
         with CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout)) as stop:
-            summary = _train(config, ranks, stop)
+            summary = _train(config, ranks, stop, typed)
     except StopAsked:
         distributed.stop()
         raise
@@ -49,7 +54,7 @@ def train(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     return summary
 
 
-def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
+def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None) -> dict[str, Any]:
     folder = _choose_folder(config, ranks)
     setup_logging(folder.path, ranks.rank)
     if folder.finished and (config.resume == "auto" or folder.restarted):
@@ -62,7 +67,7 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop) -> dict[str, Any]:
     if ranks.is_first:
         folder.preempted.unlink(missing_ok=True)
     try:
-        trainer, cost = _prepare(config, folder, ranks)
+        trainer, cost = _prepare(config, folder, ranks, typed)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
@@ -81,13 +86,15 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
     return distributed.from_first_rank(folder)
 
 
-def _prepare(config: Config, folder: RunFolder, ranks: Ranks) -> tuple[Trainer, Cost]:
+def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[str] | None) -> tuple[Trainer, Cost]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained, and its cost."""
     checkpoint = _choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
-        config = resolved(config)
+        given, config = config, resolved(config)
         parts = build_parts(config, ranks, fresh=checkpoint is None)
         state = None if checkpoint is None else _load(checkpoint, parts)
+    if ranks.is_first and typed is not None:
+        warn_of_idle(given, ranks.world_size, typed)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)
     # Before an engine takes the model apart.

@@ -11,6 +11,7 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.expected import expected_info, is_there
 from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.effects import warn_of_idle
 from dist_sparse.errors import UserError
 from dist_sparse.models import build_meta_model
 from dist_sparse.preemption import StopSignals
@@ -39,8 +41,8 @@ _MULTIPLE = 32
 """Of sides beside that one: the stride of most networks."""
 
 
-def smoke(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
-    """Train what :func:`shortened` leaves, and return its summary. Collective.
+def smoke(config: Config, signals: StopSignals | None = None, *, typed: Collection[str] = ()) -> dict[str, Any]:
+    """Train what :func:`shortened` leaves, and return its summary; keys without effect are those of the recipe. Collective.
 
     Raises:
         UserError: as :func:`dist_sparse.run.train`.
@@ -53,10 +55,11 @@ def smoke(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
                 there = is_there(config.data)
                 short = shortened(config, ranks.world_size, data_is_there=there)
                 print(_notice(config, short, there), flush=True)
+                warn_of_idle(config, ranks.world_size, typed)
     except UserError:
         distributed.stop(failed=True)
         raise
-    return train(distributed.from_first_rank(short), signals)
+    return train(distributed.from_first_rank(short), signals, typed=None)
 
 
 def _notice(config: Config, short: Config, there: bool) -> str:

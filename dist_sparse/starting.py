@@ -1,5 +1,6 @@
 """The weights that a run starts from where ``model.checkpoint`` names a file: no code is run out of it."""
 
+import argparse
 import logging
 import sys
 import zipfile
@@ -88,7 +89,8 @@ def _of_a_run(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a checkpoint of this program, the network that the run was for: of several sub-nets the last, with its norms."""
     if not zipfile.is_zipfile(path):
         return weights
-    state: Any = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # as timm reads files of its own training script
+        state: Any = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
     if not {"method", "progress", "config", "state_dict"} <= state.keys():
         return weights
     state = CheckpointStore.load(path)

@@ -54,7 +54,8 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
         from dist_sparse.plan.report import report
 
         if aloud:
-            print(report(look_ahead(config, invocation.plan or int(os.environ.get("WORLD_SIZE", "1")))))
+            ranks = invocation.plan or int(os.environ.get("WORLD_SIZE", "1"))
+            print(report(look_ahead(config, ranks, typed=invocation.typed)))
     else:
         signals = StopSignals()
         with signals.listening():
@@ -63,7 +64,7 @@ def _do(invocation: Invocation, *, aloud: bool) -> None:
             else:
                 from dist_sparse.run import train
 
-            train(config, signals)
+            train(config, signals, typed=invocation.typed)
 
 
 if __name__ == "__main__":

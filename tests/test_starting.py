@@ -132,11 +132,12 @@ def test_positions_are_fitted_to_another_image_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [3, 0])
 def test_a_classifier_of_another_size_begins_anew(classes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    torch.save(weights(classes), tmp_path / "file.pth")
+    theirs = weights(classes)
+    torch.save(theirs, tmp_path / "file.pth")
     fresh = start_fresh().state_dict()
     model = start(tmp_path / "file.pth").state_dict()
     assert torch.equal(model["fc.weight"], fresh["fc.weight"])
-    assert torch.equal(model["conv1.weight"], weights()["conv1.weight"])
+    assert torch.equal(model["conv1.weight"], theirs["conv1.weight"])
     (line,) = caplog.messages
     assert "the classifier's fc." in line and f"{tmp_path / 'file.pth'}" in line
 

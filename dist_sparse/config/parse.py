@@ -31,6 +31,8 @@ class Invocation:
     """Number of ranks to plan for, without training; 0: as many as there are. None trains."""
     smoke: bool = False
     """Train a few steps on a handful of images."""
+    typed: frozenset[str] = frozenset()
+    """Keys that stand on the command line."""
 
 
 def parse_args(argv: Sequence[str]) -> Invocation:
@@ -43,7 +45,13 @@ def parse_args(argv: Sequence[str]) -> Invocation:
     asked = [word for word in argv if _is_request(word)]
     words = read_words([word for word in argv if not _is_request(word)])
     plan = _ranks_to_plan(asked, words.errors)
-    return Invocation(_load(words.config, words), print_config="--print-config" in asked, plan=plan, smoke="--smoke" in asked)
+    return Invocation(
+        _load(words.config, words),
+        print_config="--print-config" in asked,
+        plan=plan,
+        smoke="--smoke" in asked,
+        typed=frozenset(assignment.key for assignment in words.assignments),
+    )
 
 
 def load_config(path: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:

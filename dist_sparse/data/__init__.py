@@ -2,8 +2,9 @@
 
 import torch
 
-from dist_sparse.config.data import USUAL_FOR_FOLDERS, DataConfig
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, TrainLoader, ValLoader
+from dist_sparse.data.idle import refuse_keys_of_folders
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small import build_small
 from dist_sparse.errors import UserError, is_unknown
@@ -42,16 +43,10 @@ def build_data(
         channels_last=channels_last,
     )
     if config.name in SMALL_SETS:
-        _refuse_keys_of_folders(config)
+        refuse_keys_of_folders(config)
         return build_small(config, SMALL_SETS[config.name], loading)
     if config.name == "image_folder":
         from dist_sparse.data.images.build import build_images
 
         return build_images(config, loading)
     raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
-
-
-def _refuse_keys_of_folders(config: DataConfig) -> None:
-    for key, usual in USUAL_FOR_FOLDERS.items():
-        if getattr(config, key) != usual:
-            raise UserError(f"data.{key} is for image_folder; {config.name} lies on the device as it is")

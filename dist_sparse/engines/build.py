@@ -1,6 +1,7 @@
 """The engine that ``engine.name`` asks for."""
 
 import importlib.util
+from collections.abc import Iterator
 
 from torch import nn
 from torch.optim import Optimizer
@@ -23,6 +24,17 @@ def check_engine(config: Config) -> None:
         )
     if engine.exchange == "masked" and config.sparsity.method == "dense":
         raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")
+
+
+def idle_keys(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
+    """Keys of the section ``engine`` that do nothing as the configuration is, and why."""
+    if world_size == 1:
+        for key in ("exchange", "compress", "timeout"):
+            yield key, "there is one rank"
+    if config.engine.name != "ddp":
+        yield "exchange", f"engine.name={config.engine.name} exchanges in its own way"
+    elif config.sparsity.method == "dense":
+        yield "exchange", "sparsity.method=dense has no masks"
 
 
 def check_installed(config: Config) -> None:

@@ -1,6 +1,6 @@
 """Any timm optimizer by name, with weight decay where it belongs and one rule for the learning rate."""
 
-import logging
+from collections.abc import Iterator
 from textwrap import shorten
 
 import torch
@@ -9,8 +9,6 @@ from torch import nn
 
 from dist_sparse.config.schema import OptimConfig
 from dist_sparse.errors import UserError, is_unknown
-
-_log = logging.getLogger(__name__)
 
 _KEYS_OF_THEIR_OWN = {
     "opt": "optim.name",
@@ -86,5 +84,11 @@ def _check_arguments(config: OptimConfig, name: str) -> None:
             raise UserError(f"optim.kwargs.{argument}: has a key of its own, {_KEYS_OF_THEIR_OWN[argument]}")
         if (argument == "betas" and not info.has_betas) or (argument == "eps" and not info.has_eps):
             raise UserError(f"optim.kwargs.{argument}: {config.name} takes no such argument")
-    if not info.has_momentum and config.momentum != OptimConfig().momentum:
-        _log.warning("optim.momentum=%g is not used: %s has none (see optim.kwargs.betas)", config.momentum, config.name)
+
+
+def idle_keys(config: OptimConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the section that do nothing as the others are, and why."""
+    if not get_optimizer_info(_known_name(config).removeprefix("lookahead_")).has_momentum:
+        yield "momentum", f"optim.name={config.name} has none; see optim.kwargs.betas"
+    if not config.weight_decay:
+        yield "decay_norm_and_bias", "optim.weight_decay is 0"

@@ -1,7 +1,7 @@
 """timm's learning rate schedules, counted in optimizer steps."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from timm.scheduler.scheduler import Scheduler
@@ -14,7 +14,7 @@ from dist_sparse.errors import UserError, is_unknown
 
 _log = logging.getLogger(__name__)
 
-_USES = {
+_USES: dict[str, set[str]] = {
     "constant": set(),
     "cosine": {"min_lr"},
     "tanh": {"min_lr"},
@@ -40,7 +40,6 @@ def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, *, steps_per_
         UserError: unknown schedule, or lengths that do not fit the run.
     """
     _check_name(config)
-    _warn_of_unused(config)
 
     def steps(length: Length) -> int:
         return length.steps(steps_per_epoch, total_steps)
@@ -100,12 +99,9 @@ def _check_name(config: SchedulerConfig) -> None:
         raise UserError(f"scheduler.name={config.name!r} {is_unknown(config.name, _USES)}")
 
 
-def _warn_of_unused(config: SchedulerConfig) -> None:
-    default = SchedulerConfig()
-    unused = {"min_lr", "milestones", "decay_every", "decay_rate"} - _USES[config.name]
+def idle_keys(config: SchedulerConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the section that do nothing as the others are, and why."""
+    for key in sorted(set().union(*_USES.values()) - _USES.get(config.name, set())):
+        yield key, f"schedule {config.name} does not read it"
     if not config.warmup.value:
-        unused.add("warmup_lr")
-    names = sorted(f"scheduler.{key}" for key in unused if getattr(config, key) != getattr(default, key))
-    if names:
-        reason = "there is no warm-up" if names == ["scheduler.warmup_lr"] else f"{config.name} does not read them"
-        _log.warning("not used: %s (%s)", ", ".join(names), reason)
+        yield "warmup_lr", "there is no warm-up"

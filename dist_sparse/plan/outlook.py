@@ -6,7 +6,7 @@ What the methods foresee (:mod:`dist_sparse.sparsity.methods.course`) is added u
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from dist_sparse.data.expected import expected_info
 from dist_sparse.data.images.sizes import sizes_of
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
+from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.build import check_engine
 from dist_sparse.engines.ddp import parameter_state
 from dist_sparse.flops import training_cost
@@ -150,13 +151,13 @@ class Outlook:
         return {name: round(densities[name] * shape.numel()) for name, shape in self.shapes.items()}
 
 
-def look_ahead(config: Config, world_size: int) -> Outlook:
-    """The outlook of a run on so many ranks.
+def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) -> Outlook:
+    """The outlook of a run on so many ranks; ``typed`` are the keys of the command line.
 
     Raises:
         UserError: what would also stop the run, but for its data.
     """
-    config = resolved(config)
+    given, config = config, resolved(config)
     check_average(config)
     check_engine(config)
     try_optimizer(config)
@@ -171,6 +172,7 @@ def look_ahead(config: Config, world_size: int) -> Outlook:
     plan = plan_masks(config, ranks, model, clock)
     made = check_course(config, plan, scheduler, clock)
     flops = _training_flops(config, model, info, clock, ranks)
+    warn_of_idle(given, world_size, typed)
     course, shapes = foresee(plan, made), plan.setting.shapes
     last = course.lines[-1]
     final = last.moves[-1].densities if last.moves else last.initial

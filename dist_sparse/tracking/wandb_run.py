@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_sparse.config import Config, to_flat
+from dist_sparse.config.schema import TrackingConfig
 from dist_sparse.tracking.artifacts import log_artifacts
 
 if TYPE_CHECKING:
@@ -85,6 +86,13 @@ def _mode(configured: str) -> str:
     if configured != "auto":
         return configured
     return _MODES.get(os.environ.get("WANDB_MODE", "").lower(), "online")
+
+
+def idle_keys(config: TrackingConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the section that do nothing as the others are, and why."""
+    if _mode(config.wandb) == "disabled":
+        for key in ("project", "entity", "group", "job_type", "tags", "artifacts"):
+            yield key, "W&B is disabled"
 
 
 def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wandb.Run":

@@ -34,7 +34,7 @@ def test_evaluate_prints_the_figures_of_all_ranks_once(worlds: Callable[[int], W
 
 @pytest.mark.parametrize(
     "more",
-    [["--checkpoint=missing.pt"], ["--data.name=digts"], ["--data.limmit=3"], ["--model.kwargs.depth=2"]],
+    [["--checkpoint=missing.pt"], ["--data.name=digts"], ["--data.limmit=3"], ["--model.kwargs.depth=9"]],
 )  # fmt: skip
 def test_a_mistake_is_told_once(worlds: Callable[[int], World], folder: Path, more: Sequence[str]) -> None:
     outcomes = worlds(2).run(cases.call, evaluate.main, [str(folder), *more])

@@ -1,12 +1,9 @@
 """From what the user gave in the sparsity section to what a method uses: defaults filled in, contradictions refused."""
 
-import dataclasses
-import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.config.tree import flat
 from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
@@ -14,66 +11,65 @@ from dist_sparse.sparsity.methods.combinations import settle_structure
 from dist_sparse.sparsity.methods.defaults import ActsByConfig, Completes, Derives
 from dist_sparse.sparsity.methods.snip import shares_out_nothing
 
-_log = logging.getLogger(__name__)
-
 
 def resolve(config: SparsityConfig) -> SparsityConfig:
-    """Fill in the method's own defaults, and warn of keys that are set but do nothing.
+    """Fill in the method's own defaults.
 
     Raises:
         UserError: unknown method or structure, two that cannot go together, or a density that is missing or given twice.
     """
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
-    given = config
     config = method.derive(config) if issubclass(method, Derives) else config
     config = settle_structure(config, method)
     if "density" in method.uses:
         _check_density(config, method.uses)
     config = method.complete(config) if issubclass(method, Completes) else config
-    uses = method.acting(config) if issubclass(method, ActsByConfig) else method.uses
-    _warn_of_unused(set(_given(given)), config, _acting(uses, config))
-    if "update.removal" in uses:
+    if "update.removal" in _uses(method, config):
         _check_removal(config)
     return config
 
 
-def _acting(uses: frozenset[str], config: SparsityConfig) -> frozenset[str]:
-    """The keys that act beside what a completed configuration chooses."""
-    update = config.update
+def _uses(method: type[Method], config: SparsityConfig) -> frozenset[str]:
+    return method.acting(config) if issubclass(method, ActsByConfig) else method.uses
+
+
+def idle_keys(config: SparsityConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the section that do nothing as the others are, and why; ``config`` may be resolved or not.
+
+    Raises:
+        UserError: as :func:`resolve`.
+    """
+    config, method = resolve(config), METHODS[config.method]
+    uses, update = _uses(method, config), config.update
+    for key, _ in flat(config, "sparsity."):
+        name = key.removeprefix("sparsity.")
+        if name != "method" and name not in uses:
+            yield name, f"method {config.method} does not use it"
     if shares_out_nothing(config):
-        uses -= {"distribution", "er_power", "table"}
+        for name in ("distribution", "er_power", "table"):
+            yield name, "sparsity.init=snip chooses over all layers"
+    if "ramp.initial_density" in uses and config.ramp.initial_density in (None, 1):
+        for name in ("distribution", "er_power"):
+            yield name, f"method {config.method} begins dense, with sparsity.ramp.initial_density=1"
+    if config.distribution not in ("er", "erk"):
+        yield "er_power", f"distribution {config.distribution} does not use it"
     if update.growth != "gradient" and update.removal != "taylor":
-        uses -= {"update.gradient_steps"}
+        yield "update.gradient_steps", "neither growth nor removal goes by the gradient of a step"
     if update.removal == "threshold":
-        return uses - {"update.drop_fraction", "update.drop_schedule", "update.drop_floor"}
-    return uses - {"update.removal_threshold"}
+        for name in ("update.drop_fraction", "update.drop_schedule", "update.drop_floor"):
+            yield name, "sparsity.update.removal is threshold"
+    else:
+        yield "update.removal_threshold", f"sparsity.update.removal is {update.removal}"
+    if update.drop_schedule == "constant":
+        yield "update.drop_floor", "sparsity.update.drop_schedule is constant"
+    if len(config.ast.densities or config.ast.structures) == 1:
+        for name in ("ast.offset", "ast.correction"):
+            yield name, "there is one sub-net"
 
 
 def _check_removal(config: SparsityConfig) -> None:
     if config.update.removal == "threshold" and config.update.removal_threshold is None:
         raise UserError("sparsity.update.removal=threshold needs sparsity.update.removal_threshold, such as 0.001")
-
-
-def _warn_of_unused(given: set[str], config: SparsityConfig, uses: frozenset[str]) -> None:
-    """Warn of keys that are ``given`` and do nothing in the completed configuration."""
-    for key in sorted(given - uses):
-        _log.warning("sparsity.%s is set but method %s does not use it", key, config.method)
-    given &= uses
-    if "er_power" in given and config.distribution not in ("er", "erk"):
-        _log.warning("sparsity.er_power is set but distribution %s does not use it", config.distribution)
-    if "update.drop_floor" in given and config.update.drop_schedule == "constant":
-        _log.warning("sparsity.update.drop_floor is set but drop_schedule constant does not use it")
-
-
-def _given(config: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose value is not the default, the method's name aside."""
-    default = type(config)()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, Length):
-            yield from _given(value, f"{field.name}.")
-        elif field.name != "method" and value != getattr(default, field.name):
-            yield f"{prefix}{field.name}"
 
 
 def _check_density(config: SparsityConfig, uses: frozenset[str]) -> None:

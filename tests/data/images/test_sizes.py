@@ -51,7 +51,7 @@ def test_the_size_grows_evenly_in_multiples():
         ({"eval_size": 256, "resize": 255}, "data.resize=255 should be at least data.eval_size=256"),
         ({"name": "digits", "eval_size": 256}, "data.eval_size is for image_folder; digits lies on the device as it is"),
         ({"name": "digits", "min_scale": 0.5}, "data.min_scale is for image_folder; digits lies on the device as it is"),
-        ({"name": "digits", "backend": "dali"}, "data.backend is for image_folder; digits lies on the device as it is"),
+        ({"name": "digits", "resize": 9}, "data.resize is for image_folder; digits lies on the device as it is"),
     ],
 )
 def test_mistakes_are_one_clear_line(load, imagenet_photos, keys, message):

@@ -1,7 +1,6 @@
 """The ways to choose what grows and what is dropped: each acts, in each method that drops and grows, with exact counts."""
 
 import copy
-import logging
 import math
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import NM, Unstructured
+from tests.idle import idle
 
 GROWTHS = ["gradient", "random", "momentum", "random_unfired"]
 REMOVALS = ["magnitude", "set", "threshold", "taylor"]
@@ -162,10 +162,9 @@ def test_momentum_growth_averages_dense_gradients(small_run) -> None:
         ({"growth": "random", "gradient_steps": 3}, "gradient_steps"),
     ],
 )
-def test_what_another_choice_makes_idle_is_named(caplog: pytest.LogCaptureFixture, update: dict, key: str) -> None:
-    with caplog.at_level(logging.WARNING):
-        resolve(SparsityConfig(method="rigl", density=0.1, update=UpdateConfig(**update)))
-    assert [record.getMessage().split(" is set")[0] for record in caplog.records] == [f"sparsity.update.{key}"]
+def test_what_another_choice_makes_idle_is_named(update: dict, key: str) -> None:
+    config = SparsityConfig(method="rigl", density=0.1, update=UpdateConfig(**update))
+    assert list(idle(sparsity=config)) == [f"sparsity.update.{key}"]
 
 
 def test_threshold_is_asked_for() -> None:

@@ -1,7 +1,6 @@
 """Static masks: how they are chosen, and that they then rest. SNIP against its equation, written down again."""
 
 import copy
-import logging
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import STRUCTURES, parse_structure
+from tests.idle import idle
 
 
 def config(init: str = "snip", **keys: Any) -> SparsityConfig:
@@ -142,15 +142,12 @@ def test_random_is_the_default_and_differs(small_run) -> None:
     assert digests["random"] != digests["magnitude"]
 
 
-def test_what_does_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        resolve(config("snip"))
-        resolve(config("snip", structure="fan_in", distribution="uniform"))
-        assert not caplog.records
-        resolve(config("snip", distribution="uniform"))
-        resolve(config("snip", method="rigl"))
-    assert "sparsity.distribution is set but method static does not use it" in caplog.text
-    assert "sparsity.init is set but method rigl does not use it" in caplog.text
+def test_what_does_nothing_is_named() -> None:
+    assert idle(sparsity=config("snip")) == {}
+    assert idle(sparsity=config("snip", structure="fan_in", distribution="uniform")) == {}
+    reason = "sparsity.init=snip chooses over all layers"
+    assert idle(sparsity=config("snip", distribution="uniform")) == {"sparsity.distribution": reason}
+    assert idle(sparsity=config("snip", method="rigl")) == {"sparsity.init": "method rigl does not use it"}
 
 
 def test_mistakes_are_one_line(small_run) -> None:
