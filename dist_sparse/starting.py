@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand, is_folder, kind_of
 from dist_sparse.networks import networks_of
 from dist_sparse.run_folder import RunFolder
 
@@ -32,7 +33,7 @@ def start_from(config: ModelConfig, model: nn.Module) -> None:
         UserError: no such file, not one of weights, or those of another network.
     """
     assert config.checkpoint is not None
-    path = _file(Path(config.checkpoint).expanduser())
+    path = _file(expand(config.checkpoint))
     weights = _filtered(config, model, _read(path))
     expected = model.state_dict()
     for name in _classifier(model):
@@ -52,15 +53,17 @@ def start_from(config: ModelConfig, model: nn.Module) -> None:
 
 def _file(path: Path) -> Path:
     """The file; of a run's folder its best checkpoint."""
-    if path.is_dir():
+    if is_folder(path):
         try:
             return RunFolder(path=path).checkpoint("best")
         except UserError as error:
             raise UserError(f"model.checkpoint={path}: neither a file of weights nor the folder of a run: {error}") from error
-    if not path.exists():
-        raise UserError(f"model.checkpoint={path}: no such file")
-    if not path.is_file():
-        raise UserError(f"model.checkpoint={path}: not a file")
+    try:
+        kind = kind_of(path)
+    except (OSError, ValueError):
+        raise UserError(f"model.checkpoint={path}: no such file") from None
+    if kind is not None:
+        raise UserError(f"model.checkpoint={path}: is {kind}, not a file of weights")
     return path
 
 
