@@ -36,12 +36,7 @@ def start_from(config: ModelConfig, model: nn.Module) -> None:
     path = _file(expand(config.checkpoint))
     weights = _filtered(config, model, _read(path))
     expected = model.state_dict()
-    for name in _classifier(model):
-        if name in expected and (name not in weights or weights[name].shape != expected[name].shape):
-            found = "x".join(map(str, weights[name].shape)) if name in weights else "none"
-            here = "x".join(map(str, expected[name].shape))
-            _log.warning("model.checkpoint=%s: the classifier's %s begins anew: %s there, %s here", path, name, found, here)
-            weights[name] = expected[name]
+    _renew_classifier(model, weights, path)
     # Torch's own way with files from before batch norms counted their batches.
     weights = {**{name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}, **weights}
     if misfits := _misfits(weights, expected):
@@ -132,17 +127,30 @@ def _classifier(model: nn.Module) -> set[str]:
     }
 
 
+def _renew_classifier(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Where the classifier in the file is not as large as the model's, or is not there, the model keeps its own, all of it."""
+    expected = model.state_dict()
+    own = {name: expected[name] for name in sorted(_classifier(model))}
+    other = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+    if other:
+        told = ", ".join(
+            f"{name} {_shape(weights[name]) if name in weights else 'is not'} there, {_shape(own[name])} here" for name in other
+        )
+        _log.warning("model.checkpoint=%s: the classifier begins anew: %s", path, told)
+        weights |= own
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
 def _misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """What keeps ``weights`` from being those of the model whose tensors are ``expected``, a phrase for each kind."""
-
-    def shape(tensor: Tensor) -> str:
-        return "x".join(map(str, tensor.shape)) or "a number"
-
     kinds = {
         "missing": [name for name in expected if name not in weights],
         "not of this model": [name for name in weights if name not in expected],
         "of another shape": [
-            f"{name} {shape(weights[name])} instead of {shape(tensor)}"
+            f"{name} {_shape(weights[name])} instead of {_shape(tensor)}"
             for name, tensor in expected.items()
             if name in weights and weights[name].shape != tensor.shape
         ],

@@ -331,6 +331,11 @@ def test_mixup_off_and_odd_batches():
         build_mixup(odd_on_each_of_two_ranks, 5, seed=1, world_size=2)
 
 
+def test_an_alpha_that_draws_nothing():
+    with pytest.raises(UserError, match=r"train\.cutmix=1e-320: no share can be drawn from Beta"):
+        build_mixup(TrainConfig(mixup=0.1, cutmix=1e-320), 10, seed=0, world_size=1)
+
+
 def test_labels_are_smoothed_once():
     logits = torch.randn(8, 5, generator=generator("logits"))
     images, labels = batch()

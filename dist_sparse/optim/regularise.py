@@ -43,7 +43,7 @@ def build_mixup(config: TrainConfig, classes: int, *, seed: int, world_size: int
     """Mixup and cutmix as configured (both: one or the other with equal odds), or None if both are off.
 
     Raises:
-        UserError: a rank's micro-batch is odd.
+        UserError: a rank's micro-batch is odd, or there is no such distribution of shares.
     """
     if not _mixes(config):
         return None
@@ -52,6 +52,9 @@ def build_mixup(config: TrainConfig, classes: int, *, seed: int, world_size: int
             f"train.mixup and train.cutmix mix samples in pairs and need an even micro-batch on each rank, not {micro_batch}; "
             "change train.batch_size or train.accumulation"
         )
+    for key, alpha in (("mixup", config.mixup), ("cutmix", config.cutmix)):
+        if alpha and not np.isfinite(np.random.RandomState(0).beta(alpha, alpha)):
+            raise UserError(f"train.{key}={alpha:g}: no share can be drawn from Beta({alpha:g}, {alpha:g})")
     mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
     return SeededMixup(mixup, seed)
 
