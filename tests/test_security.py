@@ -112,8 +112,10 @@ def test_a_checkpoint_put_into_the_run_s_folder_is_passed_over(tmp_path: Path, m
 
 def test_weights_for_the_network_are_weights_only(tmp_path: Path, mark: Path) -> None:
     as_zip({"conv1.weight": Payload(mark)}, path := tmp_path / "weights.pt")
-    kwargs = {"width": 0.25, "checkpoint_path": str(path)}
-    assert "model.kwargs" in refused(train_here({**RUN, "model.kwargs": kwargs, "output": tmp_path / "run"}), mark)
+    values = {**RUN, "model.checkpoint": str(path), "output": tmp_path / "run"}
+    assert "model.checkpoint=" in refused(train_here(values), mark)
+    values = {**RUN, "model.kwargs": {"width": 0.25, "checkpoint_path": str(path)}, "output": tmp_path / "run"}
+    assert "model.checkpoint starts from a file" in refused(train_here(values), mark)
 
 
 def test_a_ranking_is_tensors(tmp_path: Path, mark: Path) -> None:

@@ -62,6 +62,8 @@ def _check_names(config: ModelConfig) -> None:
         raise UserError(f"model.name={config.name!r} {is_unknown(config.name, timm.list_models(), listing)}")
     if reserved := sorted({"num_classes", "in_chans"} & config.kwargs.keys()):
         raise UserError(f"model.kwargs: {' and '.join(reserved)} cannot be given, the data set decides")
+    if "checkpoint_path" in config.kwargs:  # which timm would read again whenever the network is built
+        raise UserError("model.kwargs: checkpoint_path cannot be given: model.checkpoint starts from a file of weights")
 
 
 def _takes_image_size(name: str) -> bool:
