@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dist_sparse.checkpoint import CheckpointStore
@@ -35,6 +36,7 @@ from dist_sparse.optim import (
     build_mixup,
     build_optimizer,
     build_scheduler,
+    check_exchangeable,
     check_flattenable,
     check_zero_preservation,
 )
@@ -132,6 +134,14 @@ def check_zero(config: Config, world_size: int) -> None:
             check_flattenable(config.optim, config.engine.zero.stage)
 
 
+def check_sub_nets(config: Config, model: nn.Module) -> None:
+    """Refuse with a UserError sub-nets whose batch norms the engine cannot train each by itself."""
+    ast, stage = config.sparsity.ast, config.engine.zero.stage
+    several = config.sparsity.method == "ast" and len(ast.densities or ast.structures) > 1
+    if stage and several and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        check_exchangeable(config.optim, stage)
+
+
 def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     """Build what needs no other rank, from a resolved configuration. A run that is not ``fresh`` has its weights elsewhere.
 
@@ -145,6 +155,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     check_zero(config, ranks.world_size)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=fresh)
+    check_sub_nets(config, model)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
     check_training_mode(config, model, data.info, data.train_sizes, ranks.world_size)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)

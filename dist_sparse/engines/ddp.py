@@ -25,6 +25,15 @@ def parameter_state(optimizer: torch.optim.Optimizer) -> MutableMapping[Tensor, 
     return getattr(optimizer, "_base_optimizer", optimizer).state
 
 
+def set_parameter_state(optimizer: torch.optim.Optimizer, parameter: Tensor | None, state: dict[str, Any]) -> None:
+    """Give an optimizer another state of a parameter, or none, so that it begins anew. Buffers, None here, have no state."""
+    everything = parameter_state(optimizer)
+    if parameter is not None and state:
+        everything[parameter] = state
+    elif parameter is not None:
+        everything.pop(parameter, None)
+
+
 class DDPEngine:
     """Replicates the model; gradients are averaged over ranks while the last micro-batch of a step runs backward."""
 
@@ -146,11 +155,7 @@ class DDPEngine:
         return parameter_state(self._optimizer).get(self._parameters[name], {}) if name in self._parameters else {}
 
     def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
-        everything = parameter_state(self._optimizer)
-        if state:
-            everything[self._parameters[name]] = state
-        elif name in self._parameters:
-            everything.pop(self._parameters[name], None)
+        set_parameter_state(self._optimizer, self._parameters.get(name), state)
 
     def _is_per_weight(self, name: str, value: Any) -> bool:
         """Step counters and factored moments (Adafactor's rows and columns) are not."""

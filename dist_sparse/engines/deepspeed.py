@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dist_sparse.distributed import AgreedError, copy_first_rank, everyones, max_over_ranks, sum_at
 from dist_sparse.engines import zero_files
 from dist_sparse.engines.base import Loss
+from dist_sparse.engines.ddp import parameter_state, set_parameter_state
 from dist_sparse.engines.loss_scale import LossScale
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.zero_process import borrowed_process
@@ -225,14 +226,16 @@ class DeepSpeedEngine:
     def optimizer_state(self, name: str) -> dict[str, Any]:
         if name not in self._parameters:
             return {}
+        if self._stage == 0:  # every rank has it whole, and by parameter
+            return parameter_state(self._optimizer).get(self._parameters[name], {})
         pieces = self._shards.state(name)
-        if self._stage == 0:  # every rank has it whole
-            shape = self._shards.shape(name)
-            return {key: piece.values.detach().clone().view(shape) for key, piece in pieces.items() if piece is not None}
         return {key: self._gather([name], lambda _, key=key: pieces[key])[name] for key in pieces}
 
     @torch.no_grad()
     def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
+        if self._stage == 0:
+            set_parameter_state(self._optimizer, self._parameters.get(name), state)
+            return
         for key, piece in self._shards.state(name).items() if name in self._parameters else ():
             if piece is not None and key in state:
                 piece.copy_from(state[key])

@@ -84,7 +84,7 @@ class WholeShards(Shards):
         parameter = self._parameters[name]
         return {
             key: Piece(0, value.view(-1))
-            for key, value in self._optimizer.state.get(parameter, {}).items()
+            for key, value in getattr(self._optimizer, "_base_optimizer", self._optimizer).state.get(parameter, {}).items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
         }
 

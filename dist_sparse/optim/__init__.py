@@ -1,5 +1,6 @@
 """What turns gradients into weights: timm's optimizers and schedules, and the regularisers around the loss."""
 
+from dist_sparse.optim.anew import check_exchangeable
 from dist_sparse.optim.flat import check_flattenable
 from dist_sparse.optim.optimizer import build_optimizer, effective_lr
 from dist_sparse.optim.predictions import Predictions
@@ -16,6 +17,7 @@ __all__ = [
     "build_mixup",
     "build_optimizer",
     "build_scheduler",
+    "check_exchangeable",
     "check_flattenable",
     "check_zero_preservation",
     "effective_lr",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_zero, plan_masks, resolved, try_optimizer
+from dist_sparse.build import check_average, check_sub_nets, check_zero, plan_masks, resolved, try_optimizer
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo, Loading
@@ -167,6 +167,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     clock = _clock(config, info, ranks)
     model = build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=info.image_size)
     model.to(torch.float64 if config.train.precision == "fp64" else torch.float32)
+    check_sub_nets(config, model)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)

@@ -90,6 +90,28 @@ def test_masks_reach_every_copy(worlds: Worlds, tmp_path: Path, stage: int) -> N
         assert found["copies"] == (3 if stage else 2)
 
 
+def test_sub_nets_have_a_whole_optimizer_state_each_or_are_refused(worlds: Worlds, tmp_path: Path) -> None:
+    """Adam's count of steps too, which is that of a whole group from stage 1 on."""
+    values = {**keys_of("ast"), "optim.name": "adamw", "optim.lr": 0.01}
+    ddp = worlds(2).run(cases.train, values, str(tmp_path))[0]
+    for sharded in worlds(2).run(zero_cases.train, {**values, **zero(0)}, str(tmp_path)):
+        assert list(sharded.trained.losses.values()) == pytest.approx(list(ddp.losses.values()), abs=1e-6)
+    first, other = worlds(2).run(cases.command, {**cases.QUIET, **values, **zero(2), "output": tmp_path / "refused"})
+    assert (first.code, other.code) == (2, 2)
+    (line,) = first.errors
+    assert line.startswith("optim.name=adamw: AST's sub-nets need a state of it each")
+
+
+def test_so_after_a_resume(worlds: Worlds, tmp_path: Path) -> None:
+    values = {**keys_of("ast"), **cases.QUIET, **zero(0), "optim.name": "adamw", "optim.lr": 0.01, "resume": "auto"}
+    values |= {"checkpoint.every": "2 steps", "train.batch_size": 128}
+    whole, parts = {**values, "output": tmp_path / "whole"}, {**values, "output": tmp_path / "parts"}
+    assert codes(worlds(2).run(cases.command, whole)) == [0, 0]
+    assert codes(worlds(2).run(cases.command, parts, interrupt_after=7)) == [130, 130]
+    assert codes(worlds(2).run(cases.command, parts)) == [0, 0]
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "accumulation": {"train.accumulation": 2, "train.clip_norm": 0.5},
     "bf16": {"train.precision": "bf16"},
