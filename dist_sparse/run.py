@@ -24,6 +24,7 @@ from dist_sparse.finished import check_same
 from dist_sparse.inputs import expand
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
+from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.tracking import setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Trainer
 
@@ -155,6 +156,9 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         reason = f"stopped: {error}"
         if not error.on_all_ranks:
             distributed.leave_word(error)
+        raise
+    except Disagreement as error:
+        reason = f"stopped: {error}"
         raise
     except RuntimeError as error:  # of a collective that another rank has not come to, perhaps
         if (word := distributed.word_of_others()) is None:

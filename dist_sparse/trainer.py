@@ -19,6 +19,7 @@ from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
 from dist_sparse.distributed import Ranks, copy_first_rank
+from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
 from dist_sparse.meter import Meter
@@ -66,6 +67,7 @@ class Trainer:
         self._checkpoint_every = max(1, self.config.checkpoint.every.steps(self.steps_per_epoch, self.total_steps))
         self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
         self._meter = Meter(self.ranks)
+        self._verified = -1  # the step at which ranks were found to agree
 
     def fit(self) -> Progress:
         """Train from where the progress is to the end. Collective.
@@ -73,8 +75,10 @@ class Trainer:
         Raises:
             StopAsked: by a signal; a checkpoint of the last step has been written.
         """
+        self._verified = -1
         self.method.start()
         self._mask_average()
+        self._verify_ranks()
         self._set_learning_rate()
         if self.progress.step == 0:
             self._log(self._sparsity(self.method.masks))
@@ -117,6 +121,7 @@ class Trainer:
 
     def _optimizer_step(self, step: int) -> Decision:
         """From averaged gradients to new weights; gradients that overflowed move neither masks nor weights."""
+        torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
         progress.add_density(self.method.masks)
         overflowed = self.engine.overflowed
@@ -200,11 +205,13 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Log the validation metrics; True if the accuracy is the best so far of a network at its final density."""
+        self._verify_ranks()
         values, top1 = {}, 0.0
         views = self.method.views()
         for view in views:
             with view.show(), self.engine.full_parameters():
                 self.engine.synchronise_buffers()
+                replicas.verify(replicas.of_network(self.engine.model), self.ranks.device)
                 scores = self._scores(self.engine.model)
             values |= {f"val/{name}": value for name, value in scores.items()}
             top1 = scores["top1"]
@@ -212,15 +219,27 @@ class Trainer:
                 values |= {f"val/{view.label}_top1": top1, f"sparsity/{view.label}_density": view.masks.density()}
         if self.ema is not None:
             copy_first_rank(self.ema.module.buffers())
+            replicas.verify({"averaged": dict(self.ema.module.named_buffers())}, self.ranks.device)
             averaged = self._scores(self.ema.module)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]
-        self.method.agreement.verify(self.method.digests)
         self._log({**values, **self._sparsity(views[-1].masks)})
         self.progress.last_top1 = top1
         if improved := top1 > self.progress.best_top1 and self.method.at_final_density():
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step
         return improved
+
+    def _verify_ranks(self) -> None:
+        """Stop all ranks if their masks, weights or optimizer states have parted; before anything is made of them. Collective.
+
+        Raises:
+            Disagreement: on every rank, naming what differs.
+        """
+        if self._verified != self.progress.step:
+            self.method.agreement.verify(self.method.digests)
+            averaged = {} if self.ema is None else dict(self.ema.module.named_parameters())
+            replicas.verify({**self.engine.replicas(), "averaged": averaged}, self.ranks.device)
+            self._verified = self.progress.step
 
     def _scores(self, model: nn.Module) -> dict[str, float]:
         return validation.validate(model, self.stop.until_asked(self.data.val), self.engine.precision)
@@ -252,6 +271,8 @@ class Trainer:
     def _save(self, *, best: bool) -> bool:
         """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
         diverging = self._meter.bad_losses() > 0
+        if not diverging:
+            self._verify_ranks()
         return saving.save(self.store, self.progress.step, self.engine, self.state_dict, best=best, diverging=diverging)
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,6 +53,13 @@ class Engine(WeightAccess, Protocol):
         """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
         ...
 
+    def replicas(self) -> dict[str, Any]:
+        """What every rank holds a copy of between two steps, by name: weights, the optimizer's state, the loss scale.
+
+        Not so buffers, which are each rank's own until :meth:`synchronise_buffers`.
+        """
+        ...
+
     def full_parameters(self) -> AbstractContextManager[None]:
         """Within the context the model's parameters are whole on every rank, to be read and to run it forward. Collective."""
         ...

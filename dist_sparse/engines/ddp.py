@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_sparse.distributed import copy_first_rank, world_size
+from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Loss
 from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.exchange import Choice, build_exchange
@@ -106,6 +107,13 @@ class DDPEngine:
 
     def synchronise_buffers(self) -> None:
         copy_first_rank(self.model.buffers())
+
+    def replicas(self) -> dict[str, Any]:
+        return {
+            **self._parameters,
+            **replicas.of_optimizer(self._optimizer, parameter_state(self._optimizer), self._parameters),
+            "loss scale": self._scaler.state_dict(),
+        }
 
     def weight(self, name: str) -> Tensor:
         return self._parameters[name].detach()

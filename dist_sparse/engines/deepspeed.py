@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_sparse.distributed import AgreedError, copy_first_rank, everyones, max_over_ranks, sum_at
-from dist_sparse.engines import zero_files
+from dist_sparse.engines import replicas, zero_files
 from dist_sparse.engines.base import Loss
 from dist_sparse.engines.ddp import parameter_state, set_parameter_state
 from dist_sparse.engines.loss_scale import LossScale
@@ -120,6 +120,14 @@ class DeepSpeedEngine:
 
     def synchronise_buffers(self) -> None:
         copy_first_rank(self.model.buffers())
+
+    def replicas(self) -> dict[str, Any]:
+        whole = {name: parameter for name, parameter in self._parameters.items() if self._shards.is_whole(name)}
+        if self._stage == 0:
+            optimizer = replicas.of_optimizer(self._optimizer, parameter_state(self._optimizer), self._parameters)
+        else:  # its state is shared out
+            optimizer = replicas.settings_of(self._optimizer)
+        return {**whole, **optimizer, "loss scale": self._scale.state_dict()}
 
     def weight(self, name: str) -> Tensor:
         if name in self._whole:

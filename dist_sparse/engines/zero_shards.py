@@ -58,6 +58,10 @@ class Shards(ABC):
     def forward(self, name: str) -> list[Piece]:
         """What the forward pass reads, all copies of it."""
 
+    def is_whole(self, name: str) -> bool:
+        """The forward pass's parameter lies here whole at present, as on every rank."""
+        return True
+
     _offloads: bool = False
 
     def refresh_norms(self) -> None:
@@ -162,7 +166,6 @@ class CutShards(Shards):
         return pieces
 
     def is_whole(self, name: str) -> bool:
-        """The forward pass's parameter is gathered at present."""
         parameter: Any = self._parameters[name]
         return parameter.numel() == parameter.ds_numel
 

@@ -91,6 +91,7 @@ class Probing:
     def close(self) -> None:
         """End what reads the images."""
         self._trainer.data.close()
+        self._trainer.engine.close()
 
     def _probe(self, probe: Probe, rate: Fraction, gradients: dict[str, Tensor]) -> Row:
         self._trainer.load_state_dict(self._state)

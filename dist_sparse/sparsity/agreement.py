@@ -27,7 +27,11 @@ def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
     return owners
 
 
-class MaskDisagreement(RuntimeError):
+class Disagreement(RuntimeError):
+    """Two ranks differ in what should be the same; told on all of them, after all have compared."""
+
+
+class MaskDisagreement(Disagreement):
     """Two ranks hold different masks."""
 
 

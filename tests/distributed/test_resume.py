@@ -1,6 +1,7 @@
 """Runs that are killed and go on, on so many ranks that the order of a sum matters, equal the uninterrupted one bit for bit."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def test_of_ddp(worlds: Worlds, tmp_path: Path, size: int, exchange: str) -> Non
     goes_on_as_if_nothing_had_been(worlds(size), tmp_path, {**RUN, "engine.exchange": exchange}, kills=(2, 3, 8))
 
 
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_of_deepspeed(worlds: Worlds, tmp_path: Path, stage: int) -> None:
-    pytest.importorskip("deepspeed")
     values = {**RUN, "engine.name": "deepspeed", "engine.zero.stage": stage}
     goes_on_as_if_nothing_had_been(worlds(3), tmp_path, values, kills=(6,))
