@@ -45,10 +45,10 @@ def process() -> dict[str, Any]:
     return {**functions, **makers, **flags, **os.environ, "level": level, "dtype": torch.get_default_dtype()}
 
 
-@pytest.fixture(autouse=True)
-def imported(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What imports do to the process stays."""
-    assert train_here({**RUN, "train.epochs": 1, "engine.name": "deepspeed", "output": tmp_path / "first"}).code == 0
+    assert train_here({**RUN, "engine.name": "deepspeed", "output": tmp_path_factory.mktemp("first")}).code == 0
 
 
 def test_the_next_run_computes_and_counts_as_before(tmp_path: Path) -> None:
