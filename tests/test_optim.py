@@ -19,7 +19,6 @@ from dist_sparse.optim import (
     build_mixup,
     build_optimizer,
     build_scheduler,
-    check_exchangeable,
     check_zero_preservation,
     effective_lr,
     try_zero_preservation,
@@ -182,22 +181,6 @@ def test_trying_leaves_the_global_generator_alone():
     torch.manual_seed(1)
     check_zero_preservation(OptimConfig())
     assert torch.equal(torch.rand(3), expected)
-
-
-# --- exchanging a parameter's state under ZeRO
-
-
-@pytest.mark.parametrize("name", ["sgd", "momentum", "lion", "rmsprop"])
-def test_optimizers_that_begin_at_zero(name):
-    check_exchangeable(OptimConfig(name=name), stage=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "kwargs"), [("adamw", {}), ("nadamw", {}), ("rmsproptf", {}), ("momentum", {"dampening": 0.5})], ids=str
-)
-def test_optimizers_that_count_steps_or_begin_elsewhere(name, kwargs):
-    with pytest.raises(UserError, match=rf"^optim.name={name}: AST's sub-nets need a state of it each.* stage 1 "):
-        check_exchangeable(OptimConfig(name=name, kwargs=kwargs), stage=1)
 
 
 # --- scheduler
