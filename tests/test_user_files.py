@@ -24,7 +24,7 @@ from dist_sparse.run_folder import choose
 from tests import hostile
 from tests.command import here
 
-PATH_KEYS = ("output", "resume", "data.root", "data.forgetting.ranking", "engine.deepspeed_config")
+PATH_KEYS = ("output", "resume", "data.root", "model.checkpoint", "data.forgetting.ranking", "engine.deepspeed_config")
 
 
 @pytest.fixture

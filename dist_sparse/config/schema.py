@@ -36,7 +36,7 @@ class ModelConfig:
     """Any timm model, or one of the reference papers' families (`python -m dist_sparse.models` lists those)."""
     pretrained: bool = False
     """Start from timm's pretrained weights."""
-    checkpoint: str | None = None
+    checkpoint: AnyPath | None = None
     """Start from the weights in this file: a state dict of timm or torchvision (.pt, .pth or .safetensors; also under
     `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), or
     a checkpoint or folder of a run. A classifier of another size begins anew. The run itself never asks for the file again.

@@ -47,8 +47,9 @@ class Run:
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where it is missing or not a finite number."""
         value = self.summary.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if is_number and abs(value) < _LARGEST else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return None
+        return float(value) if abs(value) < _LARGEST else None
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:

@@ -198,19 +198,19 @@ NEAR_KEYS = st.sampled_from([*KEYS, *sections()]).map(lambda key: key[:-1]) | st
 def commands(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     """The words of a command, and the keys that it sets beyond the usual. Most are valid."""
     values = {**BASE, **draw(st.sampled_from(METHODS))}
-    chosen = draw(st.lists(st.sampled_from(KEYS), max_size=3, unique=True))
+    chosen = draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True))
     for key in chosen:
         values[key] = draw(fine(leaves()[key]))
-    if draw(st.integers(0, 3)) == 0:
+    if draw(st.integers(0, 5)) == 5:
         key = draw(st.sampled_from(KEYS))
         values[key] = draw(odd(leaves()[key]))
         chosen.append(key)
-    if draw(st.integers(0, 15)) == 0:
+    if draw(st.integers(0, 15)) == 15:
         key = draw(NEAR_KEYS)
         values[key] = draw(ODD)
         chosen.append(key)
     words = [word for key, value in values.items() for word in draw(_words(key, value))]
-    if draw(st.integers(0, 31)) == 0:
+    if draw(st.integers(0, 31)) == 31:
         words.append(
             draw(
                 st.sampled_from(
