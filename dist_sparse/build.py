@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from dist_sparse import distributed
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config
 from dist_sparse.data import Data, DataInfo, build_data
@@ -217,6 +218,18 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
     with closed_on_failure(engine):
         method = build_method(begun, engine, remask=not parts.keeps_zeros)
+        with distributed.agreeing_on_errors():
+            tracker = build_tracker(
+                config,
+                folder.path,
+                ranks.rank,
+                columns=columns_of(method),
+                resume_step=state["progress"]["step"] if state else None,
+                wandb_id=state["wandb_id"] if state else None,
+                tables=state.get("tables", {}) if state else {},
+                total_steps=parts.clock.total,
+                steps_per_epoch=parts.clock.whole,
+            )
         trainer = Trainer(
             config=config,
             ranks=ranks,
@@ -226,21 +239,25 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             scheduler=parts.scheduler,
             mixup=parts.mixup,
             ema=ema,
-            tracker=build_tracker(
-                config,
-                folder.path,
-                ranks.rank,
-                columns=columns_of(method),
-                resume_step=state["progress"]["step"] if state else None,
-                wandb_id=state["wandb_id"] if state else None,
-                total_steps=parts.clock.total,
-                steps_per_epoch=parts.clock.whole,
-            ),
+            tracker=tracker,
             store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
             clock=parts.clock,
             forgetting=forgetting,
             predictions=predictions,
         )
         if state:
-            trainer.load_state_dict(state)
+            take_over(trainer, state)
         return trainer
+
+
+def take_over(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Load a state that has been checked; whatever is wrong with it even so is a mistake of the file, alike on all ranks."""
+    try:
+        trainer.load_state_dict(state)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or "?"
+        raise distributed.AgreedError(
+            f"the checkpoint of step {state['progress']['step']} cannot be gone on from: {type(error).__name__} {reason[:300]}"
+        ) from error

@@ -1,5 +1,6 @@
 """The one exception that is shown to the user as a single line, without a traceback, and the words of such lines."""
 
+import contextlib
 import difflib
 import json
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 class UserError(ValueError):
     """A mistake that the user can mend. The message names the key or file and says what would be accepted."""
 
+    exit_code = 2
     on_all_ranks = False
     """Every rank raises the same error, so that the first may speak for all."""
 
@@ -19,7 +21,7 @@ class ToldElsewhere(UserError):
     """Another rank has found the mistake while this one waited for it, and tells the user."""
 
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR = UserError.exit_code
 """Exit code after a :class:`UserError`. A crash ends with Python's 1, an interrupt with 130."""
 
 SECONDS_TO_SPEAK = 5
@@ -29,11 +31,12 @@ def refuse(error: UserError, *, aloud: bool = True) -> int:
     """Tell the user, a line for each mistake, on the rank that speaks ``aloud``; returns the exit code."""
     if aloud:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it, or a full disk
+                print(f"error: {line}", file=sys.stderr, flush=True)
     else:
         # torchrun ends all processes as soon as one has failed: let the first rank speak first.
         time.sleep(SECONDS_TO_SPEAK)
-    return EXIT_USER_ERROR
+    return error.exit_code
 
 
 def is_unknown(name: str, known: Iterable[str], listing: str | None = None) -> str:

@@ -30,6 +30,7 @@ from dist_sparse.errors import UserError
 from dist_sparse.models import build_meta_model
 from dist_sparse.preemption import StopSignals
 from dist_sparse.run import train
+from dist_sparse.tracking import say
 
 _STEPS = 10
 _IMAGES = 2
@@ -54,7 +55,7 @@ def smoke(config: Config, signals: StopSignals | None = None, *, typed: Collecti
             if ranks.is_first:
                 there = is_there(config.data)
                 short = shortened(config, ranks.world_size, data_is_there=there)
-                print(_notice(config, short, there), flush=True)
+                say(_notice(config, short, there))
                 warn_of_idle(config, ranks.world_size, typed)
     except UserError:
         distributed.stop(failed=True)

@@ -289,6 +289,7 @@ class Trainer:
             "data": dataclasses.asdict(self.data.info),
             "world_size": self.ranks.world_size,
             "wandb_id": self.tracker.wandb_id,
+            "tables": self.tracker.tables(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

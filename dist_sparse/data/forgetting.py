@@ -11,6 +11,7 @@ A sample is one rank's in an epoch, and another's in the next: ranks exchange an
 the same counts whatever their number. A sample that an epoch leaves out (the remainder of the last batch) is not presented.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from dist_sparse.distributed import max_over_ranks
 from dist_sparse.errors import UserError
-from dist_sparse.files import atomic_write
+from dist_sparse.files import atomic_write, dump
 from dist_sparse.inputs import check_file
+
+_log = logging.getLogger(__name__)
 
 NEVER_LEARNED = torch.iinfo(torch.int16).max
 _UNSEEN = -1
@@ -46,7 +49,7 @@ class Ranking:
     def save(self, path: Path) -> None:
         """Write the file that :meth:`load` reads."""
         content = {"data": self.data, "counts": self.counts}
-        atomic_write(path, lambda file: torch.save(content, file))
+        atomic_write(path, lambda file: dump(content, file))
 
     @classmethod
     def load(cls, path: Path, *, data: str, size: int) -> "Ranking":
@@ -136,7 +139,10 @@ class Forgetting:
         assert self._counter is not None
         self._counter.end_epoch()
         if save and epoch == self._epochs - 1:
-            self._made().save(self._path)
+            try:
+                self._made().save(self._path)
+            except OSError as error:
+                _log.warning("%s: %s; training goes on, with the counts that checkpoints hold", self._path, error.strerror)
 
     def positions(self, epoch: int) -> Tensor | None:
         """int64 positions, ascending, that an epoch trains on; None for all."""

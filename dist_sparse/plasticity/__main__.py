@@ -82,6 +82,7 @@ def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
 
 
 def _probe(config: Config, request: "Request", place: Path) -> None:
+    from dist_sparse.distributed import agreeing_on_errors
     from dist_sparse.plasticity.probing import probing
     from dist_sparse.plasticity.report import Report, heading, line
 
@@ -90,8 +91,10 @@ def _probe(config: Config, request: "Request", place: Path) -> None:
         for text in heading(prober.facts) if report else ():
             print(text, flush=True)
         for row in prober.rows():
+            with agreeing_on_errors():  # or the other ranks would wait for the first at the next row
+                if report:
+                    report.add(row)
             if report:
-                report.add(row)
                 print(line(row), flush=True)
         if report:
             print("\nsaved in " + " and ".join(map(str, report.paths)))

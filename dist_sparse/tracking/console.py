@@ -64,10 +64,20 @@ class Console:
         return f"epoch {step // self._steps_per_epoch}/{self._total_steps // self._steps_per_epoch}"
 
     def _guard(self, show: Callable[[], object]) -> None:
-        try:
-            show()
-        except OSError:
-            # A closed pipe, as after `| head`. From here on it ends in nothing, for whatever else writes to it too.
-            descriptor = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(descriptor, self._stream.fileno())
-            os.close(descriptor)
+        guarded(self._stream, show)
+
+
+def guarded(stream: TextIO, show: Callable[[], object]) -> None:
+    """Show something on a stream, which need not take it."""
+    try:
+        show()
+    except OSError:
+        # A closed pipe, as after `| head`, or a full disk. From here on it ends in nothing, for whatever else writes to it too.
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+
+
+def say(text: str) -> None:
+    """A line on standard output, if anybody reads it."""
+    guarded(sys.stdout, lambda: print(text, flush=True))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dist_sparse.errors import UserError
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HANDLERS = ("dist_sparse.file", "dist_sparse.screen")
 
@@ -15,15 +17,18 @@ def setup_logging(folder: Path, rank: int) -> None:
     """Append this process's log, its warnings and the traceback of its end to ``folder/logs/rank_<rank>.log``.
 
     Raises:
-        OSError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     path = folder / "logs" / f"rank_{rank}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     for handler in [each for each in root.handlers if each.get_name() in _HANDLERS]:
         root.removeHandler(handler)
         handler.close()
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_file = _File(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
     to_file.set_name(_HANDLERS[0])
     to_file.setFormatter(logging.Formatter(_FORMAT))
     to_file.addFilter(_is_ours_or_a_warning)
@@ -41,6 +46,20 @@ def setup_logging(folder: Path, rank: int) -> None:
 def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
     # W&B's loggers would hand on their smallest details, whatever the level of the root.
     return record.levelno >= logging.WARNING or record.name.startswith("dist_sparse")
+
+
+class _File(logging.FileHandler):
+    """What a full disk refuses is not in the file; a traceback for each such line would help nobody."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what is still held up
+            pass
 
 
 class _Screen(logging.Handler):

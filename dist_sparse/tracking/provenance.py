@@ -29,12 +29,14 @@ def write_provenance(folder: Path, config_yaml: str) -> None:
     _write_json(folder / "environment.json", describe_environment())
 
 
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``summary.json``. A full disk costs a warning that holds the summary, not the run."""
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Write ``summary.json``. A full disk costs a warning that holds the summary; returns whether it is written."""
     try:
         _write_json(folder / "summary.json", summary)
     except OSError as error:
         log.warning("%s: %s; the summary is %s", folder / "summary.json", error.strerror, json.dumps(summary))
+        return False
+    return True
 
 
 def describe_environment() -> dict[str, Any]:

@@ -4,9 +4,13 @@ import csv
 import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
+from dist_sparse.tracking.recovery import Record, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +24,31 @@ class Table:
     Args:
         columns: all of them; the first is ``step``.
         resume_step: go on after this step. Later rows are cut off, and so is a line that a kill left half written. None: anew.
+        saved: what :meth:`state_dict` gave at that step, by which lost rows are found and brought back.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], resume_step: int | None) -> None:
+    def __init__(
+        self, path: Path, columns: Sequence[str], resume_step: int | None, saved: Mapping[str, Any] | None = None
+    ) -> None:
         assert columns[0] == "step"
         self._path, self._columns = path, tuple(columns)
-        kept = [] if resume_step is None else _read(path, resume_step)
+        kept: Sequence[Row] = [] if resume_step is None else read_rows(path, columns, resume_step, saved)
         self._step = int(kept[-1]["step"]) if kept else -1
         self._block: list[Row] = [row for row in kept if int(row["step"]) == self._step]
-        before = _csv([self._columns]) + self._text(kept[: len(kept) - len(self._block)])
+        self._record = Record(columns)
+        self._record.add(_csv([self._columns]), 0)
+        settled = kept[: len(kept) - len(self._block)]
+        for _, rows in groupby(settled, key=lambda row: row["step"]):
+            block = list(rows)
+            self._record.add(self._text(block), len(block))
+        before = _csv([self._columns]) + self._text(settled)
         # The file is `_settled` bytes that stay, then `_tail`: the last block, behind rows that a full disk held up.
         self._settled, self._held_up, self._tail = len(before), b"", self._text(self._block)
-        atomic_write(path, lambda file: file.write(before + self._tail))
-        self._file = path.open("r+b", buffering=0)
+        try:
+            atomic_write(path, lambda file: file.write(before + self._tail))
+            self._file = path.open("r+b", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
         self._written, self._warned = True, False
 
     def write(self, step: int, rows: Sequence[Row]) -> None:
@@ -42,6 +58,7 @@ class Table:
         """
         assert step >= self._step, f"{self._path.name}: step {step} comes after step {self._step}"
         if step > self._step:
+            self._record.add(self._text(self._block), len(self._block))
             self._settled += len(self._tail) if self._written else 0
             self._held_up = b"" if self._written else self._tail
         self._step = step
@@ -52,6 +69,10 @@ class Table:
     def merge(self, step: int, row: Row) -> None:
         """For a table of one row a step: add values to the step's row, which begins empty."""
         self.write(step, [{**self._block[0], **row} if step == self._step and self._block else row])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the table."""
+        return self._record.state_dict(self._text(self._block))
 
     def close(self) -> None:
         self._file.close()
@@ -77,19 +98,6 @@ class Table:
             assert not unknown, f"{self._path.name} has no column {', '.join(sorted(unknown))}"
             lines.append([_as_text(row[column]) if column in row else "" for column in self._columns])
         return _csv(lines)
-
-
-def _read(path: Path, last_step: int) -> list[dict[str, str]]:
-    """The whole rows of a table up to a step, as text by column."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    # After a power cut the end of a file can be zeros; after a kill, half a line.
-    whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"").decode(errors="replace")
-    names, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
-    rows = [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]
-    return [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) <= last_step]
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from dist_sparse.config import Config
 from dist_sparse.tracking.console import Console
@@ -30,6 +31,10 @@ class Tracker:
         Fractions are 0-1. A name that is not among the columns is an error.
         """
 
+    def tables(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the CSV files, by their names."""
+        return {}
+
     def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
         """Set each layer's density after a mask update, and the fraction of its weights that the update turned on or off."""
 
@@ -55,6 +60,9 @@ class FirstRankTracker(Tracker):
     @property
     def wandb_id(self) -> str | None:
         return self._wandb.id
+
+    def tables(self) -> dict[str, Any]:
+        return {"metrics.csv": self._metrics.state_dict(), "layers.csv": self._layers.state_dict()}
 
     def advance(self, step: int) -> None:
         self._show_row()
@@ -103,6 +111,7 @@ def build_tracker(
     steps_per_epoch: int,
     resume_step: int | None = None,
     wandb_id: str | None = None,
+    tables: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tracker:
     """The tracker of a rank.
 
@@ -110,13 +119,14 @@ def build_tracker(
         columns: names that will be logged, in the order of ``metrics.csv`` (after ``step`` and ``epoch``).
         resume_step: the step of the checkpoint that the run goes on from; rows after it are cut off. None: a new run.
         wandb_id: the W&B run in that checkpoint.
+        tables: what :meth:`Tracker.tables` gave for that checkpoint, if it is this folder's.
     """
     if rank != 0:
         return Tracker(wandb_id)
     folder.mkdir(parents=True, exist_ok=True)
     return FirstRankTracker(
-        metrics=Table(folder / "metrics.csv", ("step", "epoch", *columns), resume_step),
-        layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step),
+        metrics=Table(folder / "metrics.csv", ("step", "epoch", *columns), resume_step, tables.get("metrics.csv")),
+        layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step, tables.get("layers.csv")),
         wandb_run=WandbRun(config, folder, wandb_id),
         console=Console(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start_step=resume_step or 0),
         steps_per_epoch=steps_per_epoch,
