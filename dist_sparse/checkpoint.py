@@ -7,20 +7,19 @@ Only rank 0 writes; any process may read, while the run goes on too.
 import logging
 import re
 import shutil
-import textwrap
-import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dist_sparse.contents import ENTRY, contents_of
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
-from dist_sparse.inputs import check_file
+from dist_sparse.stored import check_shards, read_checkpoint, shards_name, step_of
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +49,20 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int) -> None:
         assert keep >= 1
         self._folder, self._keep = Path(folder), keep
+        self.refusal: str | None = None
+        """Why the last checkpoint was not written; None if it was."""
 
     @property
     def best_path(self) -> Path:
         return self._folder / "best.pt"
 
+    def path(self, step: int) -> Path:
+        """The checkpoint of ``step`` steps, be it there or not."""
+        return self._folder / f"step_{step:08d}.pt"
+
     def shards(self, step: int) -> Path:
         """The folder beside the checkpoint of ``step`` steps for what its file does not hold."""
-        return self._folder / _shards_name(step)
+        return self._folder / shards_name(step)
 
     def paths(self) -> list[Path]:
         """The checkpoints by step, the oldest first; the best one's second name is not among them."""
@@ -73,19 +78,25 @@ class CheckpointStore:
             False where the file system refused (a full disk, say), after a warning. The checkpoints before are still there.
         """
         _check_plain(state, "state")
-        path = self._folder / f"step_{step:08d}.pt"
+        path, self.refusal = self.path(step), None
+        place = path
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._folder)
-            atomic_write(path, lambda file: dump(state, file))
+            atomic_write(path, lambda file: dump({**state, ENTRY: contents_of(state)}, file))
             if best:
-                atomic_link(path, self.best_path)
-            self._rotate(step)
+                place = self.best_path
+                atomic_link(path, place)
         except OSError as error:
-            log.warning("no checkpoint at step %d: %s: %s; training goes on", step, path, error.strerror or error)
+            self.refusal = f"{place}: {error.strerror or error}"
+            log.warning("no %scheckpoint at step %d: %s; training goes on", "best " * path.exists(), step, self.refusal)
             if not path.exists():
                 shutil.rmtree(self.shards(step), ignore_errors=True)  # they count for nothing, and fill the disk
             return False
+        try:
+            self._rotate(step)
+        except OSError as error:
+            log.warning("%s: checkpoints that are no longer needed stay: %s", self._folder, error)
         return True
 
     def _rotate(self, step: int) -> None:
@@ -107,8 +118,11 @@ class CheckpointStore:
         except Exception:  # none yet, or whatever broken bytes make torch trip over: that is told where it is to be read
             return set()
 
-    def newest(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
+    def newest(self, *, check: Callable[[dict[str, Any], Path], object] | None = None) -> tuple[Path, dict[str, Any]] | None:
         """The newest good checkpoint, or None where there is none at all. Each damaged one before it is reported.
+
+        Args:
+            check: raises a UserError about a state that is not good.
 
         Raises:
             UserError: there are checkpoints, and all are damaged. Starting anew in their folder is the user's to decide.
@@ -116,14 +130,21 @@ class CheckpointStore:
         candidates = self.paths()[::-1] + [path for path in [self.best_path] if path.exists()]
         for path in candidates:
             try:
-                state = self.load(path, map_location)
+                state = self.load(path)
                 check_shards(path, state, thoroughly=True)
+                if check is not None:
+                    check(state, path)
+                self._check_name(path, state)
                 return path, state
             except UserError as error:
                 log.warning("%s; going back to the one before it", error)
         if candidates:
             raise UserError(f"{self._folder}: all {len(candidates)} checkpoints are damaged; move them away to start anew")
         return None
+
+    def _check_name(self, path: Path, state: Mapping[str, Any]) -> None:
+        if path != self.best_path and "progress" in state and (step := step_of(state, path)) != _step_of(path):
+            raise UserError(f"{path}: is the checkpoint of step {step} under another's name")
 
     def best(self, map_location: torch.device | str = "cpu") -> tuple[Path, dict[str, Any]] | None:
         """The best checkpoint, or None where there is none.
@@ -135,66 +156,13 @@ class CheckpointStore:
 
     @staticmethod
     def load(path: Path | str, map_location: torch.device | str = "cpu") -> dict[str, Any]:
-        """The state in a file, each byte of it checked against the checksums that it was written with.
-
-        Raises:
-            UserError: no such file, or not a whole and sound checkpoint.
-        """
-        check_file(Path(path), kind="checkpoint")
-        try:
-            with Path(path).open("rb") as file:
-                # torch.load itself compares no checksums.
-                with zipfile.ZipFile(file) as archive:
-                    if (record := archive.testzip()) is not None:
-                        raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
-                file.seek(0)
-                state = torch.load(file, map_location=map_location, weights_only=True)
-        except Exception as error:  # whatever broken bytes make zipfile and torch trip over
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UserError(f"{path}: not a sound checkpoint: {reason}") from None
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of this program, but a {type(state).__name__}")
-        return state
-
-
-def check_shards(path: Path, state: Mapping[str, Any], *, thoroughly: bool = False) -> Path | None:
-    """The folder beside the checkpoint at ``path`` that holds the rest of its ``state``, or None if that is all.
-
-    Raises:
-        UserError: a file is not there, or not as long as it was, or (``thoroughly``) its checksums do not match.
-    """
-    if not state.get("shards"):
-        return None
-    folder = path.parent / _shards_name(state["progress"]["step"])
-    for name, size in state["shards"].items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise UserError(f"{path}: cannot be resumed from: {file} is missing or not whole")
-        if thoroughly and zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
-                    raise UserError(f"{path}: cannot be resumed from: checksums of {file} do not match")
-    return folder
-
-
-def check_whole(state: Mapping[str, Any], path: Path) -> None:
-    """Refuse with a UserError what is a sound file, but not of a run: plain weights, say, or another program's checkpoint."""
-    if missing := {"state_dict", "method", "progress", "config", "data", "world_size"} - state.keys():
-        raise UserError(f"{path}: not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    """Give a model the weights of the checkpoint at ``path``; a UserError if they are another model's."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # it names every key
-        raise UserError(f"{path} does not fit the run's model: {reason}") from error
+        """The state in a file; see :func:`dist_sparse.stored.read_checkpoint`."""
+        return read_checkpoint(path, map_location)
 
 
 def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse with a UserError a data set of other facts than the checkpoint's: its order would be another one."""
-    if differing := [f"{key} {saved[key]} (now {current[key]})" for key in current if saved.get(key) != current[key]]:
+    if differing := [f"{key} {saved.get(key)} (now {current[key]})" for key in current if saved.get(key) != current[key]]:
         raise UserError(f"cannot resume with another data set: the checkpoint's has {', '.join(differing)}")
 
 
@@ -241,10 +209,6 @@ def check_world(saved: int, current: int, *, shared_out: bool) -> list[str]:
         )
     so_far = f"resuming on {current} ranks a run of {saved}: the batch stays the same, and results agree up to rounding"
     return [f"{so_far}; not so where batch norm, mixup, cutmix or dropout work on each rank's share of the batch"]
-
-
-def _shards_name(step: int) -> str:
-    return f"step_{step:08d}.shards"
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

@@ -45,21 +45,22 @@ def evaluate(config: Config, path: Path) -> list[str]:
     """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print. Collective."""
     from dist_sparse import distributed
     from dist_sparse.build import load_data, load_model, load_precision
-    from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
+    from dist_sparse.checkpoint_content import check_networks
     from dist_sparse.networks import networks_of
+    from dist_sparse.stored import load_weights, read_checkpoint, step_of
     from dist_sparse.validation import validate
 
     ranks = distributed.start(config.engine)
     closing = contextlib.ExitStack()
     try:
         with distributed.agreeing_on_errors():
-            state = CheckpointStore.load(path)
-            check_whole(state, path)
+            state = read_checkpoint(path)
+            check_networks(state, path)
             data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
             model = load_model(config, data.info, precision)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
-        lines, costs = [f"checkpoint        {path} (step {state['progress']['step']})"], []
-        for averaged in (False, True) if state["state_dict_ema"] is not None else (False,):
+        lines, costs = [f"checkpoint        {path} (step {step_of(state, path)})"], []
+        for averaged in (False, True) if state.get("state_dict_ema") is not None else (False,):
             for network in networks_of(state, averaged=averaged):
                 with distributed.agreeing_on_errors():
                     load_weights(model, network.weights, path)

@@ -35,18 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, averaged: bool = False) -> list[str]:
     """Write the files; returns a line about each."""
-    import torch
-
-    from dist_sparse.checkpoint import CheckpointStore, check_whole
-    from dist_sparse.files import atomic_write
+    from dist_sparse.checkpoint_content import check_networks
+    from dist_sparse.files import atomic_write, dump
     from dist_sparse.networks import networks_of
+    from dist_sparse.stored import read_checkpoint, step_of
 
     if not is_folder(run):
         raise UserError(f"{run} is not the folder of a run")
     path = RunFolder(path=run).checkpoint(checkpoint)
-    state = CheckpointStore.load(path)
-    check_whole(state, path)
-    if averaged and state["state_dict_ema"] is None:
+    state = read_checkpoint(path)
+    check_networks(state, path)
+    if averaged and state.get("state_dict_ema") is None:
         raise UserError(f"{path} holds no averaged weights: the run had no train.ema")
     networks = list(enumerate(networks_of(state, averaged=averaged), start=1))
     chosen = [(number, network) for number, network in networks if subnet in ("all", str(number))]
@@ -57,12 +56,12 @@ def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, aver
         file = folder / f"subnet{number}.pt"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, lambda stream, weights=network.weights: torch.save(weights, stream))
+            atomic_write(file, lambda stream, weights=network.weights: dump(weights, stream))
         except OSError as error:
             raise UserError(f"--output={folder} cannot be written: {error.strerror}") from error
         masked = sum(network.weights[name].numel() for name in network.active)
         density = sum(network.active.values()) / masked if masked else 1.0
-        lines.append(f"{file}  density {density:.2%} of the sparse layers, step {state['progress']['step']}")
+        lines.append(f"{file}  density {density:.2%} of the sparse layers, step {step_of(state, path)}")
     return lines
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dist_sparse.build import resolved
 from dist_sparse.checkpoint import decisive_changes
+from dist_sparse.completeness import gap_of_finished
 from dist_sparse.config import Config, load_config, parse_args, to_flat
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.leaving import leave
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Tell whether the run is finished."""
     try:
         config = parse_args(sys.argv[1:] if argv is None else argv).config
-        if config.output is None or not (folder := RunFolder(path=Path(config.output))).finished:
+        if config.output is None or not (folder := RunFolder(path=Path(config.output))).finished or gap_of_finished(folder):
             return NOT_FINISHED
         check_same(folder, config)
     except UserError as error:

@@ -1,7 +1,6 @@
 """One run from its configuration to its summary: find its folder, go on from a checkpoint or begin, train, tell the end."""
 
 import contextlib
-import dataclasses
 import logging
 import signal
 from collections.abc import Collection
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_sparse import distributed
-from dist_sparse.build import Parts, build_parts, build_trainer, resolved
-from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_shards, check_whole, check_world
+from dist_sparse.build import build_parts, build_trainer, resolved
+from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_best
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.distributed import Ranks
@@ -21,11 +20,11 @@ from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import ToldElsewhere, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.finished import check_same
-from dist_sparse.inputs import expand
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
+from dist_sparse.resuming import choose_checkpoint, load_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
 from dist_sparse.sparsity.agreement import Disagreement
-from dist_sparse.tracking import setup_logging, write_provenance, write_summary
+from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Trainer
 
 _log = logging.getLogger(__name__)
@@ -57,8 +56,9 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
 
 def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None) -> dict[str, Any]:
     folder = _choose_folder(config, ranks)
-    setup_logging(folder.path, ranks.rank)
-    if folder.finished and (config.resume == "auto" or folder.restarted):
+    with distributed.agreeing_on_errors():
+        setup_logging(folder.path, ranks.rank)
+    if (config.resume == "auto" or folder.restarted) and _is_finished(folder, ranks):
         with distributed.agreeing_on_errors():
             check_same(folder, config)
         _tell(ranks, f"{folder.path} is finished, nothing is left to do")
@@ -78,6 +78,14 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str
         return _fit(trainer, cost, folder)
 
 
+def _is_finished(folder: RunFolder, ranks: Ranks) -> bool:
+    """The first rank looks whether the folder of a run that came to its end holds what it should."""
+    said, gap = False, None
+    if ranks.is_first and (said := folder.said_finished) and (gap := gap_of_finished(folder)):
+        _log.warning("this run was finished, but %s; it goes on from what is there", gap)
+    return distributed.from_first_rank(said and gap is None)
+
+
 def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
     """The first rank chooses, since a new folder's name holds the time, and the others follow."""
     folder = None
@@ -89,11 +97,11 @@ def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
 
 def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[str] | None) -> tuple[Trainer, Cost]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained, and its cost."""
-    checkpoint = _choose_checkpoint(config, folder, ranks)
+    checkpoint = choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         given, config = config, resolved(config)
         parts = build_parts(config, ranks, fresh=checkpoint is None)
-        state = None if checkpoint is None else _load(checkpoint, parts)
+        state = None if checkpoint is None else load_checkpoint(checkpoint, parts, folder)
     if ranks.is_first and typed is not None:
         warn_of_idle(given, ranks.world_size, typed)
     info = parts.data.info
@@ -102,9 +110,11 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
     cost = measure(parts.model, image, parts.plan.active, config.sparsity.structure)
     trainer = build_trainer(parts, folder, state)
     with closed_on_failure(trainer.engine):
-        if ranks.is_first:
-            folder.forget_summary()
-            write_provenance(folder.path, dump_config(config))
+        with distributed.agreeing_on_errors():
+            if ranks.is_first:
+                _take_folder(folder, config)
+        if checkpoint:
+            _settle_best(trainer, checkpoint)
         _tell(ranks, _with_masks(cost, trainer).table())
         if ranks.world_size > 1 and config.engine.name == "ddp":
             masks = trainer.method.gradient_masks(trainer.progress.step + 1)
@@ -114,33 +124,27 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
     return trainer, cost
 
 
+def _take_folder(folder: RunFolder, config: Config) -> None:
+    """The run begins, or goes on, here."""
+    try:
+        folder.forget_summary()
+        write_provenance(folder.path, dump_config(config))
+    except OSError as error:
+        raise UserError(f"output={folder.path} cannot be written: {error.strerror}") from error
+
+
+def _settle_best(trainer: Trainer, checkpoint: Path) -> None:
+    """The first rank makes sure of the best checkpoint, and the others believe it."""
+    progress = trainer.progress
+    if trainer.ranks.is_first:
+        last = progress.step == trainer.total_steps
+        settle_best(trainer.store, progress, checkpoint, to_flat(trainer.config), last=last)
+    trainer.progress = distributed.from_first_rank(progress)
+
+
 def _with_masks(cost: Cost, trainer: Trainer) -> Cost:
     """What the network costs with the masks of now."""
     return cost.with_active(trainer.method.views()[-1].masks.active())
-
-
-def _choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path | None:
-    """The first rank chooses the checkpoint to go on from, so that no rank goes on from another one."""
-    path = None
-    with distributed.agreeing_on_errors():
-        if ranks.is_first and (config.resume == "auto" or folder.restarted):
-            found = CheckpointStore(folder.checkpoints, config.checkpoint.keep).newest()
-            path = None if found is None else found[0]
-        if ranks.is_first and path is None and config.resume not in ("auto", "never"):
-            path = expand(config.resume)
-    return distributed.from_first_rank(path)
-
-
-def _load(path: Path, parts: Parts) -> dict[str, Any]:
-    """A checkpoint's state. It must be of the same computation; the number of ranks may have changed."""
-    state = CheckpointStore.load(path)
-    check_whole(state, path)
-    check_data(state["data"], dataclasses.asdict(parts.data.info))
-    changes = check_resumable(state["config"], to_flat(parts.config))
-    shared_out = bool(parts.config.engine.zero.stage)
-    for warning in (*changes, *check_world(state["world_size"], parts.ranks.world_size, shared_out=shared_out)):
-        _log.warning(warning)
-    return {**state, "shards": check_shards(path, state)}
 
 
 def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
@@ -148,7 +152,11 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     reason = "crashed"
     try:
         trainer.fit()
+        _check_saved(trainer, folder)
         reason = FINISHED
+    except NotSaved as error:
+        reason = f"not saved: {error}"
+        raise
     except Diverged:
         reason = "diverged"
         raise
@@ -175,17 +183,33 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         trainer.engine.close()
         summary = _summary(trainer, _with_masks(cost, trainer), reason)
         trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
-        if trainer.ranks.is_first:
-            write_summary(folder.path, summary)
+        written = not trainer.ranks.is_first or write_summary(folder.path, summary)
+    if not distributed.from_first_rank(written):
+        raise NotSaved(f"{folder.path / 'summary.json'} could not be written; resume=auto completes the run")
     _tell(trainer.ranks, _last_words(summary, folder))
     return summary
+
+
+def _check_saved(trainer: Trainer, folder: RunFolder) -> None:
+    """Raise :class:`NotSaved` unless the run's last state is on the disk and whole. Collective."""
+    gap = None
+    if trainer.ranks.is_first:
+        last = trainer.store.path(trainer.total_steps)
+        gap = gap_of(folder, last, trainer.progress.best_step)
+        if trainer.store.refusal:
+            gap = f"the last checkpoint could not be written: {trainer.store.refusal}"
+    if gap := distributed.from_first_rank(gap):
+        raise NotSaved(f"{gap}; the run is at its last step, and resume=auto with the same output completes what is missing")
 
 
 def _note_stop(trainer: Trainer, folder: RunFolder, asked: StopAsked) -> str:
     """Tell of a stop by a signal, and leave the mark that scripts go by; returns the exit reason."""
     name, step = asked.signal.name, trainer.progress.step
     if asked.preempted and trainer.ranks.is_first:
-        atomic_write(folder.preempted, lambda file: file.write(f"{name} at step {step}\n".encode()))
+        try:
+            atomic_write(folder.preempted, lambda file: file.write(f"{name} at step {step}\n".encode()))
+        except OSError as error:
+            _log.warning("%s: %s; only the exit code says that the run wants to go on", folder.preempted, error.strerror)
     saved = trainer.store.paths()
     last = f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
     text = f"stopped by {name} after step {step} of {trainer.total_steps}; {last}"
@@ -210,6 +234,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "train_flops_relative": progress.training_cost(cost),
         "steps": progress.steps_made,
         "wall_seconds": progress.seconds,
+        "last_checkpoint": trainer.store.path(progress.step).name if reason == FINISHED else None,
     }
 
 
@@ -222,11 +247,11 @@ def _why_no_best(trainer: Trainer) -> str:
 
 
 def _last_words(summary: dict[str, Any], folder: RunFolder) -> str:
-    best = f"no best: {summary['no_best']}"
+    last, best = summary["last_top1"], f"no best: {summary['no_best']}"
     if summary["best_top1"] is not None:
         best = f"best {summary['best_top1']:.2%} at step {summary['best_step']}"
     return (
-        f"top-1 {summary['last_top1']:.2%} ({best}), "
+        f"{'no top-1' if last is None else f'top-1 {last:.2%}'} ({best}), "
         f"density {summary['density']:.2%}, trained in {summary['wall_seconds']:.1f} s\n"
         f"run folder: {folder.path}"
     )
@@ -234,4 +259,4 @@ def _last_words(summary: dict[str, Any], folder: RunFolder) -> str:
 
 def _tell(ranks: Ranks, text: str) -> None:
     if ranks.is_first:
-        print(text, flush=True)
+        say(text)

@@ -54,7 +54,23 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """The run came to its end, and its last checkpoint is there; whether it is sound is for others to find out."""
+        last = self.last_checkpoint()
+        return self.said_finished and last is not None and last.is_file()
+
+    @property
+    def said_finished(self) -> bool:
+        """The summary says that the run came to its end."""
         return self.summary().get("exit_reason") == FINISHED
+
+    def last_checkpoint(self) -> Path | None:
+        """The last checkpoint that a finished run has written; where its summary does not name it, the last that is there."""
+        from dist_sparse.checkpoint import CheckpointStore
+
+        if isinstance(name := self.summary().get("last_checkpoint"), str):
+            return self.checkpoints / name
+        paths = CheckpointStore(self.checkpoints, keep=1).paths()
+        return paths[-1] if paths else None
 
     def config(self, overrides: Sequence[str]) -> Config:
         """The run's configuration with command line words set anew, but no initial weights: a checkpoint holds all.

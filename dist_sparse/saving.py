@@ -30,11 +30,13 @@ def save(
     with engine.full_parameters():
         bad = _not_finite(engine.model)
     if diverging or max_over_ranks(bad):
-        _log.warning("no checkpoint at step %d: the loss or the weights are not finite", step)
+        store.refusal = "the loss or the weights are not finite"
+        _log.warning("no checkpoint at step %d: %s", step, store.refusal)
         return False
     try:
         shards = engine.save_shards(store.shards(step))
     except OSError as error:
+        store.refusal = str(error)
         _log.warning("no checkpoint at step %d: %s; training goes on", step, error)
         return False
     whole = {**state(), "shards": shards}

@@ -1,7 +1,8 @@
 """Train: ``python -m dist_sparse.train [--config FILE] [--key=value ...]``, or the same under torchrun.
 
 Exit codes: 0 finished, 2 a mistake in the configuration or the data (one line says which), 75 preempted (SIGTERM or SIGUSR1
-stopped it with a checkpoint: ``--resume=auto`` goes on), 130 interrupted, 1 a crash (with its traceback). torchrun itself
+stopped it with a checkpoint: ``--resume=auto`` goes on), 130 interrupted, 1 a crash (with its traceback) or a run that
+is over but could not be saved (one line; ``--resume=auto`` completes it). torchrun itself
 ends with 1 whatever its processes end with: there the file ``preempted`` in the run's folder tells the one from the other.
 """
 

@@ -197,14 +197,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path) -> None:
-    """There is room for the first checkpoint and not for the second."""
+    """There is room for the first checkpoint and not for the second, which is the last: the run is made, but not finished."""
     values = {**SMALL, "train.epochs": 2, "checkpoint.every": "5 steps", "output": tmp_path / "spacious"}
     assert train_here(values).code == 0
     size = max(path.stat().st_size for path in (tmp_path / "spacious" / "checkpoints").iterdir())
     with small_disk(tmp_path / "disk", size * 3 // 2 + 50_000) as disk:
         outcome = train_here({**values, "output": disk / "run"})
-        assert outcome.code == 0
+        assert outcome.code == 1
         assert "WARNING: no checkpoint at step 10: " in outcome.err
+        (line,) = outcome.errors
+        assert line.startswith("the last checkpoint could not be written: ")
         assert "No space left on device" in outcome.err
         assert [path.name for path in sorted((disk / "run" / "checkpoints").glob("*.pt"))] == ["best.pt", "step_00000005.pt"]
         assert metrics(disk / "run") == metrics(tmp_path / "spacious")

@@ -1,6 +1,7 @@
 """Checkpoints survive kills, full disks and flipped bits; a resumed run may change only what does not decide its results."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world, load_weights
+from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world
 from dist_sparse.config import Config, to_flat, with_values
 from dist_sparse.config.tree import leaves
 from dist_sparse.errors import UserError
+from dist_sparse.stored import load_weights
 from tests.full_disk import file_size_limit, small_disk
 
 
@@ -300,6 +302,39 @@ def test_another_data_set_is_refused() -> None:
 
 def test_another_model_s_weights_are_a_line_that_can_be_read(tmp_path: Path) -> None:
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(100)))
-    with pytest.raises(UserError, match=r"best\.pt does not fit the run's model: .* Missing key.* \.\.\.$") as caught:
+    with pytest.raises(
+        UserError, match=r"best\.pt does not fit the run's model: missing: 0\.weight, 0\.bias, 1\.weight and 197 more$"
+    ):
         load_weights(model, {}, tmp_path / "best.pt")
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 350 + len(str(tmp_path))
+    weights = {**model.state_dict(), "0.weight": torch.zeros(3, 2), "other": torch.zeros(1), "7.bias": None}
+    with pytest.raises(UserError) as caught:
+        load_weights(model, weights, tmp_path / "best.pt")
+    assert str(caught.value).endswith(
+        "model: not of this model: other; of another shape or type: "
+        "0.weight [3, 2] float32 instead of [2, 2] float32, 7.bias None instead of [2] float32"
+    )
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    store = store_with(tmp_path, 1)
+    os.mkfifo(tmp_path / "step_00000003.pt")
+    (tmp_path / "step_00000004.pt").mkdir()
+    with pytest.raises(UserError, match=r"step_00000003\.pt: cannot be read: is a pipe, not a file"):
+        store.load(tmp_path / "step_00000003.pt")
+    found = store.newest()
+    assert found is not None
+    assert found[0].name == "step_00000001.pt"
+    with pytest.raises(UserError, match=r"File name too long$"):
+        store.load(tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match=r"no such checkpoint$"):
+        store.load(tmp_path / "missing" / "x.pt")
+
+
+def test_a_checkpoint_under_another_s_name_is_passed_over(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2):
+        store.save(step, {"progress": {"step": step}})
+    (tmp_path / "step_00000002.pt").rename(tmp_path / "step_00000003.pt")
+    found = store.newest()
+    assert found is not None
+    assert found[0].name == "step_00000001.pt"

@@ -79,4 +79,8 @@ def _learning_rate(config: Config, state: Mapping[str, Any]) -> float:
     """The rate that the checkpoint's next step would have had, but no less than a share of the peak."""
     optim, batch = config.optim, config.train.batch_size
     peak = optim.lr * batch / (optim.lr_batch_size or batch)
-    return max(state["optimizer"]["param_groups"][0]["lr"], peak * LEAST_SHARE)
+    try:
+        rate = float(state["optimizer"]["param_groups"][0]["lr"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise UserError("the checkpoint's entry 'optimizer.param_groups[0].lr' is no learning rate; --lr gives one") from None
+    return max(rate, peak * LEAST_SHARE)

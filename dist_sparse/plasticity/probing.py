@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dist_sparse import distributed
 from dist_sparse.build import build_parts, build_trainer
-from dist_sparse.checkpoint import CheckpointStore, check_whole, load_weights
+from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config import Config
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
@@ -25,6 +25,7 @@ from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.plasticity import Probe
+from dist_sparse.stored import load_weights, read_checkpoint, step_of
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Diverged
 from dist_sparse.validation import validate
@@ -43,8 +44,8 @@ class Probing:
         """
         self._request = request
         with distributed.agreeing_on_errors():
-            state = CheckpointStore.load(request.checkpoint)
-            check_whole(state, request.checkpoint)
+            state = read_checkpoint(request.checkpoint)
+            check_networks(state, request.checkpoint)
             parts = build_parts(recovery_config(config, request, state), ranks)
             request.check_batches(parts.data.train.steps_per_epoch)
             network = network_of(state, request)
@@ -70,7 +71,7 @@ class Probing:
         self.facts = Facts(
             checkpoint=str(request.checkpoint),
             subnet=network.label,
-            step=state["progress"]["step"],
+            step=step_of(state, request.checkpoint),
             layers=layers,
             density=self._density(),
             top1=self._top1(),
