@@ -21,7 +21,7 @@ def batch_statistics(config: ModelConfig, model: nn.Module, *, channels: int, si
     Raises:
         UserError: arguments that the network refuses in training only, such as a share of dropped paths above 1.
     """
-    copy, seen = meta_copy(model).train(), {}
+    copy, seen = meta_copy(model).float().train(), {}  # like the image
     for name, module in copy.named_modules():
         if isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(partial(_note, seen, name))
