@@ -115,6 +115,7 @@ def test_a_run_tells_what_its_plan_tells(tmp_path: Path) -> None:
         {"sparsity.update.interval": 1, "sparsity.method": "snfs"},
         {"train.batch_size": 1, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT},
         {"train.batch_size": 2},
+        {"train.precision": "fp64", "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT},
         {"scheduler.warmup": 8, "train.ema": 0.9},
         {"sparsity.update.drop_floor": 0.4, "sparsity.update.drop_fraction": 0.4},
     ],

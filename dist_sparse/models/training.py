@@ -27,7 +27,7 @@ def batch_statistics(config: ModelConfig, model: nn.Module, *, channels: int, si
             module.register_forward_pre_hook(partial(_note, seen, name))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _Training():
-            copy(torch.empty(1, channels, side, side, device="meta"))
+            copy(torch.empty(1, channels, side, side, device="meta", dtype=next(copy.parameters()).dtype))
     except NotImplementedError:  # shapes alone do not tell
         return {}
     except Exception as error:
