@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ from dist_sparse.errors import UserError
 from dist_sparse.inputs import expand, is_folder, kind_of
 from dist_sparse.networks import networks_of
 from dist_sparse.run_folder import RunFolder
+from dist_sparse.stored import first_of, misfits_of
 
 _log = logging.getLogger(__name__)
-
-_NAMED = 4
-"""Tensors that a message names; it counts the others."""
 
 
 def start_from(config: ModelConfig, model: nn.Module) -> None:
@@ -39,10 +37,10 @@ def start_from(config: ModelConfig, model: nn.Module) -> None:
     _renew_classifier(model, weights, path)
     # Torch's own way with files from before batch norms counted their batches.
     weights = {**{name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}, **weights}
-    if misfits := _misfits(weights, expected):
+    if misfits := misfits_of(weights, expected):
         raise UserError(f"model.checkpoint={path} does not fit {config.name}: {'; '.join(misfits)}")
     if bad := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise UserError(f"model.checkpoint={path}: not all values are finite in {_first_of(bad)}")
+        raise UserError(f"model.checkpoint={path}: not all values are finite in {first_of(bad)}")
     model.load_state_dict(weights)
 
 
@@ -76,7 +74,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     weights = clean_state_dict(weights)  # once more, for both wrappers in either order
     others = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
     if others or not weights:
-        held = f"it holds {_first_of(others)}" if others else "it is empty"
+        held = f"it holds {first_of(others)}" if others else "it is empty"
         raise UserError(
             f"model.checkpoint={path}: not a state dict, nor one under state_dict, model, state_dict_ema or model_ema: {held}"
         )
@@ -142,23 +140,3 @@ def _renew_classifier(model: nn.Module, weights: dict[str, Tensor], path: Path) 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What keeps ``weights`` from being those of the model whose tensors are ``expected``, a phrase for each kind."""
-    kinds = {
-        "missing": [name for name in expected if name not in weights],
-        "not of this model": [name for name in weights if name not in expected],
-        "of another shape": [
-            f"{name} {_shape(weights[name])} instead of {_shape(tensor)}"
-            for name, tensor in expected.items()
-            if name in weights and weights[name].shape != tensor.shape
-        ],
-    }
-    return [f"{kind}: {_first_of(names)}" for kind, names in kinds.items() if names]
-
-
-def _first_of(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + more

@@ -170,7 +170,7 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda path: torch.save({"epoch": 3}, path), "not a state dict, nor one under state_dict, model, "),
     "another width": (
         lambda path: torch.save(network(width=0.5).state_dict(), path),
-        "does not fit cifar_resnet20: of another shape: conv1.weight 8x1x3x3 instead of 4x1x3x3, ",
+        "does not fit cifar_resnet20: of another shape or type: conv1.weight [8, 1, 3, 3] float32 instead of ",
     ),
     "another network": (
         lambda path: torch.save({"stem.weight": torch.zeros(3), **weights()}, path),
