@@ -1,6 +1,7 @@
 """Running means of a training run, kept on the device so that no step waits for them."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,9 @@ class Meter:
         self._ranks = ranks
         self._loss = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # sum, count
         self._bad = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._loss_before = self._loss.clone()
+        """At the end of the last step."""
+        self._undone = False
         self._images = 0
         self._since = time.perf_counter()
 
@@ -27,9 +31,20 @@ class Meter:
         self._bad = torch.where(loss.isfinite(), 0.0, self._bad + 1)
         self._images += images
 
+    def end_step(self, *, undone: bool) -> None:
+        """After the last micro-batch of a step. One that was ``undone`` leaves no loss in the mean that is not finite."""
+        self._undone = undone
+        if undone:
+            self._loss = torch.where(self._loss[0].isfinite(), self._loss, self._loss_before)
+        self._loss_before = self._loss.clone()
+
     def bad_losses(self) -> int:
         """The longest present row, over the ranks, of micro-batches whose loss is not finite. Collective."""
         return int(max_over_ranks(self._bad.clone()))
+
+    def diverging(self) -> bool:
+        """The last loss is not finite, and its step has moved weights. Collective."""
+        return self.bad_losses() > 0 and not self._undone
 
     def read(self) -> dict[str, float]:
         """``train/loss`` and ``time/images_per_second`` over all ranks since the last reading. Collective."""
@@ -37,8 +52,9 @@ class Meter:
         seconds = time.perf_counter() - self._since
         speed = self._images * self._ranks.world_size / seconds
         self._loss.zero_()
+        self._loss_before.zero_()
         self._images, self._since = 0, time.perf_counter()
-        return {"train/loss": total / count, "time/images_per_second": speed}
+        return {"train/loss": total / count if count else math.nan, "time/images_per_second": speed}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

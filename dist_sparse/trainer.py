@@ -22,6 +22,7 @@ from dist_sparse.distributed import Ranks, copy_first_rank
 from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
+from dist_sparse.finite import Soundness, Undoing
 from dist_sparse.meter import Meter
 from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.preemption import CommonStop, StopAsked
@@ -68,6 +69,8 @@ class Trainer:
         self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
         self._meter = Meter(self.ranks)
         self._verified = -1  # the step at which ranks were found to agree
+        self._undoing = Undoing(self.engine, self.method)
+        self._soundness = Soundness(self.engine)
 
     def fit(self) -> Progress:
         """Train from where the progress is to the end. Collective.
@@ -108,6 +111,8 @@ class Trainer:
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
         self.method.before_forward(step)
+        if number % self.config.train.accumulation == 0:
+            self._undoing.begin(step)
         loss = self.engine.forward_backward(images, targets, self.method.gradient_masks(step))
         self._meter.add(loss, len(images))
         if self.forgetting and self.predictions and self.forgetting.counts_in(self.clock.place(self.progress.step)[0]):
@@ -120,12 +125,11 @@ class Trainer:
             self.forgetting.end_epoch(epochs - 1, save=self.ranks.is_first)
 
     def _optimizer_step(self, step: int) -> Decision:
-        """From averaged gradients to new weights; gradients that overflowed move neither masks nor weights."""
+        """From averaged gradients to new weights; a step that must not count moves neither masks nor weights."""
         torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
         progress.add_density(self.method.masks)
-        overflowed = self.engine.overflowed
-        if overflowed:
+        if undone := self._undoing.needed(step):
             self.engine.step(skip=True)
             decision = self.method.after_overflow(step)
         else:
@@ -135,7 +139,8 @@ class Trainer:
             self.method.after_step(step)
         if decision.updates_masks:
             self._mask_average()
-        if self.ema is not None and not overflowed:
+        self._meter.end_step(undone=undone)
+        if self.ema is not None and not undone:
             with self.engine.full_parameters():
                 self.ema.update(self.engine.model, step=step)
         progress.step = step
@@ -258,22 +263,24 @@ class Trainer:
 
     def _stop_if_diverged(self, *, last: bool) -> None:
         train = self.config.train
-        bad = self._meter.bad_losses()
-        if bad >= train.nan_limit * train.accumulation or (last and bad):
+        bad, undone = self._meter.bad_losses(), self._undoing.in_a_row
+        if max(bad, undone * train.accumulation) >= train.nan_limit * train.accumulation or (last and self._meter.diverging()):
+            what = "loss has" if bad else "gradients that choose masks have"
             good = self.store.paths()
             advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
-            steps = -(-bad // train.accumulation)
+            steps = max(undone, -(-bad // train.accumulation))
             raise Diverged(
-                f"the loss has not been finite for {steps} steps in a row, up to step {self.progress.step}; "
+                f"the {what} not been finite for {steps} steps in a row, up to step {self.progress.step}; "
                 f"{advice}; a new run with a lower optim.lr, a longer scheduler.warmup or train.clip_norm may fare better"
             )
 
     def _save(self, *, best: bool) -> bool:
         """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
-        diverging = self._meter.bad_losses() > 0
+        diverging = self._meter.diverging()
         if not diverging:
             self._verify_ranks()
-        return saving.save(self.store, self.progress.step, self.engine, self.state_dict, best=best, diverging=diverging)
+        parts = (self.store, self.engine, self._soundness, self.state_dict)
+        return saving.save(*parts, step=self.progress.step, best=best, diverging=diverging)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the run's future. Collective."""

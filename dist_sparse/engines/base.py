@@ -1,10 +1,10 @@
 """What the trainer asks of an engine; DDP and DeepSpeed share it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -14,6 +14,9 @@ from dist_sparse.sparsity.method import WeightAccess
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""
+
+
+Holding = Literal["weights", "gradients", "optimizer"]
 
 
 class Engine(WeightAccess, Protocol):
@@ -47,6 +50,10 @@ class Engine(WeightAccess, Protocol):
 
     def step(self, *, skip: bool) -> None:
         """Clip and take the optimizer step (unless skipped), then drop the gradients."""
+        ...
+
+    def held(self, what: Holding) -> Iterable[tuple[str, Tensor]]:
+        """What this rank holds of all weights, of their gradients (at a step boundary) or of the optimizer's state, by name."""
         ...
 
     def synchronise_buffers(self) -> None:

@@ -1,7 +1,7 @@
 """Data parallel training with torch's DistributedDataParallel, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_sparse.distributed import copy_first_rank, world_size
 from dist_sparse.engines import replicas
-from dist_sparse.engines.base import Loss
+from dist_sparse.engines.base import Holding, Loss
 from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.exchange import Choice, build_exchange
 from dist_sparse.engines.precision import Precision
@@ -104,6 +104,17 @@ class DDPEngine:
             self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
+        everything = parameter_state(self._optimizer) if what == "optimizer" else {}
+        for name, parameter in self._parameters.items():
+            if what == "weights":
+                yield name, parameter.detach()
+            elif what == "gradients" and parameter.grad is not None:
+                yield name, parameter.grad
+            for key, value in everything.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"{name} {key}", value
 
     def synchronise_buffers(self) -> None:
         copy_first_rank(self.model.buffers())

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dist_sparse.distributed import AgreedError, copy_first_rank, everyones, max_over_ranks, sum_at
 from dist_sparse.engines import replicas, zero_files
-from dist_sparse.engines.base import Loss
+from dist_sparse.engines.base import Holding, Loss
 from dist_sparse.engines.ddp import parameter_state, set_parameter_state
 from dist_sparse.engines.loss_scale import LossScale
 from dist_sparse.engines.precision import Precision
@@ -117,6 +117,16 @@ class DeepSpeedEngine:
         self._skipping = False
         self._scale.update(overflowed=self._overflowed)
         self._overflowed = False
+
+    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
+        for name in self._parameters:
+            if what == "optimizer":
+                pieces = dict(self._shards.state(name))
+            elif what == "gradients":
+                pieces = {"gradient": self._shards.gradient(name)}
+            else:
+                pieces = dict(enumerate(self._copies(name)))
+            yield from ((f"{name} {key}", piece.values) for key, piece in pieces.items() if piece is not None)
 
     def synchronise_buffers(self) -> None:
         copy_first_rank(self.model.buffers())

@@ -17,6 +17,7 @@ from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config import Config
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
+from dist_sparse.finite import finite_everywhere
 from dist_sparse.plasticity.conditions import Request, network_of, recovery_config
 from dist_sparse.plasticity.report import Facts, Row
 from dist_sparse.run_folder import RunFolder
@@ -137,7 +138,7 @@ class Probing:
             self._engine.forward_backward(batch.images, batch.labels)
             if not self._engine.at_step_boundary:
                 continue
-            if not self._engine.overflowed:  # fp16, before the scaler has found its scale
+            if not self._engine.overflowed and finite_everywhere(self._engine, "gradients"):
                 count += 1
                 for name, total in sums.items():
                     total += self._engine.grad(name)

@@ -4,7 +4,7 @@ Each layer belongs to one rank. Only the owner selects; the bit-packed masks are
 everywhere by construction, the work is shared between ranks, and nothing rests on two devices breaking a tie alike.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -87,6 +87,13 @@ class Agreement:
         if self._world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def all_finite(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether these are finite, and those that the other ranks ask about. Collective; the host waits for the device."""
+        bad = torch.zeros((), dtype=torch.int64, device=self._device)
+        for tensor in tensors:
+            bad += ~tensor.isfinite().all()
+        return not self.total(bad).item()
 
     def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
         """Compare the masks' digests, which are taken only if there is another rank. Collective.

@@ -100,8 +100,9 @@ class Method:
     """A method that never moves its masks; the base of all others.
 
     The trainer calls, on every optimizer step (1 is the first): :meth:`before_forward`, :meth:`after_backward` once the
-    gradient is averaged, the engine's step, :meth:`after_step`. On a step whose gradients overflowed the last two are left
-    out, and :meth:`after_overflow` is called instead. Masks may move before the forward of a step or after its backward; the
+    gradient is averaged, the engine's step, :meth:`after_step`. On a step that must not count (its gradients overflowed, or
+    it :meth:`chooses` by numbers that are not finite) all but the first are left out, and :meth:`after_overflow` is called
+    instead. Masks may move before the forward of a step or after its backward; the
     step's :class:`Decision` tells of either.
     """
 
@@ -142,13 +143,22 @@ class Method:
         """
         return self.masks
 
+    def chooses(self, step: int) -> bool:
+        """The gradients of step ``step``, or the weights, choose masks in it, or its gradients are kept to choose by later.
+
+        Such a step does not count if one of them is not finite. Asked between :meth:`before_forward` and
+        :meth:`after_backward`. A method that keeps something of every step is to see to it by itself, since no host should
+        wait for the device at every step.
+        """
+        return False
+
     def after_backward(self, step: int) -> Decision:
         """Move the masks if it is time, then mask the gradients."""
         self.access.mask_gradients(self.masks)
         return Decision()
 
     def after_overflow(self, step: int) -> Decision:
-        """Told of a step whose gradients overflowed, in place of the two calls around its step: it moves nothing."""
+        """Told of a step that does not count, in place of the two calls around its step: it moves nothing."""
         return Decision()
 
     def after_step(self, step: int) -> None:

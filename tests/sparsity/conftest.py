@@ -17,6 +17,7 @@ from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.engines.ddp import DDPEngine, parameter_state
 from dist_sparse.engines.precision import Precision
+from dist_sparse.finite import Undoing
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
@@ -54,6 +55,7 @@ class SmallRun:
     engine: DDPEngine
     method: Method
     optimizer: torch.optim.Optimizer
+    undoing: Undoing
     number: int = 0
     """Steps made."""
 
@@ -61,8 +63,9 @@ class SmallRun:
         """One optimizer step on one micro-batch; ``on_gradients`` is called when the gradients are masked."""
         self.number += 1
         self.method.before_forward(self.number)
+        self.undoing.begin(self.number)
         self.engine.forward_backward(images, targets)
-        if self.engine.overflowed:
+        if self.undoing.needed(self.number):
             self.engine.step(skip=True)
             decision = self.method.after_overflow(self.number)
         else:
@@ -99,6 +102,6 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         config = resolve(config)
         method = build_method(begin(plan_method(config, sparse_layers(model, config.keep_dense), run)), engine, remask=remask)
         method.start()
-        return SmallRun(engine=engine, method=method, optimizer=optimizer)
+        return SmallRun(engine=engine, method=method, optimizer=optimizer, undoing=Undoing(engine, method))
 
     return build

@@ -108,6 +108,9 @@ class Ast(Method):
     def gradient_masks(self, step: int) -> Masks | None:
         return self.masks if self._turns.due(step) is None else None
 
+    def chooses(self, step: int) -> bool:
+        return self._turns.due(step) is not None
+
     def after_backward(self, step: int) -> Decision:
         self._nets.leave()
         self._due = self._turns.due(step)
@@ -125,10 +128,18 @@ class Ast(Method):
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
-        if self._due is not None:
-            with self.access.gathered(weights=self.agreement.owned()):
-                self._update(self._turns.number, step, self._due)
-        self._turns.end()
+        if self._due is None or self._update_gathered(step, self._due):
+            self._turns.end()
+
+    def _update_gathered(self, step: int, regular: int) -> bool:
+        """Whether the masks have moved. Else weights or gradients are not finite, and the sub-net has another turn."""
+        owned = self.agreement.owned()
+        with self.access.gathered(weights=owned):
+            if sound := self.agreement.all_finite([*map(self.access.weight, owned), *self._gradients.values()]):
+                self._update(self._turns.number, step, regular)
+            else:
+                self.changed, self._gradients = dict.fromkeys(self.masks.names, 0), {}
+        return sound
 
     def _update(self, number: int, step: int, regular: int) -> None:
         rung, part = self._ladder.rungs[number], self._ladder.fraction(number, regular)

@@ -21,8 +21,9 @@ def correct_(gradient: Tensor, previous: Tensor, mask: Tensor, kind: Kind) -> No
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     along = previous.to(dtype) * mask if kind == "within_mask" else previous.to(dtype)
     product, square = (gradient.to(dtype) * along).sum(), (along * along).sum()
-    share = torch.where((product < 0) & (square > 0), product / square, 0)
-    gradient.sub_((share * along).to(gradient.dtype))
+    # What is not finite opposes nothing, and must not reach the gradient as 0 times infinity.
+    opposed = (product < 0) & (square > 0) & product.isfinite() & square.isfinite()
+    gradient.sub_(torch.where(opposed, product / square * along, 0).to(gradient.dtype))
 
 
 class Correction:

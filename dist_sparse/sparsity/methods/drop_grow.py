@@ -252,6 +252,17 @@ class DropAndGrow(Updating):
         if self.needs_average:
             self._gradients.average(self.masks.names)
 
+    def chooses(self, step: int) -> bool:
+        return super().chooses(step) or (self.needs_gradient and self._counts(step))
+
+    def goes_by(self, layers: Sequence[str]) -> list[Tensor]:
+        gathered = (self._gradients.sums, self._gradients.averages)
+        return [tensors[name] for tensors in gathered for name in layers if name in tensors]
+
+    def put_off(self) -> None:
+        super().put_off()
+        self._gradients.sums.clear()
+
     def _counts(self, step: int) -> bool:
         """This step's gradient scores the update of this step or of the next."""
         distance = self._schedule.until_next(step)

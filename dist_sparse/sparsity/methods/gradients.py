@@ -12,6 +12,11 @@ _MEMORY = 0.9
 """Of the average gradient, per step (SNFS's momentum)."""
 
 
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether all entries of all tensors are finite, as a bool on their device."""
+    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+
+
 class DenseGradients:
     """Sums and averages by layer name, taken between a step's last backward and the masking of its gradients."""
 
@@ -31,13 +36,18 @@ class DenseGradients:
                     self.sums[name] = self._access.grad(name).clone()
 
     def average(self, layers: Sequence[str]) -> None:
-        """Move the averages towards this step's gradients. Collective."""
+        """Move the averages towards this step's gradients, unless one of these is not finite. Collective.
+
+        This happens at every step, so that no host waits to see which it was.
+        """
         with self._access.gathered(gradients=layers):
-            for name in layers:
-                gradient = self._access.grad(name)
+            gradients = {name: self._access.grad(name) for name in layers}
+            finite = all_finite(gradients.values())
+            for name, gradient in gradients.items():
                 if name not in self.averages:
                     self.averages[name] = torch.zeros_like(gradient)
-                self.averages[name].lerp_(gradient, 1 - _MEMORY)
+                average = self.averages[name]
+                average.copy_(torch.where(finite, average.lerp(gradient, 1 - _MEMORY), average))
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: gradient.cpu() for name, gradient in self.sums.items()}

@@ -92,13 +92,15 @@ class Mest(Method):
         due = self._bounds.latest_mutation(step - 1)
         if due <= self._mutated_at:
             return
+        phase, owned = self._bounds.phase(due), self.agreement.owned()
+        if not self._rests(phase):
+            with self.access.gathered(weights=owned):
+                kept = [self._gradients[name] for name in owned if name in self._gradients]
+                if not self.agreement.all_finite([*map(self.access.weight, owned), *kept]):
+                    return  # a later step makes up for it
+                self._mutate(due, phase)
+            self._moved_before = step
         self._mutated_at = due
-        phase = self._bounds.phase(due)
-        if self._rests(phase):
-            return
-        with self.access.gathered(weights=self.agreement.owned()):
-            self._mutate(due, phase)
-        self._moved_before = step
 
     def after_backward(self, step: int) -> Decision:
         self.access.mask_gradients(self.masks)

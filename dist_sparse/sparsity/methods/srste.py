@@ -22,11 +22,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.method import Decision, Method, View
 from dist_sparse.sparsity.methods.course import Course, resting
+from dist_sparse.sparsity.methods.gradients import all_finite
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.swap import DenseWeights
@@ -87,7 +89,9 @@ class SrSte(Method):
 
     def after_step(self, step: int) -> None:
         with self.access.gathered(weights=self.masks.names):
-            self.masks.follow({name: self._mask(name) for name in self.masks.names})
+            finite = all_finite(self.access.weight(name) for name in self.masks.names)
+            chosen = {name: self._mask(name) for name in self.masks.names}
+            self.masks.follow({name: torch.where(finite, mask, self.masks[name]) for name, mask in chosen.items()})
 
     def _mask(self, name: str) -> Tensor:
         return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)

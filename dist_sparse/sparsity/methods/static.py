@@ -57,6 +57,9 @@ class Static(Method):
     def replaced(cls, plan: Plan, made: Sequence[int]) -> Sequence[int]:
         return [0] if "snip" in plan.options else []
 
+    def chooses(self, step: int) -> bool:
+        return not self._chosen
+
     def after_backward(self, step: int) -> Decision:
         if self._chosen or self._snip is None:
             return super().after_backward(step)

@@ -1,8 +1,10 @@
 """Methods whose masks move on a schedule: what dropping and growing shares with pruning."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from dist_sparse.sparsity.method import Decision, Method
 from dist_sparse.sparsity.schedules import UpdateSchedule
@@ -32,6 +34,9 @@ class Updating(Method):
     def collect(self, step: int) -> None:
         """Take what the update needs from this step's gradients, before they are masked."""
 
+    def chooses(self, step: int) -> bool:
+        return self._schedule.due_step(self._last_step, step) is not None
+
     def after_backward(self, step: int) -> Decision:
         self._due = self._schedule.due_step(self._last_step, step)
         self.collect(step)
@@ -48,8 +53,21 @@ class Updating(Method):
             self._update_gathered(step, self._due)
 
     def _update_gathered(self, step: int, regular: int) -> None:
-        with self.access.gathered(weights=self.agreement.owned()):
-            self.update(step, regular)
+        owned = self.agreement.owned()
+        with self.access.gathered(weights=owned):
+            if self.agreement.all_finite([*map(self.access.weight, owned), *self.goes_by(owned)]):
+                self.update(step, regular)
+            else:
+                self.put_off()
+
+    def goes_by(self, layers: Sequence[str]) -> list[Tensor]:
+        """What an update of some layers goes by beside their weights."""
+        return []
+
+    def put_off(self) -> None:
+        """Leave an update to a later step: weights or what was gathered from gradients are not finite."""
+        self._last_step = self._previous_step
+        self.changed = dict.fromkeys(self.masks.names, 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "last_step": self._last_step}
