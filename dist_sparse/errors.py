@@ -27,6 +27,20 @@ EXIT_USER_ERROR = UserError.exit_code
 SECONDS_TO_SPEAK = 5
 
 
+def one_line(text: object) -> str:
+    """A text that comes from elsewhere, such as the name of a file, as one line that every file and screen can take.
+
+    Control characters and bytes that are not UTF-8 are shown as in ``caf\\xe9.JPEG``.
+    """
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in str(text))
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # Python's stand-in for a byte
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
+
+
 def refuse(error: UserError, *, aloud: bool = True) -> int:
     """Tell the user, a line for each mistake, on the rank that speaks ``aloud``; returns the exit code."""
     if aloud:

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dist_sparse.data.identity import Samples
+
 
 class Batch(NamedTuple):
     """Samples of one rank, on its device."""
@@ -29,6 +31,10 @@ class DataInfo:
     image_size: int
     train_size: int
     val_size: int
+    class_names: tuple[str, ...] = ()
+    """By class number; empty where nobody has said them, as in shards of another program."""
+    train_samples: Samples = Samples()
+    val_samples: Samples = Samples()
 
 
 class TrainLoader(Protocol):

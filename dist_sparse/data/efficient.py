@@ -30,6 +30,7 @@ class EfficientPlan:
         return Forgetting(
             data=self.info.name,
             size=self.info.train_size,
+            samples=self.info.train_samples.digest,
             epochs=self.config.epochs,
             remove=self.config.remove,
             ranking=self.ranking,
@@ -65,7 +66,7 @@ def plan_efficient(config: ForgettingConfig, train: TrainConfig, info: DataInfo)
                 f"{key} counts right and wrong answers, which mixed samples do not have: train.mixup and cutmix must be 0"
             )
         return EfficientPlan(config=config, info=info, ranking=None)
-    ranking = Ranking.load(expand(config.ranking), data=info.name, size=info.train_size)
+    ranking = Ranking.load(expand(config.ranking), data=info.name, size=info.train_size, samples=info.train_samples.digest)
     return EfficientPlan(config=config, info=info, ranking=ranking)
 
 

@@ -1,7 +1,7 @@
 """The facts about a data set before it is read, for a plan that is made where the data may not be."""
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import DataInfo
@@ -10,7 +10,8 @@ from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small_set import MissingFilesError
-from dist_sparse.errors import UserError, is_unknown
+from dist_sparse.errors import UserError, is_unknown, one_line
+from dist_sparse.inputs import expand
 
 _IMAGENET = (1_000, 1_281_167, 50_000)
 """Classes, training and validation images of ILSVRC 2012."""
@@ -32,14 +33,14 @@ def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
         return _limited(facts, config), "as published"
     if config.name != "image_folder":
         raise UserError(f"data.name={config.name!r} {is_unknown(config.name, [*SMALL_SETS, 'image_folder'])}")
-    side, root = config.eval_size or config.image_size or DEFAULT_IMAGE_SIZE, Path(config.root).expanduser()
-    if not root.exists():
+    side, root = config.eval_size or config.image_size or DEFAULT_IMAGE_SIZE, expand(config.root)
+    if not os.path.exists(root):  # noqa: PTH110 -- Path.exists raises for a name that no file can have
         classes, train, val = _IMAGENET
         facts = DataInfo(config.name, classes, 3, side, train, val)
-        return _limited(facts, config), f"ImageNet's, since there is no folder {root}"
+        return _limited(facts, config), f"ImageNet's, since there is no folder {one_line(root)}"
     train_files, val_files = list_splits(root)
     facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files.labels), len(val_files.labels))
-    return _limited(facts, config), f"counted in {root}"
+    return _limited(facts, config), f"counted in {one_line(root)}"
 
 
 def _limited(info: DataInfo, config: DataConfig) -> DataInfo:
@@ -50,9 +51,9 @@ def _limited(info: DataInfo, config: DataConfig) -> DataInfo:
 
 def is_there(config: DataConfig) -> bool:
     """The data set lies where it is looked for, or may be fetched; whether it is in order shows when it is read."""
-    root = Path(config.root).expanduser()
+    root = expand(config.root)
     if config.name not in SMALL_SETS:
-        return root.exists()
+        return os.path.exists(root)  # noqa: PTH110
     try:
         SMALL_SETS[config.name].read(root)
     except MissingFilesError:

@@ -37,6 +37,8 @@ class Ranking:
 
     data: str
     counts: Tensor
+    samples: str = ""
+    """Digest of the samples and their order; empty in a file of an earlier version."""
 
     def order(self) -> Tensor:
         """int64 [N] positions, the least forgotten first."""
@@ -48,12 +50,12 @@ class Ranking:
 
     def save(self, path: Path) -> None:
         """Write the file that :meth:`load` reads."""
-        content = {"data": self.data, "counts": self.counts}
+        content = {"data": self.data, "counts": self.counts, "samples": self.samples}
         atomic_write(path, lambda file: dump(content, file))
 
     @classmethod
-    def load(cls, path: Path, *, data: str, size: int) -> "Ranking":
-        """Read a file of the data set ``data`` with ``size`` training samples.
+    def load(cls, path: Path, *, data: str, size: int, samples: str = "") -> "Ranking":
+        """Read a file of the data set ``data`` with ``size`` training samples, whose digest is ``samples``.
 
         Raises:
             UserError: no such file, not a ranking, or one of another data set.
@@ -65,13 +67,15 @@ class Ranking:
             counts = content["counts"]
             if counts.is_floating_point() or counts.is_complex():
                 raise TypeError("counts are whole numbers")
-            made = cls(data=content["data"], counts=counts.view(len(counts)))
+            made = cls(data=content["data"], counts=counts.view(len(counts)), samples=str(content.get("samples", "")))
         except OSError as error:
             raise UserError(f"{key} cannot be read: {error.strerror}") from error
         except Exception as error:  # torch.load raises whatever its parts do, and another file may hold anything
             raise UserError(f"{key} is not a ranking that a run has saved") from error
         if (made.data, len(made.counts)) != (data, size):
             raise UserError(f"{key} ranks the {len(made.counts)} samples of {made.data}, this run has {size} of {data}")
+        if made.samples and samples and made.samples != samples:
+            raise UserError(f"{key} ranks {size} other samples of {data} than this run's, or the same in another order")
         return made
 
 
@@ -117,10 +121,19 @@ class Forgetting:
     """When a run counts, and which samples each of its epochs trains on."""
 
     def __init__(
-        self, *, data: str, size: int, epochs: int, remove: int, ranking: Ranking | None, path: Path, device: torch.device
+        self,
+        *,
+        data: str,
+        size: int,
+        epochs: int,
+        remove: int,
+        ranking: Ranking | None,
+        path: Path,
+        device: torch.device,
+        samples: str = "",
     ) -> None:
         """Count for ``epochs`` unless there is a ``ranking``, then leave out ``remove`` samples. ``path``: to save to."""
-        self._data, self._epochs, self._remove, self._path = data, epochs, remove, path
+        self._data, self._samples, self._epochs, self._remove, self._path = data, samples, epochs, remove, path
         self._ranking = ranking
         self._counter = ForgettingCounter(size, device) if ranking is None else None
 
@@ -154,7 +167,7 @@ class Forgetting:
         if self._counter is None:
             assert self._ranking is not None
             return self._ranking
-        return Ranking(data=self._data, counts=self._counter.counts())
+        return Ranking(data=self._data, counts=self._counter.counts(), samples=self._samples)
 
     def state_dict(self) -> dict[str, Any]:
         """Collective."""

@@ -5,6 +5,7 @@ SOURCE holds ``train/<class>/`` and ``val/<class>/``, and DEST gets ``train`` an
 the shards they are shuffled, for readers that go through them in order. All is read back and compared before DEST appears.
 """
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 from dist_sparse.arguments import Parser
 from dist_sparse.data.images.files import BadImage, ImageFiles, read_encoded
 from dist_sparse.data.images.folder import FolderFiles
-from dist_sparse.data.images.shards.files import list_shards
+from dist_sparse.data.images.shards.files import list_shards, save_class_names
 from dist_sparse.data.images.shards.formats import FORMATS, Format, Packed
 from dist_sparse.data.images.shards.index import open_index
 from dist_sparse.data.images.splits import list_splits
-from dist_sparse.errors import UserError, refuse
+from dist_sparse.errors import UserError, one_line, refuse
 from dist_sparse.files import atomic_folder, atomic_write
 from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
@@ -53,8 +54,8 @@ def pack(source: Path, dest: Path, kind: Format, *, shard_size: int, seed: int) 
     """
     if shard_size < 1:
         raise UserError(f"--shard-size={shard_size} should be at least 1")
-    if dest.exists():
-        raise UserError(f"{dest} is there already; name a new folder, or remove it")
+    if os.path.lexists(dest):
+        raise UserError(f"{one_line(dest)} is there already; name a new folder, or remove it")
     splits = list_splits(source)
     try:
         with atomic_folder(dest) as folder:
@@ -62,10 +63,11 @@ def pack(source: Path, dest: Path, kind: Format, *, shard_size: int, seed: int) 
                 if not isinstance(files, FolderFiles):
                     raise UserError(f"{files.place} holds shards, not folders of images")
                 (folder / name).mkdir()
+                save_class_names(folder / name, files.classes)
                 checksums = _write(files, folder / name, kind, shard_size=shard_size, seed=seed)
                 _verify(files, folder / name, kind, checksums)
     except OSError as error:
-        raise UserError(f"{dest} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{one_line(dest)} cannot be written: {error.strerror or error}") from error
 
 
 def _write(files: FolderFiles, folder: Path, kind: Format, *, shard_size: int, seed: int) -> np.ndarray:
@@ -83,7 +85,7 @@ def _write(files: FolderFiles, folder: Path, kind: Format, *, shard_size: int, s
             for position in positions:
                 data = _whole(files, position)
                 checksums[position] = zlib.crc32(data)
-                yield kind.sample_name(position, files.name(position)), data, int(files.labels[position])
+                yield kind.sample_name(position, files.file_name(position)), data, int(files.labels[position])
                 bar.update()
 
         for number in range(count):

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import zlib
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.data.small_set import MissingFilesError, SmallSet, Split
-from dist_sparse.data.tiny_imagenet import fetch_tiny_imagenet, read_tiny_imagenet
+from dist_sparse.data.tiny_imagenet import fetch_tiny_imagenet, read_tiny_imagenet, tiny_imagenet_names
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 
@@ -61,7 +62,7 @@ def _find(name: str, folders: tuple[Path, ...]) -> Path:
     """The file, gzipped or not, in the first folder that has it."""
     candidates = [folder / f"{name}{suffix}" for folder in folders for suffix in ("", ".gz")]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 -- Path.is_file raises for a name that no file can have
             return path
     raise MissingFilesError(name)
 
@@ -84,6 +85,12 @@ def read_idx(path: Path) -> Tensor:
         raise UserError(f"{path} is damaged ({error}); delete it and fetch the data set again") from error
 
 
+def _fashion_names(_root: Path) -> list[str]:
+    from torchvision.datasets import FashionMNIST
+
+    return FashionMNIST.classes
+
+
 def _fetch_fashion_mnist(root: Path) -> None:
     from torchvision.datasets import FashionMNIST
 
@@ -100,6 +107,10 @@ def _read_cifar(root: Path, classes: int) -> tuple[Split, Split]:
         return Split(images, torch.tensor(data.targets))
 
     return split(True), split(False)
+
+
+def _cifar_names(root: Path, classes: int) -> list[str]:
+    return _cifar(classes)(root, train=False).classes
 
 
 def _fetch_cifar(root: Path, classes: int) -> None:
@@ -123,6 +134,7 @@ SMALL_SETS = {
         train_size=1_437,
         val_size=360,
         read=_read_digits,
+        class_names=lambda _root: "0123456789",
     ),
     "fashion_mnist": SmallSet(
         classes=10,
@@ -134,6 +146,7 @@ SMALL_SETS = {
         train_size=60_000,
         val_size=10_000,
         read=_read_fashion_mnist,
+        class_names=_fashion_names,
         layout="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",
         download=_fetch_fashion_mnist,
         hint=", and Debian's package dataset-fashion-mnist is found by itself",
@@ -148,6 +161,7 @@ SMALL_SETS = {
         train_size=50_000,
         val_size=10_000,
         read=partial(_read_cifar, classes=10),
+        class_names=partial(_cifar_names, classes=10),
         layout="cifar-10-batches-py/{data_batch_1,data_batch_2,data_batch_3,data_batch_4,data_batch_5,test_batch,batches.meta}",
         download=partial(_fetch_cifar, classes=10),
     ),
@@ -161,6 +175,7 @@ SMALL_SETS = {
         train_size=50_000,
         val_size=10_000,
         read=partial(_read_cifar, classes=100),
+        class_names=partial(_cifar_names, classes=100),
         layout="cifar-100-python/{train,test,meta}",
         download=partial(_fetch_cifar, classes=100),
     ),
@@ -174,6 +189,7 @@ SMALL_SETS = {
         train_size=100_000,
         val_size=10_000,
         read=read_tiny_imagenet,
+        class_names=tiny_imagenet_names,
         layout="tiny-imagenet-200/{wnids.txt,train/<wnid>/images/*.JPEG,val/images/*.JPEG,val/val_annotations.txt}",
         download=fetch_tiny_imagenet,
     ),

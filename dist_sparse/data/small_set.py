@@ -1,7 +1,7 @@
 """What is known of a small data set, and how its files are read, or fetched where that is asked for."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from dist_sparse.config.data import DataConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, one_line
+from dist_sparse.inputs import expand
 
 
 class Split(NamedTuple):
@@ -43,6 +44,8 @@ class SmallSet:
     """Files that ``read`` looks for, relative to the folder."""
     download: Callable[[Path], object] | None = None
     """Fetches them; raises OSError or RuntimeError."""
+    class_names: Callable[[Path], Sequence[str]] = lambda _root: ()
+    """By class number, once the files are there."""
     hint: str = ""
     """Another way to get them."""
     side: int
@@ -56,14 +59,14 @@ def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
 
     Raises UserError where the files are missing, or cannot be fetched. Of several ranks that share the folder one fetches.
     """
-    root = Path(config.root).expanduser()
+    root = expand(config.root)
     with _alone(root, config, small_set):
         try:
             return _checked(small_set.read(root), config, small_set)
         except MissingFilesError:
             if not config.download or small_set.download is None:
                 raise UserError(
-                    f"{config.name} is missing or damaged: expected {root}/{small_set.layout}; "
+                    f"{config.name} is missing or damaged: expected {one_line(root)}/{small_set.layout}; "
                     f"--data.download=true fetches it{small_set.hint}"
                 ) from None
         try:
@@ -72,18 +75,20 @@ def read_small(config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
         except (OSError, RuntimeError, MissingFilesError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{config.name} could not be fetched ({reason}); put the files at {root}/{small_set.layout}{small_set.hint}"
+                f"{config.name} could not be fetched ({reason}); "
+                f"put the files at {one_line(root)}/{small_set.layout}{small_set.hint}"
             ) from error
 
 
 def _checked(splits: tuple[Split, Split], config: DataConfig, small_set: SmallSet) -> tuple[Split, Split]:
     """Refuse files that are whole but do not fit together."""
+    what = f"{config.name} in {one_line(config.root)}"
     for images, labels in splits:
         if images.ndim != 4 or len(images) != len(labels) or not len(labels):
             shape = "x".join(map(str, images.shape))
-            raise UserError(f"{config.name} in {config.root} is damaged: {shape} values of images and {len(labels)} labels")
+            raise UserError(f"{what} is damaged: {shape} values of images and {len(labels)} labels")
         if labels.min() < 0 or labels.max() >= small_set.classes:
-            raise UserError(f"{config.name} in {config.root} is damaged: labels are not all below {small_set.classes}")
+            raise UserError(f"{what} is damaged: labels are not all below {small_set.classes}")
     return splits
 
 

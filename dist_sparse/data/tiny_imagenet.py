@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 
 from dist_sparse.data.images.files import BadImage, decode
+from dist_sparse.data.reading import read_regular
 from dist_sparse.data.small_set import MissingFilesError, Split
 from dist_sparse.errors import UserError
 
@@ -33,14 +34,14 @@ def read_tiny_imagenet(root: Path) -> tuple[Split, Split]:
     """Training and held-out split; MissingFilesError where a file of the layout is missing, UserError for a corrupt one."""
     folder = root / FOLDER
     try:
-        wnids = sorted((folder / "wnids.txt").read_text().split())
-        numbers = {wnid: number for number, wnid in enumerate(wnids)}
+        numbers = {wnid: number for number, wnid in enumerate(tiny_imagenet_names(root))}
         train = [
             (path, number)
             for wnid, number in numbers.items()
             for path in sorted((folder / "train" / wnid / "images").iterdir())
+            if not path.name.startswith(".") and path.suffix == ".JPEG"
         ]
-        lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+        lines = read_regular(folder / "val" / "val_annotations.txt").decode(errors="surrogateescape").splitlines()
     except OSError as error:
         raise MissingFilesError(str(error)) from error
     val = []
@@ -50,6 +51,11 @@ def read_tiny_imagenet(root: Path) -> tuple[Split, Split]:
             raise UserError(f"{folder}/val/val_annotations.txt, line {number}: {wnid!r} is not one of the classes in wnids.txt")
         val.append((folder / "val" / "images" / name, numbers[wnid]))
     return _cached(folder / "train.pt", train), _cached(folder / "val.pt", val)
+
+
+def tiny_imagenet_names(root: Path) -> list[str]:
+    """The classes by number; OSError as the file system says."""
+    return sorted(read_regular(root / FOLDER / "wnids.txt").decode(errors="surrogateescape").split())
 
 
 def fetch_tiny_imagenet(root: Path) -> None:
@@ -65,7 +71,9 @@ def fetch_tiny_imagenet(root: Path) -> None:
 
 def _cached(cache: Path, files: Sequence[Labelled]) -> Split:
     """The decoded files, from ``cache`` if it was made from the same list; one of several processes makes it."""
-    listing = hashlib.blake2b("\n".join(f"{path.name} {label}" for path, label in files).encode()).hexdigest()
+    listing = hashlib.blake2b(
+        "\n".join(f"{path.name} {label}" for path, label in files).encode(errors="surrogateescape")
+    ).hexdigest()
     found = _load(cache, listing)
     if found is not None:
         return found
@@ -91,7 +99,7 @@ def _decode(files: Sequence[Labelled]) -> Split:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    image = decode(path.read_bytes, str(path))
+    image = decode(lambda: read_regular(path), str(path))
     if isinstance(image, BadImage):
         raise UserError(f"{path} cannot be decoded ({image.reason}); unpack {URL} again")
     return np.asarray(image)

@@ -111,7 +111,11 @@ class DaliBackend:
         return Sample(key, data, self._windows(key, image.height, image.width), index), bad
 
     def _read_file(self, files: ImageFiles, position: int) -> Encoded | BadImage:
-        return (read_plain if position in self._for_pillow else read_encoded)(files, position)
+        if position not in self._for_pillow:
+            encoded = read_encoded(files, position)
+            if isinstance(encoded, BadImage) or encoded.alike:
+                return encoded
+        return read_plain(files, position)
 
     def _read_by_pillow(self, reading: Reading, pool: Executor) -> Reading:
         """A batch that DALI could not decode, with every image decoded by Pillow: that finds the bad one."""

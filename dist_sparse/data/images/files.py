@@ -8,11 +8,18 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dist_sparse.data.images.pixels import is_alike, to_rgb
+from dist_sparse.errors import one_line
+
 T = TypeVar("T")
 
 END_OF_JPEG = b"\xff\xd9"
 SLACK = 64
 """Bytes that may follow the end of a JPEG without waking suspicion."""
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
+"""What a file may hold, whatever its name says. Not all that Pillow knows: it starts Ghostscript for PostScript, say."""
 
 
 class ImageFiles(Protocol):
@@ -22,8 +29,17 @@ class ImageFiles(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The same, or empty where ``classes`` are but numbers."""
+        ...
+
+    @property
     def labels(self) -> np.ndarray:
         """[N] int64 class numbers."""
+        ...
+
+    def keys(self) -> list[bytes]:
+        """What tells the images apart, the same in folders and in shards of them (:mod:`dist_sparse.data.identity`)."""
         ...
 
     @property
@@ -58,6 +74,14 @@ class ChosenFiles:
         return self.files.classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.files.class_names
+
+    def keys(self) -> list[bytes]:
+        keys = self.files.keys()
+        return [keys[position] for position in self.positions.tolist()]
+
+    @property
     def place(self) -> str:
         return self.files.place
 
@@ -81,14 +105,16 @@ class Encoded(NamedTuple):
     data: bytes
     height: int
     width: int
+    alike: bool = True
+    """Whether DALI gives the pixels that Pillow gives."""
 
 
 def decode(read: Callable[[], bytes], name: str) -> Image.Image | BadImage:
     """The image in what ``read`` gives, as RGB; ``name`` is what a message calls it."""
 
     def whole() -> Image.Image:
-        with Image.open(io.BytesIO(read())) as image:
-            return image.convert("RGB")
+        with _opened(read()) as image:
+            return to_rgb(image)
 
     return _guarded(whole, name)
 
@@ -103,11 +129,11 @@ def read_encoded(files: ImageFiles, position: int) -> Encoded | BadImage:
 
     def head() -> Encoded:
         data = files.read(position)
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(data) as image:
             width, height = image.size
             if image.format == "JPEG" and END_OF_JPEG not in data[-SLACK:]:
                 image.load()
-        return Encoded(data, height, width)
+            return Encoded(data, height, width, is_alike(image))
 
     return _guarded(head, files.name(position))
 
@@ -138,11 +164,18 @@ def first_good(
     return None, -1, bad
 
 
+def _opened(data: bytes) -> Image.Image:
+    if not data:
+        raise ValueError("the file is empty")
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
 def _guarded(read: Callable[[], T], name: str) -> T | BadImage:
     """What ``read`` gives; an error comes back as a BadImage, so that it crosses from a worker in one piece."""
     try:
         return read()
     except UnidentifiedImageError:
         return BadImage(name, "not an image in a known format")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return BadImage(name, " ".join(str(error).split()) or type(error).__name__)
+    except Exception as error:  # whatever broken bytes make Pillow's many formats trip over
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return BadImage(name, one_line(" ".join(words.split())) or type(error).__name__)

@@ -1,5 +1,7 @@
 """The two splits of a data set on disk, in whichever format they lie there."""
 
+import os
+import stat
 from pathlib import Path
 
 from dist_sparse.data.images.files import ImageFiles
@@ -7,36 +9,63 @@ from dist_sparse.data.images.folder import list_folder, some
 from dist_sparse.data.images.shards.files import list_shards
 from dist_sparse.data.images.shards.formats import FORMATS
 from dist_sparse.data.images.shards.index import open_index
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, one_line
+
+SPLITS = ("train", "val")
 
 
 def list_splits(root: Path, *, skip_damage: bool = False) -> tuple[ImageFiles, ImageFiles]:
     """Training and held-out images: ``root/train`` and ``root/val``, each with a folder a class, or with shards.
 
-    Raises UserError for missing or empty folders, for classes that the two splits do not share, and for damaged shards
-    unless ``skip_damage``.
+    Raises UserError for missing or empty folders, for classes that the two splits do not share or that are but one, and for
+    damaged shards unless ``skip_damage``.
     """
-    train, val = (list_images(root, split, skip_damage=skip_damage) for split in ("train", "val"))
+    train, val = (list_images(root, split, skip_damage=skip_damage) for split in SPLITS)
     for first, second in ((train, val), (val, train)):
         shared = set(second.classes)
         if lacking := [name for name in first.classes if name not in shared]:
             raise UserError(f"{second.place} lacks classes that {first.place} has: {some(lacking)}")
+    if len(train.classes) < 2:
+        raise UserError(f"{train.place} holds images of one class only, {some([*train.classes])}; a task has two or more")
     return train, val
 
 
 def list_images(root: Path, split: str, *, skip_damage: bool = False) -> ImageFiles:
     """The images of one split; UserError where a folder is missing, a class has no image, or a shard is damaged."""
     folder = root / split
-    layout = f"expected {root}/{split}/<class>/*.JPEG, or shards in {root}/{split}"
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; {layout} (data.root is the folder above train and val)")
-    shards = {name: sorted({path for each in kind.patterns for path in folder.glob(each)}) for name, kind in FORMATS.items()}
+    layout = f"expected {one_line(root)}/{split}/<class>/*.JPEG, or shards in {one_line(root)}/{split}"
+    if not _is_folder(folder):
+        raise UserError(f"there is no folder {one_line(folder)}; {_advice(root, layout)}")
+    shards = {
+        name: sorted({path for each in kind.patterns for path in folder.glob(each) if not path.name.startswith(".")})
+        for name, kind in FORMATS.items()
+    }
     kinds = [name for name, paths in shards.items() if paths]
     if not kinds:
         return list_folder(folder, layout)
     if len(kinds) > 1:
-        raise UserError(f"{folder} holds shards of several formats ({', '.join(kinds)}); leave those of one there")
-    if any(path.is_dir() for path in folder.iterdir()):
-        raise UserError(f"{folder} holds both shards and folders; leave one kind there")
+        raise UserError(f"{one_line(folder)} holds shards of several formats ({', '.join(kinds)}); leave those of one there")
+    if any(path.is_dir() for path in folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(f"{one_line(folder)} holds both shards and folders; leave one kind there")
     (kind,) = kinds
     return list_shards(folder, open_index(folder, shards[kind], FORMATS[kind].scan, skip_damage=skip_damage))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UserError(f"{one_line(path)} cannot be read: {error.strerror}") from None
+
+
+def _advice(root: Path, layout: str) -> str:
+    """What is there instead of the folders: often they lie one level further up or down."""
+    if root.is_file():
+        return f"data.root={one_line(root)} is a file; {layout}"
+    near = [root.parent, *sorted(path for path in root.glob("*") if path.is_dir())]
+    found = [path for path in near if all(os.path.isdir(path / split) for split in SPLITS)]  # noqa: PTH112 -- no errors
+    if found:
+        return f"did you mean data.root={one_line(found[0])}?"
+    return f"{layout} (data.root is the folder above train and val)"

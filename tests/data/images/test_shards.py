@@ -10,6 +10,7 @@ from nvidia.dali import fn, pipeline_def, tfrecord
 
 from dist_sparse.data import pack
 from dist_sparse.data.images.shards import tfrecord as ours
+from dist_sparse.data.images.shards.files import CLASSES
 from dist_sparse.data.images.shards.index import INDEX
 from tests.data.compare import message_of, same
 
@@ -42,7 +43,7 @@ def own(packed, tmp_path):
 
 
 def shards(root: Path, split: str = "train") -> list[Path]:
-    return sorted(path for path in (root / split).iterdir() if path.name != INDEX)
+    return sorted(path for path in (root / split).iterdir() if path.name not in (INDEX, CLASSES))
 
 
 @pytest.mark.parametrize("backend", ["torchvision", "dali"])

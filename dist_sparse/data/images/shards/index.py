@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dist_sparse.data.images.shards.entry import Entry, ForeignShard, TruncatedShard
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, one_line
 from dist_sparse.files import atomic_write
 
 INDEX = "index.npz"
@@ -40,7 +41,7 @@ def open_index(folder: Path, shards: Sequence[Path], scan: Callable[[Path], Iter
     Raises:
         UserError: a shard is damaged (unless ``skip_damage``), is of something else, or there is no image.
     """
-    sizes = np.array([shard.stat().st_size for shard in shards], dtype=np.int64)
+    sizes = np.array([_size(shard) for shard in shards], dtype=np.int64)
     names = np.array([shard.name for shard in shards])
     index = _load(folder / INDEX)
     if index is not None and np.array_equal(index.shards, names) and np.array_equal(index.sizes, sizes):
@@ -58,6 +59,16 @@ def open_index(folder: Path, shards: Sequence[Path], scan: Callable[[Path], Iter
     return index
 
 
+def _size(shard: Path) -> int:
+    try:
+        status = shard.stat()
+    except OSError as error:
+        raise UserError(f"{one_line(shard)} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{one_line(shard)} is not a file, but a folder, a pipe or a device")
+    return status.st_size
+
+
 def save_index(path: Path, index: Index) -> None:
     """Keep an index for the next run; a folder that cannot be written to only costs the next run its time."""
     try:
@@ -67,11 +78,11 @@ def save_index(path: Path, index: Index) -> None:
 
 
 def _load(path: Path) -> Index | None:
+    if not path.is_file():
+        return None
     try:
         with np.load(path) as stored:
             return Index(**stored)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         logger.warning("%s is damaged; the shards are read anew", path)
         return None
@@ -85,15 +96,15 @@ def _scan(shard: Path, scan: Callable[[Path], Iterator[Entry]], take: Callable[[
             take(entry)
             count += 1
     except TruncatedShard as error:
-        message = f"{shard} is damaged after {count} images ({error})"
+        message = f"{one_line(shard)} is damaged after {count} images ({error})"
         if not skip_damage:
             raise UserError(f"{message}; pack or copy it again, or set data.bad_images=skip") from None
         logger.warning("%s; going on without the rest of it", message)
         return True
     except ForeignShard as error:
-        raise UserError(f"{shard}: {error}") from None
+        raise UserError(one_line(f"{shard}: {error}")) from None
     except OSError as error:
-        raise UserError(f"{shard} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{one_line(shard)} cannot be read: {error.strerror or error}") from None
     return False
 
 

@@ -1,6 +1,7 @@
 """TFRecord shards of tf.train.Example, without TensorFlow: the framing is read here, the messages by protobuf."""
 
 import functools
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
@@ -30,7 +31,7 @@ def write(samples: Iterable[tuple[str, bytes, int]], file: BinaryIO) -> None:
         feature = example.features.feature
         feature[IMAGE].bytes_list.value.append(data)
         feature[LABEL].int64_list.value.append(label)
-        feature[NAME].bytes_list.value.append(name.encode())
+        feature[NAME].bytes_list.value.append(os.fsencode(name))
         record = example.SerializeToString(deterministic=True)
         length = struct.pack("<Q", len(record))
         file.write(length + _checksum(length) + record + _checksum(record))
@@ -48,6 +49,8 @@ def _record(file: BinaryIO, head: bytes, number: int) -> bytes:
     if _checksum(head[:8]) != head[8:]:
         raise TruncatedShard(f"record {number} has a wrong checksum")
     (length,) = struct.unpack("<Q", head[:8])
+    if length > os.fstat(file.fileno()).st_size:  # not even asked for: a foreign file may say anything
+        raise TruncatedShard(f"record {number} is cut off")
     record, checksum = file.read(length), file.read(4)
     if len(record) < length or len(checksum) < 4:
         raise TruncatedShard(f"record {number} is cut off")
@@ -69,7 +72,7 @@ def _entry(record: bytes, offset: int, number: int) -> Entry:
     if not image or not label:
         raise ForeignShard(f"record {number} lacks {IMAGE if not image else LABEL}")
     names = feature[NAME].bytes_list.value
-    name = names[0].decode(errors="replace") if names else ""
+    name = os.fsdecode(names[0]) if names else ""
     return Entry(name, offset + record.find(image[0]), len(image[0]), label[0])
 
 
