@@ -21,7 +21,7 @@ from benchmarks import timing
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data import build_data
 from dist_sparse.data.batch import Normalise
-from dist_sparse.data.images.loaders import IMAGENET_MEAN, IMAGENET_STD
+from dist_sparse.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 SIDES = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 500), (480, 360))
 """Widths and heights that are frequent in ImageNet."""

@@ -17,9 +17,12 @@ from torch.optim import Optimizer
 from dist_sparse import distributed
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config
+from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Data, DataInfo, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
+from dist_sparse.data.normalisation import Normalisation, chosen
+from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, check_engine, check_installed
@@ -72,8 +75,29 @@ class Parts:
 
 
 def resolved(config: Config) -> Config:
-    """The configuration with the method's and the engine's defaults filled in: what a run uses, and what its folder holds."""
-    return dataclasses.replace(config, sparsity=resolve(config.sparsity), engine=resolve_engine(config.engine))
+    """The configuration with the defaults of method, engine and pixels filled in: what a run uses, and its folder holds."""
+    return dataclasses.replace(
+        config, sparsity=resolve(config.sparsity), engine=resolve_engine(config.engine), data=_with_normalisation(config)
+    )
+
+
+def expected_normalisation(config: Config) -> Normalisation | None:
+    """What the weights that a run starts from expect, where it starts from such.
+
+    A file of weights does not tell: with folders it is taken for one of timm's, with a small set for one of that set's.
+    """
+    of_file = config.model.checkpoint is not None and config.data.name not in SMALL_SETS
+    if not config.model.pretrained and not of_file:
+        return None
+    from dist_sparse.models.pretrained import expected_pixels
+
+    expected = expected_pixels(config.model)
+    return Normalisation(*expected) if expected else None
+
+
+def _with_normalisation(config: Config) -> DataConfig:
+    mean, std = chosen(config.data, expected_normalisation(config))
+    return dataclasses.replace(config.data, mean=list(mean), std=list(std))
 
 
 def load_data(config: Config, ranks: Ranks) -> Data:

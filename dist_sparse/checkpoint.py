@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.contents import ENTRY, contents_of
+from dist_sparse.data.identity import IDENTITY, other_classes, other_samples
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
 from dist_sparse.stored import check_shards, read_checkpoint, shards_name, step_of
@@ -160,10 +161,20 @@ class CheckpointStore:
         return read_checkpoint(path, map_location)
 
 
-def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse with a UserError a data set of other facts than the checkpoint's: its order would be another one."""
-    if differing := [f"{key} {saved.get(key)} (now {current[key]})" for key in current if saved.get(key) != current[key]]:
+def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Refuse with a UserError another data set than the checkpoint's: its order or its labels would be others.
+
+    Returns:
+        A warning where the checkpoint does not know its samples.
+    """
+    facts = [key for key in current if key not in IDENTITY and saved.get(key) != current[key]]
+    differing = [f"{key} {saved.get(key)} (now {current[key]})" for key in facts]
+    differing += filter(None, (other_classes(saved, current), other_samples(saved, current)))
+    if differing:
         raise UserError(f"cannot resume with another data set: the checkpoint's has {', '.join(differing)}")
+    if IDENTITY[-1] in saved:
+        return []
+    return ["the checkpoint is of a version that kept no names of classes and samples: the data set's are not compared"]
 
 
 def decisive_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

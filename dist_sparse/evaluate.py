@@ -6,6 +6,7 @@ where it has them. Keys of the run's configuration can be set anew, such as ``--
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def evaluate(config: Config, path: Path) -> list[str]:
     from dist_sparse import distributed
     from dist_sparse.build import load_data, load_model, load_precision
     from dist_sparse.checkpoint_content import check_networks
+    from dist_sparse.data.identity import check_classes
     from dist_sparse.networks import networks_of
     from dist_sparse.stored import load_weights, read_checkpoint, step_of
     from dist_sparse.validation import validate
@@ -57,6 +59,7 @@ def evaluate(config: Config, path: Path) -> list[str]:
             state = read_checkpoint(path)
             check_networks(state, path)
             data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
+            check_classes(state["data"], dataclasses.asdict(data.info))
             model = load_model(config, data.info, precision)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
         lines, costs = [f"checkpoint        {path} (step {step_of(state, path)})"], []

@@ -2,13 +2,16 @@
 
 Writes the weights, inactive ones 0, with the sub-net's own batch norms where it has them, as a plain state dict that timm's
 model of the same name and arguments loads with ``strict=True``. A method that trains a single network has that as sub-net 1.
+``subnetN.json`` beside it says what goes in and comes out: size and normalisation of the images, and the classes' names.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dist_sparse.arguments import Parser
-from dist_sparse.errors import UserError, refuse
+from dist_sparse.errors import UserError, one_line, refuse
 from dist_sparse.inputs import expand, is_folder
 from dist_sparse.leaving import leave
 from dist_sparse.run_folder import RunFolder
@@ -57,12 +60,28 @@ def export(run: Path, subnet: str, checkpoint: str, output: Path | None, *, aver
         try:
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(file, lambda stream, weights=network.weights: dump(weights, stream))
+            atomic_write(file.with_suffix(".json"), lambda stream: stream.write(_description(state)))
         except OSError as error:
             raise UserError(f"--output={folder} cannot be written: {error.strerror}") from error
         masked = sum(network.weights[name].numel() for name in network.active)
         density = sum(network.active.values()) / masked if masked else 1.0
         lines.append(f"{file}  density {density:.2%} of the sparse layers, step {step_of(state, path)}")
     return lines
+
+
+def _description(state: Mapping[str, Any]) -> bytes:
+    """What a user of the weights has to know; null is what an earlier version did not keep."""
+    data, config = state["data"], state["config"]
+    about = {
+        "model": config["model.name"],
+        "model_kwargs": config["model.kwargs"],
+        "channels": data["channels"],
+        "image_size": data["image_size"],
+        "mean": config.get("data.mean"),
+        "std": config.get("data.std"),
+        "class_names": [one_line(name) for name in data.get("class_names", ())] or None,
+    }
+    return (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dist_sparse.build import Parts
 from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_world
 from dist_sparse.checkpoint_content import check_fits, check_networks
 from dist_sparse.config import Config, to_flat
+from dist_sparse.data.normalisation import check_kept
 from dist_sparse.distributed import Ranks
 from dist_sparse.inputs import expand
 from dist_sparse.run_folder import RunFolder
@@ -48,7 +49,8 @@ def load_checkpoint(path: Path, parts: Parts, folder: RunFolder) -> dict[str, An
 def check_state(state: dict[str, Any], path: Path, parts: Parts) -> None:
     """Refuse with a UserError the state of another computation, or one that makes no sense; warn of what may differ."""
     check_networks(state, path)
-    check_data(state["data"], dataclasses.asdict(parts.data.info))
+    check_kept(state["config"], parts.config.data)
+    unknown = check_data(state["data"], dataclasses.asdict(parts.data.info))
     changes = check_resumable(state["config"], to_flat(parts.config))
     check_fits(
         state,
@@ -59,5 +61,5 @@ def check_state(state: dict[str, Any], path: Path, parts: Parts) -> None:
         total_steps=parts.clock.total,
     )
     shared_out = bool(parts.config.engine.zero.stage)
-    for warning in (*changes, *check_world(state["world_size"], parts.ranks.world_size, shared_out=shared_out)):
+    for warning in (*unknown, *changes, *check_world(state["world_size"], parts.ranks.world_size, shared_out=shared_out)):
         _log.warning(warning)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dist_sparse import distributed
-from dist_sparse.build import build_parts, build_trainer, resolved
+from dist_sparse.build import build_parts, build_trainer, expected_normalisation, resolved
 from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_best
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
+from dist_sparse.data.normalisation import chosen
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure
@@ -104,6 +105,8 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
         state = None if checkpoint is None else load_checkpoint(checkpoint, parts, folder)
     if ranks.is_first and typed is not None:
         warn_of_idle(given, ranks.world_size, typed)
+    if line := _normalisation(config):
+        _tell(ranks, line)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)
     # Before an engine takes the model apart.
@@ -140,6 +143,16 @@ def _settle_best(trainer: Trainer, checkpoint: Path) -> None:
         last = progress.step == trainer.total_steps
         settle_best(trainer.store, progress, checkpoint, to_flat(trainer.config), last=last)
     trainer.progress = distributed.from_first_rank(progress)
+
+
+def _normalisation(config: Config) -> str:
+    """What is done to the pixels for pretrained weights, which expect it in one way."""
+    if (expected := expected_normalisation(config)) is None:
+        return ""
+    used = chosen(config.data)
+    whose = "timm's pretrained weights of this name expect"
+    agrees = f"as {whose}" if used == expected else f"but {whose} {expected}"
+    return f"images are normalised by {used}, {agrees} (data.mean, data.std)"
 
 
 def _with_masks(cost: Cost, trainer: Trainer) -> Cost:

@@ -84,7 +84,9 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     whole = max(1, expected.train_size // config.train.batch_size)  # a folder may be smaller than the batch
     if not data_is_there:
         side = max(expected.image_size, SMALL_SETS["noise"].side)
-        config = replace(config, data=replace(config.data, name="noise", image_size=side, **USUAL_FOR_FOLDERS))
+        config = replace(
+            config, data=replace(config.data, name="noise", image_size=side, mean=None, std=None, **USUAL_FOR_FOLDERS)
+        )
     accumulation = min(config.train.accumulation, 2)
     batch = world_size * accumulation * _IMAGES
     wanted = max(_STEPS, 4 * len(config.sparsity.ast.densities or config.sparsity.ast.structures))

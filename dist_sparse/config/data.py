@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dist_sparse.config.duration import Duration, Length
-from dist_sparse.config.numbers import STRICT, Count, Density, Natural
+from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, Positive
 from dist_sparse.config.paths import AnyPath
 
 Side = Annotated[int, Field(ge=1, le=2048)]
@@ -57,6 +57,11 @@ class DataConfig:
     """Pixels of padding before a small set's random crop. Default: digits 1, fashion_mnist 2, CIFAR 4, tiny_imagenet 8."""
     padding_mode: Literal["zeros", "reflect"] | None = None
     """How a small set's padding is filled. Default: zeros."""
+    mean: list[Fraction] | None = None
+    """Mean of each channel that is taken from the pixels, scaled to 0-1. Default: that which `model.pretrained` weights expect
+    (with folders, `model.checkpoint` too: what timm's weights of that name expect), else a small set's own, ImageNet's."""
+    std: list[Positive] | None = None
+    """Deviation of each channel that the pixels are divided by then. Default: as of `data.mean`."""
     flip: bool | None = None
     """Random horizontal flips. Default: yes, except for digits."""
     image_size: Side | None = None

@@ -40,7 +40,7 @@ class ModelConfig:
     """Start from the weights in this file: a state dict of timm or torchvision (.pt, .pth or .safetensors; also under
     `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), or
     a checkpoint or folder of a run. A classifier of another size begins anew. The run itself never asks for the file again.
-    It does not tell how its images were normalised: that is as if the weights were new."""
+    It does not tell how its images were normalised: see `data.mean`."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, such as `{width: 2}`; the data set gives `num_classes` and `in_chans`."""
 

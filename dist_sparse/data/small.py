@@ -10,10 +10,13 @@ from torch import Tensor
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
+from dist_sparse.data.identity import Samples, samples_of
 from dist_sparse.data.limit import spread
+from dist_sparse.data.normalisation import chosen
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.data.small_set import SmallSet, Split, read_small
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand
 from dist_sparse.seeding import generator
 
 
@@ -62,15 +65,26 @@ class SmallValLoader:
 
 def build_small(config: DataConfig, small_set: SmallSet, loading: Loading) -> Data:
     """Read a small set onto the device; errors as in :func:`dist_sparse.data.build_data`."""
-    train, val = (_on_device(split, config, loading.device) for split in read_small(config, small_set))
+    splits = [_limited(split, config.limit) for split in read_small(config, small_set)]
+    train, val = (_on_device(split, config, loading.device) for split in splits)
     plan = BatchPlan(config.name, len(train.labels), loading)
-    normalise = Normalise(small_set.mean, small_set.std, loading.device)
+    normalise = Normalise(*chosen(config), loading.device)
     share = validation_share(len(val.labels), loading)
     _, channels, side, _ = train.images.shape
     return Data(
         train=SmallTrainLoader(train, plan, normalise, _augmentation(config, small_set, side)),
         val=SmallValLoader(val, share, loading.eval_batch_size, normalise),
-        info=DataInfo(config.name, small_set.classes, channels, side, len(train.labels), len(val.labels)),
+        info=DataInfo(
+            name=config.name,
+            classes=small_set.classes,
+            channels=channels,
+            image_size=side,
+            train_size=len(train.labels),
+            val_size=len(val.labels),
+            class_names=tuple(small_set.class_names(expand(config.root))),
+            train_samples=_samples(splits[0], small_set.classes),
+            val_samples=_samples(splits[1], small_set.classes),
+        ),
     )
 
 
@@ -84,14 +98,23 @@ def _augmentation(config: DataConfig, small_set: SmallSet, side: int) -> CropFli
     return CropFlip(padding, config.padding_mode or "zeros", flip)
 
 
+def _limited(split: Split, limit: int | None) -> Split:
+    chosen = spread(len(split.labels), limit)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def _samples(split: Split, classes: int) -> Samples:
+    """Told apart by their pixels, as they are in the files."""
+    return samples_of(split.labels.numpy(), split.images.contiguous().numpy(), classes)
+
+
 def _on_device(split: Split, config: DataConfig, device: torch.device) -> Split:
     """The split with its images zero-padded to ``data.image_size``; an odd pixel goes to the right and the bottom."""
-    chosen = spread(len(split.labels), config.limit)
-    images, side = split.images[chosen], split.images.shape[-1]
+    images, side = split.images, split.images.shape[-1]
     extra = (config.image_size or side) - side
     if extra < 0:
         raise UserError(
             f"data.image_size={config.image_size} is less than the {side} pixels of {config.name}; small sets only grow"
         )
     images = F.pad(images, (extra // 2, extra - extra // 2) * 2)
-    return Split(images.to(device), split.labels[chosen].to(device))
+    return Split(images.to(device), split.labels.to(device))

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dist_sparse import distributed
 from dist_sparse.build import build_parts, build_trainer
 from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config import Config
+from dist_sparse.data.identity import check_classes
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
 from dist_sparse.finite import finite_everywhere
@@ -48,6 +50,7 @@ class Probing:
             state = read_checkpoint(request.checkpoint)
             check_networks(state, request.checkpoint)
             parts = build_parts(recovery_config(config, request, state), ranks)
+            check_classes(state["data"], dataclasses.asdict(parts.data.info))
             request.check_batches(parts.data.train.steps_per_epoch)
             network = network_of(state, request)
             load_weights(parts.model, network.weights, request.checkpoint)

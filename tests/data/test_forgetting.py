@@ -97,7 +97,7 @@ def test_a_file_of_something_else_is_no_ranking(tmp_path: Path, counts: Any) -> 
     [
         (ForgettingConfig(remove=5), TrainConfig(), "needs data.forgetting.epochs to count over"),
         (ForgettingConfig(ranking="x"), TrainConfig(), "ranking does nothing without"),
-        (ForgettingConfig(ranking="absent.pt", remove=5), TrainConfig(), "absent.pt cannot be read"),
+        (ForgettingConfig(ranking="absent.pt", remove=5), TrainConfig(), "absent.pt: no such ranking"),
         (ForgettingConfig(ranking=__file__, remove=5), TrainConfig(), "is not a ranking"),
         (ForgettingConfig(epochs=10, remove=5), TrainConfig(epochs=10), "must be at most 9"),
         (ForgettingConfig(epochs=5, remove=1400), TrainConfig(), "at most 1309 can go"),

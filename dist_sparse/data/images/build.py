@@ -2,19 +2,21 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data.batch import Data, DataInfo, Loading
+from dist_sparse.data.batch import Data, DataInfo, Loading, Normalise
+from dist_sparse.data.identity import Samples, samples_of
 from dist_sparse.data.images.files import ChosenFiles, ImageFiles
 from dist_sparse.data.images.loaders import Backend, BatchFinisher, ImageTrainLoader, ImageValLoader
 from dist_sparse.data.images.sizes import Sizes, sizes_of
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.images.windows import CentreWindows, RandomWindows, Windows
 from dist_sparse.data.limit import spread
+from dist_sparse.data.normalisation import chosen
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,15 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
         raise UserError("data.download: image_folder is not fetched, it is read from data.root")
     backend = _choose_backend(config.backend)
     skip = config.bad_images == "skip"
-    splits = list_splits(Path(config.root).expanduser(), skip_damage=skip)
+    splits = list_splits(expand(config.root), skip_damage=skip)
     train_files, val_files = (_limited(files, config.limit) for files in splits)
     plan = BatchPlan(config.name, len(train_files.labels), loading)
     sizes = sizes_of(config, epochs=loading.epochs, steps_per_epoch=plan.steps_per_epoch)
     to_train, to_val = _windows(config, sizes, loading.seed)
     train = backend(train_files, to_train, loading, workers=config.workers, batch_size=plan.share_size, substitute=skip)
     val = backend(val_files, to_val, loading, workers=config.workers, batch_size=loading.eval_batch_size, substitute=False)
-    finish = [BatchFinisher(stop=not skip, device=loading.device) for _ in range(2)]
+    normalise = Normalise(*chosen(config), loading.device)
+    finish = [BatchFinisher(stop=not skip, device=loading.device, normalise=normalise) for _ in range(2)]
     share = validation_share(len(val_files.labels), loading)
     return Data(
         train=ImageTrainLoader(train, plan, finish[0]),
@@ -47,10 +50,17 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
             image_size=sizes.evaluation,
             train_size=len(train_files.labels),
             val_size=len(val_files.labels),
+            class_names=train_files.class_names,
+            train_samples=_samples(train_files),
+            val_samples=_samples(val_files),
         ),
         train_sizes=frozenset(map(sizes.at, range(loading.epochs))) - {sizes.evaluation},
         backends=(train, val),
     )
+
+
+def _samples(files: ImageFiles) -> Samples:
+    return samples_of(files.labels, files.keys(), len(files.classes))
 
 
 def _limited(files: ImageFiles, limit: int | None) -> ImageFiles:

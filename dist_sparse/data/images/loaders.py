@@ -13,8 +13,6 @@ from dist_sparse.data.images.windows import Key
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.errors import UserError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 logger = logging.getLogger(__name__)
 
 
@@ -47,9 +45,8 @@ class BatchFinisher:
     the images, little beside that convolution's own output.
     """
 
-    def __init__(self, *, stop: bool, device: torch.device) -> None:
-        self._stop, self._device = stop, device
-        self._normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD, device)
+    def __init__(self, *, stop: bool, device: torch.device, normalise: Normalise) -> None:
+        self._stop, self._device, self._normalise = stop, device, normalise
         self._reported: set[str] = set()
 
     def __call__(self, pixels: Pixels) -> Batch:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from dist_sparse.data.images.loaders import IMAGENET_STD
+from dist_sparse.data.normalisation import IMAGENET_STD
 from dist_sparse.errors import UserError
 
 LEVEL = 1 / 255 / min(IMAGENET_STD)

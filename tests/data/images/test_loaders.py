@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from dist_sparse.data.batch import Normalise
-from dist_sparse.data.images.loaders import IMAGENET_MEAN, IMAGENET_STD
+from dist_sparse.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from tests.data.compare import message_of, same
 
 SMALL = {"image_size": 16, "resize": 20, "workers": 0}
