@@ -19,7 +19,7 @@ def not_finite(bench: Bench, draw: random.Random) -> Case:
     precision = draw.choice(("fp32", "bf16", "fp16"))
     run = dataclasses.replace(run, name=f"{run.name}, {precision}")
     run.values.update({"train.precision": precision, "train.nan_limit": 3})
-    place, first, times = draw.choice(PLACES), draw.randint(1, 20), draw.choice((1, 1, 2, 1000))
+    place, first, times = draw.choice(PLACES), draw.randint(1, 12), draw.choice((1, 1, 2, 1000))
     value, which = draw.choice((float("nan"), float("inf"), -1e38)), draw.randrange(1000)
     fault = {"place": place, "first": first, "times": times, "value": value, "which": which, "whole": draw.random() < 0.5}
     ranks = range(run.ranks) if draw.random() < 0.5 else [draw.randrange(run.ranks)]

@@ -10,20 +10,20 @@ _COMMON: dict[str, Any] = {
     "tracking.log_every": 2,
     "resume": "auto",
     "data.name": "digits",
-    "data.limit": 120,
+    "data.limit": 72,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
     "train.epochs": 4,
     "train.batch_size": 24,
     "train.eval_batch_size": 64,
     "optim.lr": 0.05,
-    "scheduler.warmup": "4 steps",
-    "checkpoint.every": "3 steps",
+    "scheduler.warmup": "3 steps",
+    "checkpoint.every": "2 steps",
 }
-"""20 steps in 4 epochs, with batch norm."""
+"""12 steps in 4 epochs, with batch norm."""
 
 _MOVING = {"sparsity.update.interval": "2 steps", "sparsity.density": 0.3}
-_RAMP = {**_MOVING, "sparsity.ramp.end": "16 steps"}
+_RAMP = {**_MOVING, "sparsity.ramp.end": "10 steps"}
 METHODS: dict[str, dict[str, Any]] = {
     "dense": {},
     "set": _MOVING,
@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "ast": {
         "sparsity.ast.densities": [0.4, 0.2], "sparsity.ast.offset": "1 steps", "sparsity.update.interval": "4 steps",
-        "sparsity.ramp.end": "16 steps",
+        "sparsity.ramp.end": "10 steps",
     },
     "srste": {"sparsity.structure": "nm:2:4", "sparsity.keep_dense": ["first"]},
 }  # fmt: skip
