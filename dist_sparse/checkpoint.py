@@ -100,6 +100,15 @@ class CheckpointStore:
             log.warning("%s: checkpoints that are no longer needed stay: %s", self._folder, error)
         return True
 
+    def tidy(self, step: int) -> None:
+        """Do what a kill left undone after the checkpoint of ``step``: unfinished files go, and the oldest beyond ``keep``."""
+        try:
+            remove_leftovers(self._folder)
+            for path in [path for path in self.paths() if _step_of(path) <= step][: -self._keep]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: files that are no longer needed stay: %s", self._folder, error.strerror or error)
+
     def _rotate(self, step: int) -> None:
         earlier = [path for path in self.paths() if _step_of(path) <= step]
         kept = earlier[-self._keep :]

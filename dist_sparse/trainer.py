@@ -86,6 +86,8 @@ class Trainer:
         if self.progress.step == 0:
             self._log(self._sparsity(self.method.masks))
         started = time.perf_counter() - self.progress.seconds
+        if self.ranks.is_first:
+            self.store.tidy(self.progress.step)
         self._finish_step(save=self.progress.validation_pending)
         for epoch in range(self.clock.place(self.progress.step)[0], self.config.train.epochs):
             _, start_step = self.clock.place(self.progress.step)

@@ -119,6 +119,14 @@ def test_leftovers_of_a_killed_run_go_at_the_next_save(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_00000008.pt"]
 
 
+def test_what_a_kill_left_undone_is_done_by_the_run_that_goes_on(tmp_path: Path) -> None:
+    store_with(tmp_path, 1, 2, 3, 9, keep=4)
+    (tmp_path / ".step_00000004.pt.partial").write_bytes(b"half")
+    CheckpointStore(tmp_path, 2).tidy(3)
+    assert names(tmp_path) == ["step_00000002.pt", "step_00000003.pt", "step_00000009.pt"], "a later one may be worth a look"
+    CheckpointStore(tmp_path / "missing", 2).tidy(0)
+
+
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "empty", "text"])
 def test_a_damaged_newest_is_reported_and_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     store = store_with(tmp_path, 1, 2)
