@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 _ASIDE = {"progress.seconds", "config.output", "config.resume", "wandb_id"}
-"""What no two runs share in a checkpoint."""
+"""What no two runs share in a checkpoint; nor its digests of these, and of a table with times."""
+
+
+def _is_aside(name: str, aside: set[str]) -> bool:
+    return name.removeprefix("contents.") in aside or name.startswith(("tables.metrics.csv", "contents.tables"))
 
 
 _OF_BEST = ("best_top1", "best_step")
@@ -78,7 +82,7 @@ def _checkpoint(path: Path, reference: Path, aside: set[str]) -> list[str]:
     except Exception as error:  # whatever broken bytes make torch trip over
         return [f"cannot be read: {type(error).__name__}"]
     found = [f"has {name}, which is missing in one of the two" for name in ours.keys() ^ theirs.keys()]
-    for name in (name for name in ours if name in theirs and name not in aside):
+    for name in (name for name in ours if name in theirs and not _is_aside(name, aside)):
         mine, other = ours[name], theirs[name]
         if isinstance(mine, torch.Tensor) and isinstance(other, torch.Tensor):
             same = mine.dtype == other.dtype and mine.shape == other.shape and _bits(mine) == _bits(other)
