@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from dist_sparse.config.data import DataConfig
 from dist_sparse.config.duration import Duration, Interval, Length
 from dist_sparse.config.engine import EngineConfig
-from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, NonNegative, Positive
+from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, LeastRate, NonNegative, Positive, Rate
 from dist_sparse.config.paths import AnyPath
 from dist_sparse.config.sparsity import SparsityConfig
 
@@ -91,7 +91,7 @@ class OptimConfig:
 
     name: str = "sgd"
     """Any timm optimizer: sgd (Nesterov), momentum (plain), adamw, lamb, lion ..."""
-    lr: Positive = 0.1
+    lr: Rate = 0.1
     """Peak learning rate, at `optim.lr_batch_size` samples a step if that is given."""
     lr_batch_size: Count | None = None
     """Batch size that `optim.lr` is meant for: the rate used is lr * train.batch_size / lr_batch_size. Default: lr as it is."""
@@ -113,9 +113,9 @@ class SchedulerConfig:
     """Any timm schedule: cosine, multistep, step, poly, tanh ... or `constant`."""
     warmup: Duration = Length(0, "steps")
     """Linear warm-up at the start. Schedules with an end fill the rest of the run; milestones count from the run's start."""
-    warmup_lr: NonNegative = 0.0
+    warmup_lr: LeastRate = 0.0
     """Learning rate at the first step of the warm-up."""
-    min_lr: NonNegative = 0.0
+    min_lr: LeastRate = 0.0
     """Learning rate at the end of schedules that have one."""
     milestones: list[Duration] = field(default_factory=list)
     """When `multistep` multiplies the rate by `scheduler.decay_rate`."""

@@ -4,10 +4,12 @@ Method defaults that differ from paper to paper are ``None`` here and filled in 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dist_sparse.config.duration import Duration, Interval
-from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, NonNegative, Positive
+from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class SparsityConfig:
     """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
     distribution: Literal["erk", "er", "uniform", "table"] | None = None
     """How the active weights are shared out between layers. Default: erk; for structure nm uniform, the only one it has."""
-    er_power: Positive = 1.0
+    er_power: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Exponent of the Erdos-Renyi (kernel) ratio."""
     table: dict[str, Density] = field(default_factory=dict)
     """Density by layer for `distribution: table`: name pattern -> density, the first match counts."""

@@ -114,6 +114,8 @@ ERRORS = [
     ),
     (["--sparsity.table={a: b}"], "sparsity.table.a=b (from the command line): should be a number"),
     (["--optim.lr=nan"], "optim.lr=nan (from the command line): should be a finite number"),
+    (["--scheduler.min_lr=1e308"], "scheduler.min_lr=1e308 (from the command line): should be at most 1e30"),
+    (["--sparsity.er_power=1e12"], "sparsity.er_power=1e12 (from the command line): should be less than or equal to 10"),
     (["--train.epochs=1.5"], "train.epochs=1.5 (from the command line): should be a whole number"),
     (["--train.epochs=few"], "train.epochs=few (from the command line): should be a whole number"),
     (["--train.compile=maybe"], "train.compile=maybe (from the command line): should be true or false"),
@@ -217,7 +219,7 @@ ANYTHING = st.recursive(
             "tracking.tags": st.lists(
                 st.sampled_from(["1e-05", "on", "null", "2024-01-01", "1:30", "0x1f", "<<", "=", "~", "- a", "#"])
             ),
-            "optim.lr": st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+            "optim.lr": st.floats(0, 1e30, exclude_min=True),
             "seed": NUMBER,
             "sparsity.update.end": st.floats(0, 1).map(lambda share: Length(share, "run")),
             "scheduler.milestones": st.lists(st.floats(0, 1e3).map(lambda value: Length(value, "epochs")), max_size=3),
