@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
+from dist_sparse import peers
 from dist_sparse.config.engine import EngineConfig
-from dist_sparse.errors import UserError
+from dist_sparse.errors import Incomplete, UserError
+from dist_sparse.preemption import StopAsked, StopSignals
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +35,14 @@ class Ranks:
         return self.rank == 0
 
 
-def start(config: EngineConfig) -> Ranks:
+def start(config: EngineConfig, signals: StopSignals | None = None) -> Ranks:
     """Join the group that torchrun's environment variables describe, or make a group of one without them.
 
     A group that exists already is used as it is.
+
+    Raises:
+        Incomplete: a rank has died before all had met, or has not come.
+        StopAsked: one of the ``signals`` came meanwhile.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1")  # torchrun's, deepspeed's
@@ -47,20 +53,34 @@ def start(config: EngineConfig) -> Ranks:
         backend = "nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(minutes=config.timeout)
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout, **_meeting(timeout))
+            dist.init_process_group(backend, timeout=timeout, **_meeting(timeout, signals))
+            peers.publish(_get_default_store(), dist.get_rank())  # in the group's own store, once it has one
         else:
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
 
 
-def _meeting(timeout: timedelta) -> dict[str, Any]:
-    """Where torchrun's ranks meet, anew after each restart.
+def _meeting(timeout: timedelta, signals: StopSignals | None) -> dict[str, Any]:
+    """Where torchrun's ranks meet, anew after each restart; returns when all have come.
 
     In the store itself, which outlives them, restarted ranks would find the addresses of dead ones (pytorch issue 135712).
     """
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return {"store": dist.PrefixStore(f"attempt_{attempt}", store), "rank": rank, "world_size": world_size}
+
+    def check() -> None:
+        if signals is not None and signals.asked:
+            raise StopAsked(signals.asked)
+
+    seconds = min(timeout.total_seconds(), peers.MEETING)
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        store.set_timeout(timeout)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        peers.meet(store, rank, world_size, seconds=seconds, check=check)
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise Incomplete(f"the ranks' meeting place {place} (MASTER_ADDR, MASTER_PORT) cannot be reached: {error}") from error
+    return {"store": store, "rank": rank, "world_size": world_size}
 
 
 def world_size() -> int:
@@ -139,23 +159,6 @@ def copy_first_rank(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors with rank 0's, in place. Collective."""
     for tensor in tensors:
         dist.broadcast(tensor, src=0)
-
-
-_FAILURE = "dist_sparse/failure"
-
-
-def leave_word(error: UserError) -> None:
-    """Let the ranks whose next collective fails without this one know why it does."""
-    with contextlib.suppress(RuntimeError):  # the store is gone with the rank that held it
-        _get_default_store().set(_FAILURE, str(error))
-
-
-def word_of_others() -> str | None:
-    """What a rank left by :func:`leave_word`, if one did."""
-    with contextlib.suppress(RuntimeError):
-        store = _get_default_store()
-        return store.get(_FAILURE).decode() if store.check([_FAILURE]) else None
-    return None
 
 
 class AgreedError(UserError):

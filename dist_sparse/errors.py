@@ -21,10 +21,22 @@ class ToldElsewhere(UserError):
     """Another rank has found the mistake while this one waited for it, and tells the user."""
 
 
+class Incomplete(Exception):
+    """The run could not be completed, by no mistake of the user's, and one line says why."""
+
+    exit_code = 1
+    aloud = True
+    """This rank is to tell it; another one does if not."""
+    at_once = False
+    """Nobody has to be left time to speak: the launcher ends all ranks already, and some wait for this one to close its
+    connections."""
+
+
+EXIT_INCOMPLETE = Incomplete.exit_code
 EXIT_USER_ERROR = UserError.exit_code
 """Exit code after a :class:`UserError`. A crash ends with Python's 1, an interrupt with 130."""
 
-SECONDS_TO_SPEAK = 5
+SECONDS_TO_SPEAK = 3
 
 
 def one_line(text: object) -> str:
@@ -41,13 +53,13 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-def refuse(error: UserError, *, aloud: bool = True) -> int:
+def refuse(error: UserError | Incomplete, *, aloud: bool = True) -> int:
     """Tell the user, a line for each mistake, on the rank that speaks ``aloud``; returns the exit code."""
     if aloud:
         for line in str(error).splitlines():
             with contextlib.suppress(OSError):  # nobody reads it, or a full disk
                 print(f"error: {line}", file=sys.stderr, flush=True)
-    else:
+    elif not getattr(error, "at_once", False):
         # torchrun ends all processes as soon as one has failed: let the first rank speak first.
         time.sleep(SECONDS_TO_SPEAK)
     return error.exit_code

@@ -17,6 +17,7 @@ from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
+from dist_sparse.loading_errors import loading_explained
 from dist_sparse.run_folder import RunFolder
 
 
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:  # the same on every rank
         return refuse(error, aloud=is_first)
     try:
-        lines = evaluate(config, checkpoint)
+        with loading_explained():
+            lines = evaluate(config, checkpoint)
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
     if is_first:

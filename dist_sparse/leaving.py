@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from dist_sparse.command import is_needless
+from dist_sparse.errors import Incomplete, refuse
 
 EXIT_INTERRUPTED = 130
 PATIENCE = 4.0
@@ -23,6 +24,8 @@ def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
     code = 1
     try:
         code = 0 if is_needless() and not on_all_ranks else main()
+    except Incomplete as error:
+        code = refuse(error, aloud=error.aloud)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     finally:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dist_sparse import distributed
+from dist_sparse import distributed, peers
 from dist_sparse.build import build_parts, build_trainer, expected_normalisation, resolved
 from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_best
 from dist_sparse.config import Config, dump_config, to_flat
@@ -18,12 +18,13 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.exchange import describe
-from dist_sparse.errors import ToldElsewhere, UserError
+from dist_sparse.errors import Incomplete, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.finished import check_same
+from dist_sparse.loading_errors import loading_explained
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.resuming import choose_checkpoint, load_checkpoint
-from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose
+from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
 from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Trainer
@@ -41,7 +42,7 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
         UserError: whatever the user can mend; before the first step on all ranks alike.
         StopAsked: one of the ``signals`` has stopped the run, in good order.
     """
-    ranks = distributed.start(config.engine)
+    ranks = distributed.start(config.engine, signals)
     try:
         with CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout)) as stop:
             summary = _train(config, ranks, stop, typed)
@@ -56,7 +57,19 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
 
 
 def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None) -> dict[str, Any]:
-    folder = _choose_folder(config, ranks)
+    folder, lease = _choose_folder(config, ranks)
+    try:
+        with lease:
+            return _train_in(folder, config, ranks, stop, typed)
+    except UserError:
+        if ranks.is_first:
+            folder.discard_if_unused()
+        raise
+
+
+def _train_in(
+    folder: RunFolder, config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None
+) -> dict[str, Any]:
     with distributed.agreeing_on_errors():
         setup_logging(folder.path, ranks.rank)
     if (config.resume == "auto" or folder.restarted) and _is_finished(folder, ranks):
@@ -68,12 +81,8 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str
         raise StopAsked(signal.SIGTERM)  # the ranks' exit code made torchrun restart them; that is for another start to do
     if ranks.is_first:
         folder.preempted.unlink(missing_ok=True)
-    try:
+    with peers.watched():
         trainer, cost = _prepare(config, folder, ranks, typed)
-    except UserError:
-        if ranks.is_first:
-            folder.discard_if_unused()
-        raise
     trainer.stop = stop
     with contextlib.closing(trainer.data):
         return _fit(trainer, cost, folder)
@@ -87,13 +96,13 @@ def _is_finished(folder: RunFolder, ranks: Ranks) -> bool:
     return distributed.from_first_rank(said and gap is None)
 
 
-def _choose_folder(config: Config, ranks: Ranks) -> RunFolder:
-    """The first rank chooses, since a new folder's name holds the time, and the others follow."""
-    folder = None
+def _choose_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, contextlib.AbstractContextManager[Any]]:
+    """The first rank chooses, since a new folder's name holds the time, and the others follow; it alone holds the lease."""
+    folder, lease = None, contextlib.nullcontext()
     with distributed.agreeing_on_errors():
         if ranks.is_first:
-            folder = choose(config)
-    return distributed.from_first_rank(folder)
+            folder, lease = choose_and_lock(config)
+    return distributed.from_first_rank(folder), lease
 
 
 def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[str] | None) -> tuple[Trainer, Cost]:
@@ -164,7 +173,8 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     """Train to the end, and leave a summary whatever the end is."""
     reason = "crashed"
     try:
-        trainer.fit()
+        with peers.watched(), loading_explained():
+            trainer.fit()
         _check_saved(trainer, folder)
         reason = FINISHED
     except NotSaved as error:
@@ -173,19 +183,12 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     except Diverged:
         reason = "diverged"
         raise
-    except UserError as error:
+    except (UserError, Incomplete) as error:
         reason = f"stopped: {error}"
-        if not error.on_all_ranks:
-            distributed.leave_word(error)
         raise
     except Disagreement as error:
         reason = f"stopped: {error}"
         raise
-    except RuntimeError as error:  # of a collective that another rank has not come to, perhaps
-        if (word := distributed.word_of_others()) is None:
-            raise
-        reason = f"stopped: {word}"
-        raise ToldElsewhere(word) from error
     except StopAsked as asked:
         reason = _note_stop(trainer, folder, asked)
         raise

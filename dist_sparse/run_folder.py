@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import SoftFileLease
+
 from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.errors import UserError
 from dist_sparse.inputs import expand, is_there, read_json
+from dist_sparse.lease import take
 from dist_sparse.tracking.provenance import begun_by_this_launcher
 
 FINISHED = "finished"
@@ -119,6 +122,25 @@ class RunFolder:
                 folder.rmdir()
 
 
+def choose_and_lock(config: Config) -> tuple[RunFolder, SoftFileLease]:
+    """The folder that :func:`choose` gives, and its lease, which keeps other processes from training there.
+
+    Raises:
+        UserError: as :func:`choose`; another process trains there.
+    """
+    folder = choose(config)
+    try:
+        lease = take(folder.path)
+    except OSError as error:
+        raise UserError(f"output={folder.path} cannot be written: {error.strerror}") from error
+    try:
+        _refuse_used(folder, config)  # by a run that has begun, and ended, since
+    except UserError:
+        lease.release()
+        raise
+    return folder, lease
+
+
 def choose(config: Config) -> RunFolder:
     """The folder of ``output``, or that of an agent's W&B run, or a new one.
 
@@ -133,14 +155,18 @@ def choose(config: Config) -> RunFolder:
         folder = _own(config, named)
         if folder is None:
             folder = RunFolder(path=named) if named else _unfinished(config) or _new(config)
-        if folder.used and config.resume == "never" and not folder.restarted:
-            raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
+        _refuse_used(folder, config)
         for place in (folder.checkpoints, folder.path / "logs"):
             place.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=place).close()  # a folder that is there may still not be one to write to
     except OSError as error:
         raise UserError(f"output={config.output or 'runs'} cannot be written: {error.strerror}") from error
     return folder
+
+
+def _refuse_used(folder: RunFolder, config: Config) -> None:
+    if folder.used and config.resume == "never" and not folder.restarted:
+        raise UserError(f"output={folder.path} already holds a run: resume=auto goes on with it, another output keeps both")
 
 
 def _named(config: Config) -> Path | None:

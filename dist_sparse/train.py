@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import dump_config, parse_args
 from dist_sparse.config.parse import Invocation
-from dist_sparse.errors import ToldElsewhere, UserError, refuse
+from dist_sparse.errors import Incomplete, ToldElsewhere, UserError, refuse
 from dist_sparse.leaving import EXIT_INTERRUPTED, leave
 from dist_sparse.preemption import StopAsked, StopSignals
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(error, aloud=False)
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
+    except Incomplete as error:
+        return refuse(error, aloud=error.aloud)
     except StopAsked as asked:
         return EXIT_PREEMPTED if asked.preempted else EXIT_INTERRUPTED
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """Every end of a command is over soon after its last word, with all that it has started: seen from outside."""
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,35 @@ def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
     assert len(run.children()) >= 4
     run.process.kill()
     ended(run, -signal.SIGKILL)
+
+
+def test_full_shared_memory_is_told_with_its_cure(tmp_path: Path) -> None:
+    """In a mount namespace of its own, where it has a megabyte, which no batch fits in."""
+    small = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh")
+    if subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    root = write_photos(tmp_path / "photos")
+    values = {**FOLDER, "data.image_size": 224, "train.batch_size": 16, "data.root": root, "output": tmp_path / "run"}
+    said = ended(watch(["-m", "dist_sparse.train", *words(values)], prefix=small), 2)
+    assert said.splitlines()[-1].startswith("error: /dev/shm is full (it has 1 MB), through which data.workers hand over ")
+
+
+def test_a_killed_worker_ends_all_ranks(tmp_path: Path) -> None:
+    run = training(write_photos(tmp_path / "photos"), tmp_path / "run", *TORCHRUN).until("step 8/")
+    ranks = {run.process.pid, *children_of(run.process.pid)}
+    (worker, *_) = [pid for pid in run.children() if not ranks & {pid} and parent_of(pid) in ranks - {run.process.pid}]
+    os.kill(worker, signal.SIGKILL)
+    said = ended(run, 1)
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: a worker that loads images has died (")
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
 from dist_sparse.leaving import leave
+from dist_sparse.loading_errors import loading_explained
 from dist_sparse.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:  # the same on every rank
         return refuse(error, aloud=is_first)
     try:
-        _probe(config, request, folder.path / "plasticity")
+        with loading_explained():
+            _probe(config, request, folder.path / "plasticity")
     except UserError as error:
         return refuse(error, aloud=is_first or not error.on_all_ranks)
     return 0
@@ -82,11 +84,12 @@ def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
 
 
 def _probe(config: Config, request: "Request", place: Path) -> None:
+    from dist_sparse import peers
     from dist_sparse.distributed import agreeing_on_errors
     from dist_sparse.plasticity.probing import probing
     from dist_sparse.plasticity.report import Report, heading, line
 
-    with probing(config, request, place) as (prober, is_first):
+    with probing(config, request, place) as (prober, is_first), peers.watched():
         report = Report(place, prober.facts) if is_first else None
         for text in heading(prober.facts) if report else ():
             print(text, flush=True)

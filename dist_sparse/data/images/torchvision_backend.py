@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional
 
 from dist_sparse.data.batch import Loading
@@ -18,6 +18,7 @@ from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.windows import Key, Window, Windows
 from dist_sparse.data.images.workers import begin_worker, close_at_exit, end_workers
+from dist_sparse.loading_errors import loading_explained
 from dist_sparse.seeding import generator
 
 
@@ -56,12 +57,17 @@ def collate(samples: list[Sample]) -> Pixels:
     """One batch of the samples that have an image."""
     good = [sample for sample in samples if sample.image is not None]
     images = [sample.image for sample in good if sample.image is not None]
-    return Pixels(
+    pixels = Pixels(
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
         indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
         bad=[bad for sample in samples for bad in sample.bad],
     )
+    if get_worker_info() is not None:
+        # Here an error comes to the run. In the thread that would do it else, it is printed, and the run waits for ever.
+        for tensor in pixels[:3]:
+            tensor.share_memory_()
+    return pixels
 
 
 class _Keys:
@@ -96,10 +102,11 @@ class TorchvisionBackend:
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
         self._keys.batches = batches
         first = self._loader._iterator is None
-        samples = iter(self._loader)
-        if first:
-            close_at_exit(self)
-        yield from samples
+        with loading_explained():
+            samples = iter(self._loader)
+            if first:
+                close_at_exit(self)
+            yield from samples
 
     def close(self) -> None:
         end_workers(self._loader)
