@@ -39,7 +39,8 @@ def end_workers(loader: "DataLoader[Any]") -> None:
 
     They hold nothing that would have to be saved, and torch's own way waits up to ten seconds for each.
     """
-    iterator, loader._iterator = loader._iterator, None
+    iterator: Any = loader._iterator
+    loader._iterator = None
     workers = getattr(iterator, "_workers", ())
     if iterator is None or not workers:
         return
