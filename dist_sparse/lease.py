@@ -23,7 +23,7 @@ _MARGIN = 5.0
 
 
 def take(folder: Path) -> SoftFileLease:
-    """The lease of a run's folder, until it is released (it is a context manager) or this process ends.
+    """The lease of a run's folder, until ``release`` is called once or this process ends. (``with`` would acquire it again.)
 
     Raises:
         UserError: another process is training there, which the message names.

@@ -57,9 +57,9 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
 
 
 def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None) -> dict[str, Any]:
-    folder, lease = _choose_folder(config, ranks)
+    folder, held = _choose_folder(config, ranks)
     try:
-        with lease:
+        with held:
             return _train_in(folder, config, ranks, stop, typed)
     except UserError:
         if ranks.is_first:
@@ -96,13 +96,18 @@ def _is_finished(folder: RunFolder, ranks: Ranks) -> bool:
     return distributed.from_first_rank(said and gap is None)
 
 
-def _choose_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, contextlib.AbstractContextManager[Any]]:
-    """The first rank chooses, since a new folder's name holds the time, and the others follow; it alone holds the lease."""
-    folder, lease = None, contextlib.nullcontext()
+def _choose_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, contextlib.ExitStack]:
+    """The first rank chooses, since a new folder's name holds the time, and the others follow.
+
+    Returns:
+        The folder, and what gives it free again when it is closed: the first rank alone holds its lease.
+    """
+    folder, held = None, contextlib.ExitStack()
     with distributed.agreeing_on_errors():
         if ranks.is_first:
             folder, lease = choose_and_lock(config)
-    return distributed.from_first_rank(folder), lease
+            held.callback(lease.release)
+    return distributed.from_first_rank(folder), held
 
 
 def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[str] | None) -> tuple[Trainer, Cost]:

@@ -6,7 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
+from dist_sparse import run
+from dist_sparse.config import Config
+from dist_sparse.run_folder import RunFolder
 from tests.command import ROOT, train_here, words
 from tests.endings import PROMPTLY, Watched, watch
 
@@ -76,6 +80,22 @@ def test_a_holder_on_another_host_that_falls_silent_gives_way_and_ends_when_it_w
     finally:
         second.kill()
     assert os.listdir(tmp_path) == ["lock"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(("batch", "code"), [(50, 0), (1000, 2)], ids=["finished", "refused"])
+def test_the_end_of_a_run_gives_its_folder_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, code: int) -> None:
+    """By itself, whoever still holds a reference to the lease; and a folder in which nothing has begun is gone."""
+    taken, choose_and_lock = [], run.choose_and_lock
+
+    def noted(config: Config) -> tuple[RunFolder, SoftFileLease]:
+        taken.append(choose_and_lock(config))
+        return taken[-1]
+
+    monkeypatch.setattr(run, "choose_and_lock", noted)
+    values = {**RUN, "train.epochs": 1, "train.batch_size": batch, "output": tmp_path / "run"}
+    assert train_here(values).code == code
+    assert not taken[0][1].is_locked
+    assert sorted(path.name for path in tmp_path.glob("run")) == (["run"] if code == 0 else [])
 
 
 def holder(folder: Path, prefix: tuple[str, ...] = ()) -> Watched:
