@@ -16,12 +16,15 @@ def same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
 
 
 def message_of(mistake: Callable[[], object]) -> str:
-    """The UserError's line. pytest.raises would hold its traceback, and with it the workers, until a late collection."""
+    """The UserError's one line."""
+    (message,) = messages_of(mistake)
+    return message
+
+
+def messages_of(mistake: Callable[[], object]) -> list[str]:
+    """The UserError's lines. pytest.raises would hold its traceback, and with it the workers, until a late collection."""
     try:
         mistake()
     except UserError as error:
-        message = str(error)
-    else:
-        return pytest.fail("no UserError")
-    assert "\n" not in message
-    return message
+        return str(error).splitlines()
+    return pytest.fail("no UserError")

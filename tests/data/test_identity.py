@@ -16,7 +16,7 @@ from dist_sparse.data.images.shards.files import CLASSES
 from dist_sparse.data.images.shards.index import INDEX
 from dist_sparse.errors import UserError
 from tests.command import here
-from tests.data.compare import message_of
+from tests.data.compare import message_of, messages_of
 
 Facts = Callable[..., dict[str, Any]]
 
@@ -151,10 +151,11 @@ def test_folders_one_level_too_deep_or_not_deep_enough_are_found_out(root, facts
         (root / split).rename(root / "images")
         (root / split).mkdir()
         (root / "images").rename(root / split / "images")
-    assert message_of(lambda: facts(root)) == (
-        f"{root}/train has only the folder images, with no image but 3 folders in it (cat, dog, elk): "
-        f"if these are the classes, move them one level up; expected {root}/train/<class>/*.JPEG, or shards in {root}/train"
-    )
+    assert messages_of(lambda: facts(root)) == [
+        f"{root}/{split} has only the folder images, with no image but 3 folders in it (cat, dog, elk): "
+        f"if these are the classes, move them one level up; expected {root}/{split}/<class>/*.JPEG, or shards in {root}/{split}"
+        for split in ("train", "val")
+    ]
 
 
 def test_a_name_that_no_file_can_have_is_one_line(root, facts):

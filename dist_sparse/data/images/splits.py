@@ -14,13 +14,17 @@ from dist_sparse.errors import UserError, one_line
 SPLITS = ("train", "val")
 
 
+class NoFolder(UserError):
+    """A split has no folder that could be read: ``data.root`` is another one, perhaps."""
+
+
 def list_splits(root: Path, *, skip_damage: bool = False) -> tuple[ImageFiles, ImageFiles]:
     """Training and held-out images: ``root/train`` and ``root/val``, each with a folder a class, or with shards.
 
     Raises UserError for missing or empty folders, for classes that the two splits do not share or that are but one, and for
-    damaged shards unless ``skip_damage``.
+    damaged shards unless ``skip_damage``. What is wrong in both splits is told of both, a line each.
     """
-    train, val = (list_images(root, split, skip_damage=skip_damage) for split in SPLITS)
+    train, val = _list_both(root, skip_damage=skip_damage)
     for first, second in ((train, val), (val, train)):
         shared = set(second.classes)
         if lacking := [name for name in first.classes if name not in shared]:
@@ -30,12 +34,26 @@ def list_splits(root: Path, *, skip_damage: bool = False) -> tuple[ImageFiles, I
     return train, val
 
 
+def _list_both(root: Path, *, skip_damage: bool) -> list[ImageFiles]:
+    listed, mistakes = [], []
+    for split in SPLITS:
+        try:
+            listed.append(list_images(root, split, skip_damage=skip_damage))
+        except NoFolder:
+            raise
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return listed
+
+
 def list_images(root: Path, split: str, *, skip_damage: bool = False) -> ImageFiles:
     """The images of one split; UserError where a folder is missing, a class has no image, or a shard is damaged."""
     folder = root / split
     layout = f"expected {one_line(root)}/{split}/<class>/*.JPEG, or shards in {one_line(root)}/{split}"
     if not _is_folder(folder):
-        raise UserError(f"there is no folder {one_line(folder)}; {_advice(root, layout)}")
+        raise NoFolder(f"there is no folder {one_line(folder)}; {_advice(root, layout)}")
     shards = {
         name: sorted({path for each in kind.patterns for path in folder.glob(each) if not path.name.startswith(".")})
         for name, kind in FORMATS.items()
@@ -57,7 +75,7 @@ def _is_folder(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise UserError(f"{one_line(path)} cannot be read: {error.strerror}") from None
+        raise NoFolder(f"{one_line(path)} cannot be read: {error.strerror}") from None
 
 
 def _advice(root: Path, layout: str) -> str:
