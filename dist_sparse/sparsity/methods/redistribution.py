@@ -45,7 +45,7 @@ def share_out(total: int, shares: Mapping[str, Fraction], room: Mapping[str, int
     """
     assert sum(room.values()) >= total, "what was dropped fits where it was"
     exact = {name: min(share * total, Fraction(room[name])) for name, share in shares.items()}
-    while left := total - sum(exact.values()):
+    while left := total - sum(exact.values(), Fraction(0)):
         with_room = [name for name in shares if exact[name] < room[name]]
         for name in with_room:
             exact[name] = min(exact[name] + left / len(with_room), Fraction(room[name]))
