@@ -23,12 +23,13 @@ SHORT = {
 }
 """12 steps."""
 EVERY_STEP = {"sparsity.update.interval": "1 steps"}
+EVERY_OTHER_STEP = {"sparsity.update.interval": "2 steps"}
 ENDLESS = {"sparsity.update.end": "100%", "sparsity.update.drop_schedule": "constant", "sparsity.update.drop_fraction": 0.6}
 RAMP = {**EVERY_STEP, "sparsity.ramp.end": "50%"}
 KEYS: dict[str, dict[str, Any]] = {
     "static": {},
-    "set": {**EVERY_STEP, **ENDLESS},
-    "rigl": {**EVERY_STEP, **ENDLESS},
+    "set": {**EVERY_OTHER_STEP, **ENDLESS},
+    "rigl": {**EVERY_OTHER_STEP, **ENDLESS},
     "snfs": {**EVERY_STEP, "sparsity.update.redistribution": "none"},
     "granet": RAMP,
     "granet_uniform": RAMP,
@@ -36,7 +37,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "gmp_uniform": {**EVERY_STEP, "sparsity.ramp.end": "100%"},
     "mest": {**EVERY_STEP, "sparsity.mest.keep": [0.2], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []},
 }
-"""What makes each method move at every step."""
+"""What makes each method move at every step, or at every other one where an update takes the place of the optimizer's step."""
 ELSEWHERE = {"dense", "ast", "srste", "shuffled_block"}
 """Without masks, or with structures of their own; :mod:`.test_masks` has these."""
 
