@@ -89,7 +89,7 @@ def each_step(method: str) -> dict[str, Any]:
         return ast(**{"sparsity.ast.densities": [0.5, 0.3, 0.2]})
     if method == "mest":
         return mest(keep=[0.15], grow_to=[0.2])
-    return updates(method, interval=1, drop_schedule="constant")
+    return updates(method, form="itop", interval=1, drop_schedule="constant")
 
 
 def every_third_step(method: str) -> dict[str, Any]:
