@@ -11,6 +11,10 @@ from dist_sparse.grid.gridfile import GridRun
 from dist_sparse.grid.lists import Combination, combine, read_lists
 
 
+_SEVERAL = 2
+"""Ranks: nobody knows yet on how many a run will be started, so nothing is said of keys that one rank would not need."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """The runs, and what a user should know before starting them."""
@@ -58,9 +62,12 @@ def _load(combination: Combination) -> Config:
     """The configuration of a run, with its method's defaults."""
     name = combination.values.get("name")
     config = load_config(combination.config_file, [*combination.overrides, *([f"--name={name}"] if name else [])])
-    from dist_sparse.sparsity.methods.resolve import resolve  # which takes torch, and seconds
+    from dist_sparse.effects import warn_of_idle  # which take torch, and seconds
+    from dist_sparse.sparsity.methods.resolve import resolve
 
-    return dataclasses.replace(config, sparsity=resolve(config.sparsity))
+    resolved = dataclasses.replace(config, sparsity=resolve(config.sparsity))
+    warn_of_idle(config, _SEVERAL, combination.values.keys())
+    return resolved
 
 
 class _Findings:

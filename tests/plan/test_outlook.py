@@ -167,11 +167,14 @@ def test_a_recipe_is_told_in_full_without_its_data(monkeypatch: pytest.MonkeyPat
     assert "64 ranks x 1 micro-batch x 2 images" in told.out
 
 
-@pytest.mark.parametrize("word", ["--plan=0", "--plan=many", "--plan=", "--plan=-1"])
-def test_a_number_of_ranks_is_asked_for(word: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("--plan=0", "--plan=0"), ("--plan=many", "--plan=many"), ("--plan=", '--plan=""'), ("--plan=-1", "--plan=-1")],
+)
+def test_a_number_of_ranks_is_asked_for(word: str, told: str) -> None:
     outcome = here(main, [word])
     assert outcome.code == 2
-    assert outcome.errors == [f"{word} should be a number of ranks, such as --plan=8, or --plan alone"]
+    assert outcome.errors == [f"{told} should be a number of ranks, such as --plan=8, or --plan alone"]
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
