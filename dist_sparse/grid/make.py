@@ -10,7 +10,6 @@ from dist_sparse.errors import UserError
 from dist_sparse.grid.gridfile import GridRun
 from dist_sparse.grid.lists import Combination, combine, read_lists
 
-
 _SEVERAL = 2
 """Ranks: nobody knows yet on how many a run will be started, so nothing is said of keys that one rank would not need."""
 
