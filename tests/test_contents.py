@@ -92,9 +92,8 @@ def shorter(value: Any) -> Any:
 
 
 def not_finite(value: Any) -> Any:
-    return (
-        value * float("nan") if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()) else None
-    )
+    floats = isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point())
+    return value * float("nan") if floats else Unchanged
 
 
 def another(value: Any) -> Any:

@@ -56,6 +56,7 @@ def other_classes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
 
     Both are the facts of a :class:`dist_sparse.data.batch.DataInfo` by name.
     """
+    _check_sound(saved)
     names, names_now = saved.get("class_names"), current.get("class_names")
     if not names or not names_now:
         return ""
@@ -67,6 +68,7 @@ def other_classes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
 
 def other_samples(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     """Where two data sets first differ in their samples, in words; empty if nowhere, or if one does not know."""
+    _check_sound(saved)
     names = current.get("class_names") or saved.get("class_names") or ()
     for key, split in (("train_samples", "training"), ("val_samples", "validation")):
         before, now = saved.get(key), current.get(key)
@@ -82,6 +84,21 @@ def other_samples(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
         if before["order"] != now["order"]:
             return f"another order of the {split} samples"
     return ""
+
+
+def _check_sound(saved: Mapping[str, Any]) -> None:
+    """Refuse with a UserError entries of a checkpoint that are nothing of what this module keeps there."""
+    if not _are(str, saved.get("class_names") or ()):
+        raise UserError("the checkpoint's entry 'data.class_names' is not a list of names")
+    for key in IDENTITY[1:]:
+        samples = saved.get(key) or {"counts": (), "digests": (), "order": ""}
+        sound = isinstance(samples, dict) and samples.keys() >= {"counts", "digests", "order"}
+        if not (sound and _are(int, samples["counts"]) and _are(str, samples["digests"]) and isinstance(samples["order"], str)):
+            raise UserError(f"the checkpoint's entry 'data.{key}' is not counts and digests of samples")
+
+
+def _are(kind: type, values: object) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
 
 
 def check_classes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

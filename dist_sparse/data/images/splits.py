@@ -40,7 +40,8 @@ def _list_both(root: Path, *, skip_damage: bool) -> list[ImageFiles]:
         try:
             listed.append(list_images(root, split, skip_damage=skip_damage))
         except NoFolder:
-            raise
+            if not mistakes:
+                raise
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
