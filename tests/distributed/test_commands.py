@@ -57,4 +57,4 @@ def test_torchrun_exports_once(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("subnet1.pt") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["subnet1.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["subnet1.json", "subnet1.pt"]
