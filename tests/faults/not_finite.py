@@ -11,7 +11,8 @@ from tests.faults.poison import PLACES
 
 
 def not_finite(bench: Bench, draw: random.Random) -> Case:
-    """A number that is none gets into one rank or all: the run recovers, or ends as diverged; no checkpoint ever holds one.
+    """A number that is none gets into one rank or all: the run recovers, or ends as diverged, not saved, or with ranks that
+    hold other weights than the rest; no checkpoint ever holds one.
 
     What has diverged goes on from its last checkpoint, once the cause is gone.
     """
@@ -40,6 +41,10 @@ def not_finite(bench: Bench, draw: random.Random) -> Case:
                 again = bench.tried(case, start.end())
             if again.code:
                 case.others.append(f"does not go on from its last checkpoint: {again.codes} {again.err[-1000:]}")
+    elif any("could not be written: not finite" in line for line in ended.errors):
+        case.outcome = "not saved"  # nor called finished
+    elif "ranks have parted" in ended.err and len([*ranks]) < run.ranks:
+        case.outcome = "parted"  # one rank alone was poisoned, and the others have noticed
     else:
         case.others.append(f"ended with {ended.codes}: {ended.err[-1500:]}")
     clean_up(case, folder)
