@@ -48,6 +48,6 @@ def test_a_rank_that_dies_at_the_start_is_named(tmp_path: Path, place: str) -> N
         assert run.end() == 1
     finally:
         run.kill()
-    # On a busy machine the launcher may end the other rank before it has looked; then the launcher's own report names the dead one.
+    # On a busy machine the launcher may end the other rank first; then its own report names the dead one.
     named = r"^error: rank 0 \(process \d+ on \S+\) has died: |^ +rank +: 0 "
     assert re.search(named, run.said, re.MULTILINE), run.said
