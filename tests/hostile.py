@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.privileges import unprivileged
+
 DEEP = 300
 LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
 
@@ -78,17 +80,17 @@ def places(folder: Path) -> Iterator[dict[str, Path]]:
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "locked").write_text("seed: 1\n")
-    (folder / "locked").chmod(0)
     (folder / "loop").symlink_to("loop")
     (folder / "file").touch()
-    yield {
-        "nothing": folder / "nothing",
-        "a folder": folder / "folder",
-        "a pipe": folder / "pipe",
-        "a device": Path("/dev/zero"),
-        "a loop of links": folder / "loop",
-        "below a file": folder / "file" / "x",
-        "a long name": folder / ("x" * 300),
-        "a long path": folder / ("x/" * 3000),
-        **({} if os.geteuid() == 0 else {"no permission": folder / "locked"}),
-    }
+    with unprivileged(folder / "locked"):
+        yield {
+            "nothing": folder / "nothing",
+            "a folder": folder / "folder",
+            "a pipe": folder / "pipe",
+            "a device": Path("/dev/zero"),
+            "a loop of links": folder / "loop",
+            "below a file": folder / "file" / "x",
+            "a long name": folder / ("x" * 300),
+            "a long path": folder / ("x/" * 3000),
+            "no permission": folder / "locked",
+        }

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from dist_sparse.results.runs import find_runs
 from dist_sparse.run_folder import choose
 from tests import hostile
 from tests.command import here
+from tests.privileges import unprivileged
 
 PATH_KEYS = ("output", "resume", "data.root", "model.checkpoint", "data.forgetting.ranking", "engine.deepspeed_config")
 
@@ -120,7 +121,7 @@ def test_a_table_that_cannot_be_written(home: Path, option: str, what: str) -> N
         os.mkfifo(file)
     elif what == "below a file":
         (home / "config").touch()
-    with unprivileged(run) if what == "locked" else unchanged():
+    with unprivileged(home, mode=0o555) if what == "locked" else nullcontext():
         outcome = here(results, [str(run), name])
     assert outcome.code == 2
     assert outcome.err.startswith(f"error: {name} cannot be written: ")
@@ -135,30 +136,6 @@ def test_words_that_no_terminal_gives(home: Path) -> None:
         assert "; --help tells what is accepted" in refusal(main)
 
 
-@contextmanager
-def unchanged() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def unprivileged(*readable: Path) -> Iterator[None]:
-    """This process may do what any user may, who may read the paths."""
-    if os.geteuid() != 0:
-        yield
-        return
-    modes = {}
-    for path in {parent for each in readable for parent in each.parents if parent != Path("/")}:
-        modes[path] = path.stat().st_mode
-        path.chmod(modes[path] | 0o055)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        for path, mode in modes.items():
-            path.chmod(mode)
-
-
 @pytest.mark.parametrize("what", ["file", "pipe", "below a file", "long", "locked", "locked inside", "logs are a file"])
 def test_an_output_folder_that_cannot_be_had(home: Path, what: str) -> None:
     path = home / ("x" * 300 if what == "long" else "x/y" if what == "below a file" else "x")
@@ -168,11 +145,11 @@ def test_an_output_folder_that_cannot_be_had(home: Path, what: str) -> None:
         os.mkfifo(path)
     elif what == "locked inside":
         (path / "checkpoints").mkdir(parents=True)
-        (path / "checkpoints").chmod(0o555)
     elif what == "logs are a file":
         path.mkdir()
         (path / "logs").touch()
-    with unprivileged(path) if what.startswith("locked") else unchanged(), pytest.raises(UserError) as caught:
+    locked = {"locked": home, "locked inside": path / "checkpoints"}.get(what)
+    with unprivileged(locked, mode=0o555) if locked else nullcontext(), pytest.raises(UserError) as caught:
         choose(with_values(Config(), {"output": str(path)}))
     assert str(caught.value).startswith(f"output={path} cannot be written: ")
 

@@ -1,9 +1,6 @@
 """Whatever a file of keys and values holds, and whatever lies in its place: one line that names it, and no waiting."""
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from dist_sparse.config import load_config, parse_args
 from dist_sparse.errors import UserError
 from tests import hostile
+from tests.privileges import unprivileged
 
 
 def refusal(*argv: str) -> str:
@@ -66,23 +64,9 @@ def test_whatever_lies_there(here: Path, form: str) -> None:
             assert name[:250] in line
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """This process may not do what only root may."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_no_permission(here: Path) -> None:
     (here / "a.yaml").write_text("seed: 1\n")
-    (here / "a.yaml").chmod(0)
-    with unprivileged():
+    with unprivileged(here / "a.yaml"):
         assert refusal(f"--config={here / 'a.yaml'}").endswith("a.yaml: cannot be read: Permission denied")
 
 

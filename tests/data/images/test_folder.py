@@ -1,8 +1,6 @@
 """Folders as they are met on disks: without classes, without permission, with links in a circle and with what is no image."""
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +8,9 @@ from torchvision.datasets import ImageFolder
 
 from dist_sparse.data.images.splits import list_images, list_splits
 from tests.data.compare import message_of
+from tests.privileges import unprivileged
 
 LAYOUT = "expected {root}/val/<class>/*.JPEG, or shards in {root}/val"
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -20,31 +18,6 @@ def root(write_jpegs, tmp_path) -> Path:
     for number, (split, name) in enumerate((split, name) for split in ("train", "val") for name in ("cat", "dog")):
         write_jpegs(tmp_path / split / name, 3, side=16, seed=number)
     return tmp_path
-
-
-@pytest.fixture
-def root_of_another(write_jpegs) -> Iterator[Path]:
-    """A data set whose reader is no superuser, if we are one."""
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        for split in ("train", "val"):
-            for name in ("cat", "dog"):
-                write_jpegs(Path(place) / split / name, 1, side=16)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(NOBODY)
-        try:
-            yield Path(place)
-        finally:
-            os.seteuid(user)
-
-
-def lock(folder: Path) -> None:
-    """Take away everybody's permission."""
-    user = os.geteuid()
-    os.seteuid(os.getuid())
-    folder.chmod(0)
-    os.seteuid(user)
 
 
 def names(root: Path, split: str = "train") -> list[str]:
@@ -112,9 +85,9 @@ def test_links_in_a_circle_are_followed_once(root):
 
 
 @pytest.mark.parametrize("locked", ["train", "train/dog"])
-def test_a_folder_without_permission_is_not_called_empty(root_of_another, locked):
-    lock(root_of_another / locked)
-    assert message_of(lambda: list_splits(root_of_another)) == f"{root_of_another}/{locked} cannot be read: Permission denied"
+def test_a_folder_without_permission_is_not_called_empty(root, locked):
+    with unprivileged(root / locked):
+        assert message_of(lambda: list_splits(root)) == f"{root}/{locked} cannot be read: Permission denied"
 
 
 @pytest.mark.parametrize("backend", ["torchvision", "dali"])
