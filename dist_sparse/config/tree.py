@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import Config
@@ -30,6 +30,11 @@ class Leaf:
     @property
     def is_list(self) -> bool:
         return (get_origin(self.type) or self.type) is list
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The words of a key that takes a few words only; otherwise none."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def item(self) -> Any:

@@ -53,7 +53,7 @@ def convert(leaf: Leaf, value: Any, *, text: bool) -> Any:
     Raises:
         BadValue: no reading fits.
     """
-    if text and leaf.optional and value in _NONE_WORDS:
+    if text and leaf.optional and value in _NONE_WORDS and value not in leaf.choices:
         return None
     errors: list[BadValue] = []
     for candidate in _readings(leaf, value, text):

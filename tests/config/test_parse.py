@@ -45,6 +45,10 @@ FORMS = [
     (["--data.flip=True", "--data.flip=None"], {}),
     (["--data.flip=True", "--data.flip=null"], {}),
     (["--output=None"], {}),
+    # a key that has the word none among its own
+    (["--sparsity.update.redistribution=none"], {"sparsity.update.redistribution": "none"}),
+    (["--engine.zero.offload", "none"], {"engine.zero.offload": "none"}),
+    (["--engine.zero.offload=cpu", "--engine.zero.offload=None"], {}),
     (["--name=None"], {"name": "None"}),
     (["--name=2024"], {"name": "2024"}),
     (["--name=1e-05"], {"name": "1e-05"}),
