@@ -1,7 +1,7 @@
 """Data parallel training with torch's DistributedDataParallel, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,10 @@ from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Holding, Loss
 from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.exchange import Choice, build_exchange
+from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.wire import Compress
 from dist_sparse.sparsity.masks import Masks
-
-
-def parameter_state(optimizer: torch.optim.Optimizer) -> MutableMapping[Tensor, dict[str, Any]]:
-    """An optimizer's state by parameter. timm's lookahead keeps it in the optimizer that it wraps."""
-    return getattr(optimizer, "_base_optimizer", optimizer).state
-
-
-def set_parameter_state(optimizer: torch.optim.Optimizer, parameter: Tensor | None, state: dict[str, Any]) -> None:
-    """Give an optimizer another state of a parameter, or none, so that it begins anew. Buffers, None here, have no state."""
-    everything = parameter_state(optimizer)
-    if parameter is not None and state:
-        everything[parameter] = state
-    elif parameter is not None:
-        everything.pop(parameter, None)
 
 
 class DDPEngine:

@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dist_sparse.distributed import AgreedError, copy_first_rank, everyones, max_over_ranks, sum_at
 from dist_sparse.engines import replicas, zero_files
 from dist_sparse.engines.base import Holding, Loss
-from dist_sparse.engines.ddp import parameter_state, set_parameter_state
 from dist_sparse.engines.loss_scale import LossScale
+from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.zero_process import borrowed_process
 from dist_sparse.engines.zero_settings import reason_of

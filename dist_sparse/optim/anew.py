@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dist_sparse.config.schema import OptimConfig
-from dist_sparse.engines.ddp import parameter_state
+from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.errors import UserError
 from dist_sparse.optim.optimizer import build_optimizer
 from dist_sparse.seeding import generator

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_sparse.config.schema import OptimConfig
-from dist_sparse.engines.ddp import parameter_state
+from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.errors import UserError
 from dist_sparse.optim.optimizer import build_optimizer, refused
 from dist_sparse.seeding import generator

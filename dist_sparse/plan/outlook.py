@@ -25,7 +25,7 @@ from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.build import check_engine
-from dist_sparse.engines.ddp import parameter_state
+from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes

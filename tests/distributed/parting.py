@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_sparse.engines.ddp import parameter_state
+from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.trainer import Trainer
 from tests.command import Outcome

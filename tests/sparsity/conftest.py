@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dist_sparse import distributed
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.sparsity import SparsityConfig
-from dist_sparse.engines.ddp import DDPEngine, parameter_state
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.finite import Undoing
 from dist_sparse.sparsity.layers import sparse_layers
