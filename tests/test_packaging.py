@@ -49,8 +49,8 @@ def files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.glob("**/*") if path.is_file()}
 
 
-def test_a_wheel_holds_the_recipes(tmp_path: Path) -> None:
-    """Installed and started elsewhere it finds them by the names that they have in a clone."""
+def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
+    """Installed and started elsewhere it finds the recipes by the names that they have in a clone."""
     ignored = shutil.ignore_patterns(".*", "data", "runs", "wandb", "build", "dist", "*.egg-info", "tests", "benchmarks")
     shutil.copytree(ROOT, tmp_path / "source", ignore=ignored, symlinks=True)
     command = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
@@ -59,6 +59,12 @@ def test_a_wheel_holds_the_recipes(tmp_path: Path) -> None:
     )
     shutil.rmtree(tmp_path / "source")
     assert files(tmp_path / "site/dist_sparse/configs") == files(CONFIGS)
+    beside_the_code = {path.relative_to(ROOT) for path in ROOT.glob("dist_sparse/**/README.md")}
+    assert {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").glob("**/README.md")} >= beside_the_code
+    (about,) = (tmp_path / "site").glob("dist_sparse-*.dist-info")
+    metadata = (about / "METADATA").read_text(encoding="utf-8").splitlines()
+    assert {"License-Expression: MIT", "License: MIT"} & set(metadata)
+    assert [path.read_bytes() for path in about.glob("**/LICENSE")] == [(ROOT / "LICENSE").read_bytes()]
     (tmp_path / "mine.yaml").write_text("base: configs/digits/rigl.yaml\nseed: 3\n")
     program = (
         "import dist_sparse.config as c; print(c.__file__);"
