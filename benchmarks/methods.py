@@ -1,9 +1,10 @@
 """Train every method, and every structure under five methods, and print one table of what each reached and cost.
 
-    python -m benchmarks.methods [--data digits] [--densities 0.1 0.05] [--seeds 0 1 2] [--jobs 2] [--only RIGL ...]
+    python -m benchmarks.methods [--data digits] [--densities 0.1 0.05] [--seeds 0 1 2] [--only CASE ...] [--plot FILE]
 
 Each case is a shipped configuration of the data set with a few keys changed (``CASES``), trained on one process with one
 thread. Every finished run is a line of ``runs.csv`` in ``--records``, and a run that is there already is not made again.
+``--plot`` draws the accuracy over the density that was reached.
 """
 
 import argparse
@@ -14,12 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import get_type_hints
 
 import torch
 
+from benchmarks.figure import Point, draw
 from benchmarks.timing import setting
 
 ROOT = Path(__file__).parents[1]
@@ -171,6 +174,22 @@ def table(runs: Sequence[Run], densities: Sequence[float]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def lines(runs: Sequence[Run]) -> dict[str, list[Point]]:
+    """The points of each case, rising in density."""
+    found: dict[str, list[Point]] = {}
+    for case in CASES:
+        densities = sorted({run.density for run in runs if run.case == case})
+        groups = [[run for run in runs if run.case == case and run.density == density] for density in densities]
+        if groups:
+            found[case] = [_point(group) for group in groups]
+    return found
+
+
+def _point(runs: Sequence[Run]) -> Point:
+    top1 = [100 * run.top1 for run in runs]
+    return mean(run.active_density for run in runs), mean(top1), stdev(top1) if len(top1) > 1 else nan
+
+
 def _accuracy(runs: Sequence[Run]) -> str:
     values = [100 * run.top1 for run in runs]
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else "".join(f"{value:.1f}" for value in values)
@@ -191,6 +210,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "methods")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the accuracies over the density: FILE.svg or .png")
     given = parser.parse_args()
     torch.set_num_threads(1)  # as the runs have
 
@@ -212,6 +232,9 @@ def main() -> None:
     runs = [run for run in read(path) if run.key in keys]
     print(f"\n{given.data}, {given.epochs} epochs, {len(given.seeds)} seeds\n\n{table(runs, given.densities)}")
     print(f"\n{setting(torch.device('cpu'))}")
+    if given.plot:
+        title = f"{given.data}, {given.epochs} epochs: mean ± deviation of {len(given.seeds)} seeds"
+        given.plot.write_bytes(draw(lines(runs), given.plot.suffix.removeprefix("."), title=title))
 
 
 if __name__ == "__main__":

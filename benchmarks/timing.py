@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +93,7 @@ def setting(device: torch.device) -> str:
     """Machine, version, threads and command, for the line below a table."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     spec = sys.modules["__main__"].__spec__
-    command = " ".join(["python -m", spec.name if spec else Path(sys.argv[0]).stem, *sys.argv[1:]])
+    command = shlex.join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *sys.argv[1:]])
     return f"{machine}; torch {torch.__version__}; {torch.get_num_threads()} thread; `{command}`"
 
 
