@@ -19,10 +19,10 @@ from dist_sparse.engines.exchange import Choice
 from dist_sparse.engines.precision import Precision
 from dist_sparse.optim import build_optimizer, check_zero_preservation
 from dist_sparse.sparsity.layers import sparse_layers
-from dist_sparse.sparsity.method import Method
-from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
+from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.methods.build import begin, plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 
 OPTIMIZER = OptimConfig(name="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
 DROP_FRACTION = 0.3
@@ -71,7 +71,7 @@ def build(
     config = resolve(SparsityConfig(method=method, density=None if method == "dense" else density, update=update))
     rank, size = dist.get_rank(), dist.get_world_size()
     run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=rank, world_size=size, device=precision.device)
-    built = build_method(begin(plan_method(config, weights, run)), engine, remask=not (keeps.weights and keeps.state))
+    built = begin(plan_method(config, weights, run)).bind(engine, remask=not (keeps.weights and keeps.state))
     built.start()
     return Trainee(model, optimizer, engine, built, weights)
 

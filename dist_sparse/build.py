@@ -47,9 +47,10 @@ from dist_sparse.optim import (
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
+from dist_sparse.sparsity.methods.build import begin, plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.starting import start_from
 from dist_sparse.tracking import build_tracker
 from dist_sparse.tracking.columns import columns_of
@@ -241,7 +242,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
     ema = build_ema(config.train, parts.model)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
     with closed_on_failure(engine):
-        method = build_method(begun, engine, remask=not parts.keeps_zeros)
+        method = begun.bind(engine, remask=not parts.keeps_zeros)
         with distributed.agreeing_on_errors():
             tracker = build_tracker(
                 config,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_sparse.distributed import everyones, max_over_ranks
 from dist_sparse.engines.base import Engine, Holding
-from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.base import Method
 
 _log = logging.getLogger(__name__)
 

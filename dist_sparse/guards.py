@@ -13,9 +13,7 @@ from dist_sparse.data.clock import Clock
 from dist_sparse.errors import UserError
 from dist_sparse.models.training import batch_statistics
 from dist_sparse.optim import effective_lr
-from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.course import Replaces
-from dist_sparse.sparsity.methods.setting import Plan
+from dist_sparse.sparsity.methods.plan import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +56,13 @@ def check_steps(config: Config, plan: Plan, made: Sequence[int]) -> None:
     Raises:
         UserError: it does not, or makes no step in the whole run.
     """
-    method = METHODS[config.sparsity.method]
-    replaced = method.replaced(plan, made) if issubclass(method, Replaces) else []
+    replaced = plan.forecast(made).replaced_steps
     if not replaced:
         return
     if len(replaced) == len(made):
         raise UserError(
-            f"sparsity.method={method.name}: masks move in place of the optimizer's step in all {len(made)} steps of the run, "
-            "so that no weight would be trained; a longer run (train.epochs) trains"
+            f"sparsity.method={config.sparsity.method}: masks move in place of the optimizer's step in all {len(made)} steps "
+            "of the run, so that no weight would be trained; a longer run (train.epochs) trains"
         )
     if sum(later == earlier + 1 for earlier, later in pairwise(replaced)) > len(replaced) // 2:
         raise UserError(

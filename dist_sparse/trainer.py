@@ -29,7 +29,7 @@ from dist_sparse.preemption import CommonStop, StopAsked
 from dist_sparse.progress import Progress
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import Decision, Method
+from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.tracking import Tracker
 
 _log = logging.getLogger(__name__)

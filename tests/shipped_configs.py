@@ -16,7 +16,7 @@ from dist_sparse.data.efficient import make_clock, plan_efficient
 from dist_sparse.optim import build_loss, build_mixup, build_optimizer, build_scheduler
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods.build import plan_method
-from dist_sparse.sparsity.methods.setting import RunFacts
+from dist_sparse.sparsity.methods.context import RunFacts
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "sweeps")

@@ -52,7 +52,7 @@ def test_figures_of_a_header_are_those_of_the_plan(file: str) -> None:
     entries, config = header(file), load_config(str(CONFIGS / file), {"data.root": "/nowhere"})
     outlook = look_ahead(config, 64)
     assert entries["Memory"].startswith(f"{in_bytes(outlook.memory.total)} a GPU for weights, gradients, optimizer and masks")
-    about = "about " if outlook.course.estimate else ""
+    about = "about " if outlook.forecast.estimate else ""
     shares = f"training {about}{outlook.training_share:.2f}, inference {about}{outlook.inference_share:.2f} of dense (--plan)"
     assert entries["FLOPs"].startswith(shares)
     assert outlook.source.startswith("ImageNet's" if config.data.name == "image_folder" else "as published")

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from dist_sparse.engines.precision import Precision
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import WeightAccess
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""

@@ -1,7 +1,8 @@
 """A run's length, updates, densities, FLOPs, memory and traffic, from its configuration alone.
 
 The network is built on the meta device and no data set is read, so that the answer takes seconds and a login node will do.
-What the methods foresee (:mod:`dist_sparse.sparsity.methods.course`) is added up over the steps as a run adds up what it sees.
+What a method forecasts (:mod:`dist_sparse.sparsity.methods.forecast`) is added up over the steps as a run adds up what it
+sees.
 """
 
 import itertools
@@ -30,8 +31,7 @@ from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
-from dist_sparse.sparsity.methods.build import foresee
-from dist_sparse.sparsity.methods.course import Course, Line, Move
+from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 
 _META = torch.device("meta")
 
@@ -71,7 +71,7 @@ class Outlook:
     clock: Clock
     made: Sequence[int]
     """The numbers of the optimizer steps."""
-    course: Course
+    forecast: Forecast
     shapes: Mapping[str, torch.Size]
     """Of the masked layers."""
     parameters: Mapping[str, int]
@@ -85,22 +85,22 @@ class Outlook:
     @property
     def update_steps(self) -> list[int]:
         """The numbers of the steps whose update a run logs, in order."""
-        return sorted(self.made[move.place] for line in self.course.lines for move in line.moves)
+        return sorted(self.made[update.index] for network in self.forecast.networks for update in network.updates)
 
     def density(self, densities: Mapping[str, float]) -> float:
         """The overall density of layers at these; 1 if no layer has a mask."""
         total = sum(shape.numel() for shape in self.shapes.values())
         return sum(densities[name] * shape.numel() for name, shape in self.shapes.items()) / total if total else 1.0
 
-    def densities_at(self, line: Line, place: int) -> Mapping[str, float]:
-        """The densities of a network's layers in the forward of the step at ``place``."""
-        known = [move.densities for move in line.moves if move.from_place <= place]
-        return known[-1] if known else line.initial
+    def densities_at(self, network: NetworkForecast, index: int) -> Mapping[str, float]:
+        """The densities of a network's layers in the forward of the step of this index."""
+        known = [update.densities for update in network.updates if update.from_index <= index]
+        return known[-1] if known else network.initial
 
     @property
     def final_densities(self) -> Mapping[str, float]:
         """Of the network that the run is for, after the last step."""
-        return self.densities_at(self.course.lines[-1], len(self.made))
+        return self.densities_at(self.forecast.networks[-1], len(self.made))
 
     @property
     def mean_densities(self) -> dict[str, float]:
@@ -121,14 +121,14 @@ class Outlook:
 
     def _stretches(self) -> Iterator[tuple[int, Mapping[str, float]]]:
         """How many steps run forward at which densities, over all networks."""
-        lines = self.course.lines
-        for number, line in enumerate(lines):
-            start = Move(place=0, from_place=0, densities=line.initial)
-            end = Move(place=0, from_place=len(self.made), densities={})
-            marks = [start, *line.moves, end]
+        networks = self.forecast.networks
+        for number, network in enumerate(networks):
+            start = MaskUpdate(index=0, from_index=0, densities=network.initial)
+            end = MaskUpdate(index=0, from_index=len(self.made), densities={})
+            marks = [start, *network.updates, end]
             for mark, following in itertools.pairwise(marks):
-                first = mark.from_place + (number - mark.from_place) % len(lines)
-                yield len(range(first, following.from_place, len(lines))), mark.densities
+                first = mark.from_index + (number - mark.from_index) % len(networks)
+                yield len(range(first, following.from_index, len(networks))), mark.densities
 
     @property
     def inference_share(self) -> float:
@@ -139,7 +139,7 @@ class Outlook:
     def training_share(self) -> float:
         """FLOPs of training relative to dense, as :func:`dist_sparse.flops.training_cost` counts."""
         forward = self.cost.forward_share(self.mean_densities)
-        return training_cost(forward, self.course.dense_gradients / len(self.made))
+        return training_cost(forward, self.forecast.dense_gradients / len(self.made))
 
     @property
     def dense_training_flops(self) -> float:
@@ -174,9 +174,9 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     made = check_course(config, plan, scheduler, clock)
     flops = _training_flops(config, model, info, clock, ranks)
     warn_of_idle(given, world_size, typed)
-    course, shapes = foresee(plan, made), plan.setting.shapes
-    last = course.lines[-1]
-    final = last.moves[-1].densities if last.moves else last.initial
+    forecast, shapes = plan.forecast(made), plan.context.shapes
+    last = forecast.networks[-1]
+    final = last.updates[-1].densities if last.updates else last.initial
     active = {name: round(final[name] * shape.numel()) for name, shape in shapes.items()}
     image = (info.channels, info.image_size, info.image_size)
     cost = measure(model, image, active, config.sparsity.structure)
@@ -187,12 +187,12 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
         source=source,
         clock=clock,
         made=made,
-        course=course,
+        forecast=forecast,
         shapes=shapes,
         parameters={name: weight.numel() for name, weight in model.named_parameters()},
         cost=cost,
         flops=flops or cost.dense_flops,
-        memory=_memory(config, world_size, model, optimizer, course, sum(shape.numel() for shape in shapes.values())),
+        memory=_memory(config, world_size, model, optimizer, forecast, sum(shape.numel() for shape in shapes.values())),
     )
 
 
@@ -231,7 +231,7 @@ def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clo
 
 
 def _memory(
-    config: Config, world_size: int, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course, masked: int
+    config: Config, world_size: int, model: nn.Module, optimizer: torch.optim.Optimizer, forecast: Forecast, masked: int
 ) -> Memory:
     parameters, zero = list(model.parameters()), config.engine.zero
     stage = zero.stage or 0
@@ -243,9 +243,9 @@ def _memory(
         weights=-(-_bytes(parameters) // world_size) + _bytes(list(model.buffers())) if stage == 3 else weights,
         gradients=-(-_bytes(parameters) // world_size) if stage >= 2 else _bytes(parameters),
         optimizer=0 if zero.offload == "cpu" else -(-(state + master) // world_size) if stage else state,
-        masks=masked * course.mask_copies,
-        masks_on_cpu=masked * course.mask_copies * size,
-        method=masked * course.weight_copies * size,
+        masks=masked * forecast.mask_copies,
+        masks_on_cpu=masked * forecast.mask_copies * size,
+        method=masked * forecast.weight_copies * size,
         ema=weights if config.train.ema is not None else 0,
     )
 

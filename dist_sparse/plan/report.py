@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dist_sparse.engines.wire import WORTH_PACKING, bytes_per_step, elements_per_step
 from dist_sparse.plan.outlook import Outlook
-from dist_sparse.sparsity.methods.course import Line
+from dist_sparse.sparsity.methods.forecast import NetworkForecast
 
 _ROWS = 8
 """Most lines of the table of densities."""
@@ -43,17 +43,17 @@ def _masks(outlook: Outlook) -> list[str]:
         return [_line("masks", f"none: {method}")]
     layers = f"{method} on {len(outlook.shapes)} layers of {sum(shape.numel() for shape in outlook.shapes.values()):,} weights"
     if not steps:
-        none = "masks follow the weights at every step" if outlook.course.follows else "none"
+        none = "masks follow the weights at every step" if outlook.forecast.chosen_every_step else "none"
         return [_line("masks", layers), _line("updates", none)]
     return [
         _line("masks", layers),
-        *(_updates(outlook, line) for line in outlook.course.lines),
+        *(_updates(outlook, network) for network in outlook.forecast.networks),
     ]
 
 
-def _updates(outlook: Outlook, line: Line) -> str:
-    steps = [outlook.made[move.place] for move in line.moves]
-    label = f"{line.label}: " if line.label else ""
+def _updates(outlook: Outlook, network: NetworkForecast) -> str:
+    steps = [outlook.made[update.index] for update in network.updates]
+    label = f"{network.label}: " if network.label else ""
     if len(steps) < 2:
         return _line("updates", label + (f"one, at step {steps[0]:,}" if steps else "none"))
     gaps = {later - earlier for earlier, later in itertools.pairwise(steps)}
@@ -62,15 +62,15 @@ def _updates(outlook: Outlook, line: Line) -> str:
 
 
 def _densities(outlook: Outlook) -> list[str]:
-    lines = outlook.course.lines
-    places = sorted({0, len(outlook.made) - 1, *(move.from_place for line in lines for move in _changing(line))})
-    places = [place for place in _spread(places) if place < len(outlook.made)]
-    names = [line.label or "density" for line in lines]
+    networks = outlook.forecast.networks
+    indices = sorted({0, len(outlook.made) - 1, *(update.from_index for network in networks for update in _changing(network))})
+    indices = [index for index in _spread(indices) if index < len(outlook.made)]
+    names = [network.label or "density" for network in networks]
     head = "".join(f"{name:>10}" for name in names)
     rows = [f"  {'step':>12}{'epoch':>8}{head}"]
-    for place in places:
-        step = outlook.made[place]
-        values = "".join(f"{outlook.density(outlook.densities_at(line, place)):>10.4f}" for line in lines)
+    for index in indices:
+        step = outlook.made[index]
+        values = "".join(f"{outlook.density(outlook.densities_at(network, index)):>10.4f}" for network in networks)
         rows.append(f"  {step:>12,}{(step - 1) / outlook.clock.whole:>8.1f}{values}")
     return [
         *rows,
@@ -78,13 +78,13 @@ def _densities(outlook: Outlook) -> list[str]:
     ]
 
 
-def _changing(line: Line) -> list:
-    """The moves after which some layer has another density."""
-    before, changing = line.initial, []
-    for move in line.moves:
-        if move.densities != before:
-            changing.append(move)
-        before = move.densities
+def _changing(network: NetworkForecast) -> list:
+    """The updates after which some layer has another density."""
+    before, changing = network.initial, []
+    for update in network.updates:
+        if update.densities != before:
+            changing.append(update)
+        before = update.densities
     return changing
 
 
@@ -96,14 +96,14 @@ def _spread(places: Sequence[int]) -> list[int]:
 
 
 def _flops(outlook: Outlook) -> list[str]:
-    cost, about = outlook.cost, "about " if outlook.course.estimate else ""
+    cost, about = outlook.cost, "about " if outlook.forecast.estimate else ""
     inference, training = outlook.inference_share, outlook.training_share
     dense = outlook.dense_training_flops
     lines = [
         _line("inference", f"{about}{inference:.4f} of dense: {cost.flops:.3e} of {cost.dense_flops:.3e} FLOPs an image"),
         _line("training", f"{about}{training:.4f} of dense: {training * dense:.3e} of {dense:.3e} FLOPs"),
     ]
-    return [*lines, *([_line("", outlook.course.estimate)] if about else [])]
+    return [*lines, *([_line("", outlook.forecast.estimate)] if about else [])]
 
 
 def _memory(outlook: Outlook) -> list[str]:
@@ -133,7 +133,7 @@ def _wire(outlook: Outlook) -> list[str]:
 
 def _packed(outlook: Outlook, dense: int) -> list[str]:
     """What ``engine.exchange`` makes of it."""
-    if outlook.course.dense_gradients == len(outlook.made):
+    if outlook.forecast.dense_gradients == len(outlook.made):
         return [_line("", "engine.exchange sends all of it, too: every step needs all gradients")]
     auto = outlook.config.engine.exchange == "auto"
     final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
@@ -144,7 +144,7 @@ def _packed(outlook: Outlook, dense: int) -> list[str]:
     update = f"; an update sends masks of {masks}" if outlook.update_steps else ""
     return [
         _line("", f"{_traffic(outlook, final)} where engine.exchange sends only those of weights that are active at the end"),
-        _line("", f"({final:,} elements, {share}); {outlook.course.dense_gradients:,} steps need all gradients{update}"),
+        _line("", f"({final:,} elements, {share}); {outlook.forecast.dense_gradients:,} steps need all gradients{update}"),
         *([_line("", "(auto does not between the GPUs of one machine: engine.exchange=masked does)")] if auto else []),
     ]
 

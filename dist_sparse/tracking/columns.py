@@ -1,6 +1,6 @@
 """The names under which a run logs."""
 
-from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.base import Method
 
 COLUMNS = (
     "train/loss",

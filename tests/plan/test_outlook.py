@@ -1,4 +1,4 @@
-"""What --plan foresees is what a run then does."""
+"""What --plan forecasts is what a run then does."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def a_weight(ahead: Outlook) -> float:
 
 
 def check(values: dict[str, Any], folder: Path) -> None:
-    """Run, and compare what was written with what was foreseen."""
+    """Run, and compare what was written with what was forecast."""
     ahead = outlook(values)
     assert train_here({**values, "output": folder}).code == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -56,7 +56,7 @@ def check(values: dict[str, Any], folder: Path) -> None:
     assert ahead.density(ahead.final_densities) == pytest.approx(summary["density"], abs=a_weight(ahead))
     assert ahead.cost.active_parameters == pytest.approx(summary["active_parameters"], abs=len(ahead.shapes))
     assert (ahead.cost.parameters, ahead.cost.dense_flops) == (summary["parameters"], summary["dense_flops"])
-    near = (GUESS, None) if ahead.course.estimate else (None, 1e-6)  # relative, absolute
+    near = (GUESS, None) if ahead.forecast.estimate else (None, 1e-6)  # relative, absolute
     assert ahead.inference_share == pytest.approx(summary["inference_flops_relative"], *near)
     assert ahead.training_share == pytest.approx(summary["train_flops_relative"], *near)
     check_layers(ahead, folder)
@@ -71,21 +71,21 @@ def check_layers(ahead: Outlook, folder: Path) -> None:
     with (folder / "layers.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             logged[int(row["step"])][row["layer"]] = float(row["density"])
-    for line in ahead.course.lines:
-        for move in line.moves:
-            layers = {name: logged[ahead.made[move.place]][f"{line.label} {name}".lstrip()] for name in ahead.shapes}
-            assert ahead.density(layers) == pytest.approx(ahead.density(move.densities), abs=a_weight(ahead))
-            if not ahead.course.estimate:
-                assert layers == pytest.approx(move.densities, abs=2e-6)
+    for network in ahead.forecast.networks:
+        for update in network.updates:
+            layers = {name: logged[ahead.made[update.index]][f"{network.label} {name}".lstrip()] for name in ahead.shapes}
+            assert ahead.density(layers) == pytest.approx(ahead.density(update.densities), abs=a_weight(ahead))
+            if not ahead.forecast.estimate:
+                assert layers == pytest.approx(update.densities, abs=2e-6)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_run_does_what_was_foreseen_of(tmp_path: Path, path: Path) -> None:
+def test_a_run_does_what_was_forecast_of(tmp_path: Path, path: Path) -> None:
     check(short(path), tmp_path / "run")
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options_are_foreseen(tmp_path: Path, case: str) -> None:
+def test_options_are_forecast(tmp_path: Path, case: str) -> None:
     name, values = OPTIONS[case]
     check({**short(DIGITS / f"{name}.yaml"), **values}, tmp_path / "run")
 

@@ -20,10 +20,10 @@ from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.finite import Undoing
 from dist_sparse.sparsity.layers import sparse_layers
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
+from dist_sparse.sparsity.methods.base import Decision, Method
+from dist_sparse.sparsity.methods.build import begin, plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 
 CPU = torch.device("cpu")
 
@@ -101,7 +101,7 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         engine = DDPEngine(model, optimizer, loss, precision=Precision(name=precision, device=CPU))
         run = RunFacts(seed=seed, steps_per_epoch=total_steps, total_steps=total_steps, rank=0, world_size=1, device=CPU)
         config = resolve(config)
-        method = build_method(begin(plan_method(config, sparse_layers(model, config.keep_dense), run)), engine, remask=remask)
+        method = begin(plan_method(config, sparse_layers(model, config.keep_dense), run)).bind(engine, remask=remask)
         method.start()
         return SmallRun(engine=engine, method=method, optimizer=optimizer, undoing=Undoing(engine, method))
 

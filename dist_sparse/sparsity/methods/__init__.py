@@ -1,7 +1,7 @@
 """Sparse methods, one file a paper. A new method is one new file and its line in this table."""
 
-from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods.ast import Ast
+from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.dense import Dense
 from dist_sparse.sparsity.methods.gmp import Gmp, GmpUniform
 from dist_sparse.sparsity.methods.granet import GraNet, GraNetUniform

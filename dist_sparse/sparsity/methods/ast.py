@@ -28,6 +28,7 @@ default then) is GraNet, bit for bit while GraNet empties no layer.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -35,18 +36,39 @@ from torch import Tensor
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import Decision, Method, Network, View
-from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, foresee_ladder, plan_ladder
+from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
 from dist_sparse.sparsity.methods.ast_rungs import Layers
+from dist_sparse.sparsity.methods.base import Decision, Method, Network, View
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.correction import Correction, Kind
-from dist_sparse.sparsity.methods.course import LIKE_ERK, Course
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow import DEFAULTS
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.drop_grow_plan import DEFAULTS
+from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.subnets import SubNets, networks_of
 from dist_sparse.sparsity.structures import NM, Structure, Unstructured
 
 _RAMP = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.6875, "run")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AstPlan(Plan):
+    """Sub-nets in turn."""
+
+    ladder: Ladder
+    correction: Kind
+    zero_unused: bool
+    """Weights that no sub-net has are zero."""
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        networks = self.ladder.forecast(made, self.initial_densities, self.context.shapes)
+        return Forecast(
+            networks=networks,
+            dense_gradients=sum(len(network.updates) for network in networks),
+            mask_copies=len(networks) + 1,  # and their union
+            weight_copies=1,
+            estimate="" if self.context.config.ast.structures else LIKE_ERK,
+        )
 
 
 class Ast(Method):
@@ -60,12 +82,13 @@ class Ast(Method):
     }
     dense_weights = "the sub-nets share dense weights, and each has batch norms of its own"
 
-    def __init__(self, *, ladder: Ladder, correction: Kind, zero_unused: bool, **method: Any) -> None:
-        method["remask"] |= zero_unused and correction == "whole"  # which moves what the sub-net before has just dropped
-        super().__init__(**method)
-        self._ladder, self._zero_unused = ladder, zero_unused
+    def __init__(self, plan: AstPlan, *, remask: bool, **held: Any) -> None:
+        remask |= plan.zero_unused and plan.correction == "whole"  # which moves what the sub-net before has just dropped
+        super().__init__(plan, remask=remask, **held)
+        ladder = plan.ladder
+        self._ladder, self._zero_unused = ladder, plan.zero_unused
         self._nets = SubNets(self.access, self.masks, len(ladder.rungs))
-        self._correct = Correction(self.access, correction, group=len(ladder.rungs))
+        self._correct = Correction(self.access, plan.correction, group=len(ladder.rungs))
         self._turns = Turns(ladder)
         self._due: int | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -83,23 +106,17 @@ class Ast(Method):
         return fill(config, update=DEFAULTS["itop"], ramp=_RAMP)
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        ladder, config, initial = plan_ladder(setting), setting.config.ast, setting.config.ramp.initial_density
-        zero = config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1)
-        units = setting.all_units() if initial == 1 else setting.units(initial)
-        options = {"ladder": ladder, "correction": config.correction, "zero_unused": zero}
-        active = setting.active(units)
-        return Plan(setting=setting, initial_mask=setting.random_masks(units), active=active, options=options)
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        lines = foresee_ladder(plan, plan.options["ladder"], made)
-        return Course(
-            lines=lines,
-            dense_gradients=sum(len(line.moves) for line in lines),
-            mask_copies=len(lines) + 1,  # and their union
-            weight_copies=1,
-            estimate="" if plan.setting.config.ast.structures else LIKE_ERK,
+    def plan(cls, context: Context) -> Plan:
+        ladder, config, initial = plan_ladder(context), context.config.ast, context.config.ramp.initial_density
+        units = context.all_units() if initial == 1 else context.units(initial)
+        return AstPlan(
+            method=cls,
+            context=context,
+            initial_mask=context.random_masks(units),
+            active=context.active(units),
+            ladder=ladder,
+            correction=config.correction,
+            zero_unused=config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1),
         )
 
     def before_forward(self, step: int) -> None:

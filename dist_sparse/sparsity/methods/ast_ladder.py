@@ -8,11 +8,12 @@ from typing import Any
 
 from dist_sparse.config.sparsity import AstConfig, SparsityConfig
 from dist_sparse.errors import UserError
+from dist_sparse.sparsity.distributions import Densities, Shapes
 from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Rung
-from dist_sparse.sparsity.methods.course import Line, Move, initial_densities
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.fit import check_fit
+from dist_sparse.sparsity.methods.forecast import MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.ramp import Window
-from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.methods.subnets import labels
 from dist_sparse.sparsity.schedules import CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM, parse_structure
@@ -98,6 +99,24 @@ class Ladder:
         """At a sub-net's ``time`` its ramp is over."""
         return self.rungs[number].ramp.done(time // self.schedule.interval)
 
+    def forecast(self, made: Sequence[int], initial: Densities, shapes: Shapes) -> list[NetworkForecast]:
+        """What becomes of each sub-net, whose steps are every K-th."""
+        networks = []
+        for number, (label, rung) in enumerate(zip(labels(len(self.rungs)), self.rungs, strict=True)):
+            own = made[number :: len(self.rungs)]
+            shift = number * (self.offset + 1) - len(self.rungs) + 1  # from the sub-net's time to steps
+            schedule = dataclasses.replace(self.schedule, end=self.schedule.end - number * self.offset)
+            densities, updates, before = initial, [], 0
+            due = {bisect_left(own, regular + shift): regular for regular in schedule.regular(own[-1] - shift if own else 0)}
+            for turn, regular in due.items():
+                index = turn * len(self.rungs) + number
+                if (pruning := self.pruning(before, regular)) is not None:
+                    densities = rung.densities(pruning, shapes)
+                before = regular
+                updates.append(MaskUpdate(index=index, from_index=index + 1, densities=densities))
+            networks.append(NetworkForecast(label=label, initial=initial, updates=updates))
+        return networks
+
 
 class Turns:
     """Whose turn it is, and whether it updates. A step that overflowed was none, and is repeated."""
@@ -139,17 +158,17 @@ class Turns:
         self._made, self._times = state["made"], list(state["times"])
 
 
-def plan_ladder(setting: Setting) -> Ladder:
+def plan_ladder(context: Context) -> Ladder:
     """The sub-nets of a run.
 
     Raises:
         UserError: a ramp that no update falls into or that does not end in time, or a sub-net that does not fit the layers.
     """
-    ladder, window = setting.config.ast, Window.of(setting)
+    ladder, window = context.config.ast, Window.of(context)
     first, last = window.numbers()
-    rungs = _density_rungs(setting, first, last) if ladder.densities else _group_rungs(setting, first, last)
-    offset = round(_OFFSET * window.interval) if ladder.offset is None else setting.steps(ladder.offset)
-    schedule = dataclasses.replace(setting.update_schedule(), start=window.start)
+    rungs = _density_rungs(context, first, last) if ladder.densities else _group_rungs(context, first, last)
+    offset = round(_OFFSET * window.interval) if ladder.offset is None else context.steps(ladder.offset)
+    schedule = dataclasses.replace(context.update_schedule(), start=window.start)
     arrival = last * window.interval + (len(rungs) - 1) * (offset + 1)
     if arrival >= schedule.end:
         more = f", and with sparsity.ast.offset at step {arrival} for the last sub-net" if len(rungs) > 1 else ""
@@ -160,34 +179,15 @@ def plan_ladder(setting: Setting) -> Ladder:
     return Ladder(rungs=rungs, schedule=schedule, offset=offset, last=last)
 
 
-def foresee_ladder(plan: Plan, ladder: Ladder, made: Sequence[int]) -> list[Line]:
-    """The course of each sub-net, whose steps are every K-th."""
-    lines, initial = [], initial_densities(plan)
-    for number, (label, rung) in enumerate(zip(labels(len(ladder.rungs)), ladder.rungs, strict=True)):
-        own = made[number :: len(ladder.rungs)]
-        shift = number * (ladder.offset + 1) - len(ladder.rungs) + 1  # from the sub-net's time to steps
-        schedule = dataclasses.replace(ladder.schedule, end=ladder.schedule.end - number * ladder.offset)
-        densities, moves, before = initial, [], 0
-        due = {bisect_left(own, regular + shift): regular for regular in schedule.regular(own[-1] - shift if own else 0)}
-        for turn, regular in due.items():
-            place = turn * len(ladder.rungs) + number
-            if (pruning := ladder.pruning(before, regular)) is not None:
-                densities = rung.foresee(pruning, plan.setting.shapes)
-            before = regular
-            moves.append(Move(place=place, from_place=place + 1, densities=densities))
-        lines.append(Line(label=label, initial=initial, moves=moves))
-    return lines
-
-
-def _density_rungs(setting: Setting, first: int, last: int) -> list[Rung]:
-    densities, initial = setting.config.ast.densities, setting.config.ramp.initial_density
+def _density_rungs(context: Context, first: int, last: int) -> list[Rung]:
+    densities, initial = context.config.ast.densities, context.config.ramp.initial_density
     assert initial is not None, "resolve() fills it in"
     if initial < densities[0]:
         raise UserError(
             f"sparsity.ramp.initial_density={initial:g} is below sparsity.ast.densities={densities}: pruning only comes down"
         )
     ramps = [CubicRamp(initial=initial, final=density, first=first, last=last) for density in densities]
-    total, layers = sum(shape.numel() for shape in setting.shapes.values()), len(setting.shapes)
+    total, layers = sum(shape.numel() for shape in context.shapes.values()), len(context.shapes)
     if share_of(ramps[-1](last), total) < layers:
         raise UserError(
             f"sparsity.ast.densities ends at {densities[-1]:g}, which is less than one weight for each of the {layers} layers; "
@@ -196,11 +196,11 @@ def _density_rungs(setting: Setting, first: int, last: int) -> list[Rung]:
     return [DensityRung(ramp=ramp) for ramp in ramps]
 
 
-def _group_rungs(setting: Setting, first: int, last: int) -> list[Rung]:
-    if setting.config.ramp.initial_density != 1:
+def _group_rungs(context: Context, first: int, last: int) -> list[Rung]:
+    if context.config.ramp.initial_density != 1:
         raise UserError("sparsity.ramp.initial_density is always 1 for sparsity.ast.structures: all groups begin dense")
-    structures = _structures(setting.config.ast)
-    for text, structure in zip(setting.config.ast.structures, structures, strict=True):
-        check_fit(dataclasses.replace(setting.config, structure=text), structure, setting.shapes)
+    structures = _structures(context.config.ast)
+    for text, structure in zip(context.config.ast.structures, structures, strict=True):
+        check_fit(dataclasses.replace(context.config, structure=text), structure, context.shapes)
     ramp = CubicRamp(initial=1.0, final=0.0, first=first, last=last)
-    return [GroupRung(ramp=ramp, structure=structure, seed=setting.run.seed) for structure in structures]
+    return [GroupRung(ramp=ramp, structure=structure, seed=context.run.seed) for structure in structures]

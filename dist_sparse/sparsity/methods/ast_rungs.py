@@ -44,7 +44,7 @@ class Rung(ABC):
         """The masks after update ``number`` of the ramp, before layers regenerate. Collective."""
 
     @abstractmethod
-    def foresee(self, number: int, shapes: Shapes) -> Densities:
+    def densities(self, number: int, shapes: Shapes) -> Densities:
         """The density of each layer after update ``number`` of the ramp."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class DensityRung(Rung):
             chosen[name][0, place] = True
         return agreement.decide(lambda name: structure.mask(chosen[name], weights[name].shape))
 
-    def foresee(self, number: int, shapes: Shapes) -> Densities:
+    def densities(self, number: int, shapes: Shapes) -> Densities:
         return erdos_renyi(shapes, float(self.ramp(number)))  # a guess: the weights of then decide
 
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
@@ -104,7 +104,7 @@ class GroupRung(Rung):
 
         return layers.agreement.decide(select)
 
-    def foresee(self, number: int, shapes: Shapes) -> Densities:
+    def densities(self, number: int, shapes: Shapes) -> Densities:
         n, m = self.structure.n, self.structure.m
         groups = {name: shape.numel() // m for name, shape in shapes.items()}
         dense = {name: share_of(self.ramp(number), count) for name, count in groups.items()}

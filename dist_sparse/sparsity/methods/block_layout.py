@@ -10,8 +10,8 @@ from torch import Tensor
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.distributions import Shapes
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.initial import best_units
-from dist_sparse.sparsity.methods.setting import Setting
 from dist_sparse.sparsity.shuffled_blocks import Blocks, extract
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _ROUNDING = 0.02  # relative difference between the density asked for and the on
 class Layout:
     """Blocks of ``size`` x ``size``; ``units`` weights are meant to be active in each layer."""
 
-    setting: Setting
+    context: Context
     size: int
     units: Mapping[str, int]
     counts: Mapping[str, int]
@@ -35,16 +35,16 @@ class Layout:
 
     def active(self) -> dict[str, int]:
         """Active weights of each layer."""
-        whole = {name: self.setting.shapes[name].numel() for name in self.dense}
+        whole = {name: self.context.shapes[name].numel() for name in self.dense}
         return {**self.units, **whole, **_active(self.counts, self.size)}
 
     def initial_mask(self, name: str) -> Tensor:
         """The largest weights of a layer, or the blocks that hold most of them."""
-        weight = self.setting.weights[name].detach()
+        weight = self.context.weights[name].detach()
         if name in self.dense:
             return torch.ones_like(weight, dtype=torch.bool)
         magnitude = scores.magnitude(weight)
-        mask = best_units(magnitude, self.units[name], self.setting.structure)
+        mask = best_units(magnitude, self.units[name], self.context.structure)
         if name not in self.counts:
             return mask
         matrix, value = (tensor.reshape(len(weight), -1) for tensor in (mask, magnitude * mask))
@@ -52,13 +52,13 @@ class Layout:
         return self.blocks[name].mask(weight.shape)
 
 
-def plan_layout(setting: Setting, size: int) -> Layout:
+def plan_layout(context: Context, size: int) -> Layout:
     """The layout with blocks in all convolutions that ``size`` fits.
 
     Raises:
         UserError: it fits none, or the density cannot be reached.
     """
-    units, shapes = setting.units(), setting.shapes
+    units, shapes = context.units(), context.shapes
     misfits = {name: shape for name, shape in shapes.items() if len(shape) > 2 and not _fits(shape, size)}
     fitting = {name: -(-units[name] // size**2) for name, shape in shapes.items() if len(shape) > 2 and name not in misfits}
     if not fitting:
@@ -68,7 +68,7 @@ def plan_layout(setting: Setting, size: int) -> Layout:
     counts = {name: count for name, count in fitting.items() if count * size**2 < shapes[name].numel()}
     full = {name for name, shape in shapes.items() if units[name] == shape.numel()} | fitting.keys() - counts.keys()
     _warn_of_rounding(shapes, units, {name: shapes[name].numel() for name in full} | _active(counts, size))
-    return Layout(setting=setting, size=size, units=units, counts=counts, dense=frozenset(full))
+    return Layout(context=context, size=size, units=units, counts=counts, dense=frozenset(full))
 
 
 def _fits(shape: torch.Size, size: int) -> bool:

@@ -5,8 +5,8 @@ import math
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.structures import STRUCTURES, Structure, parse_structure
 
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import WeightAccess
 
 Kind = Literal["within_mask", "whole", "none"]
 

@@ -2,43 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from dist_sparse.config.sparsity import SparsityConfig
-
-
-@runtime_checkable
-class Completes(Protocol):
-    """A method with defaults of its own."""
-
-    @classmethod
-    def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        """The configuration with the method's defaults filled in."""
-        ...
-
-
-@runtime_checkable
-class ActsByConfig(Protocol):
-    """A method that does not use all of its keys in every configuration."""
-
-    @classmethod
-    def acting(cls, config: SparsityConfig) -> frozenset[str]:
-        """Which of the method's ``uses`` act."""
-        ...
-
-
-@runtime_checkable
-class Derives(Protocol):
-    """A method whose own section gives the density or the structure."""
-
-    @classmethod
-    def derive(cls, config: SparsityConfig) -> SparsityConfig:
-        """The configuration with what the method's section gives.
-
-        Raises:
-            UserError: it contradicts what is given beside it.
-        """
-        ...
 
 
 def fill(config: SparsityConfig, *, update: Mapping[str, Any], ramp: Mapping[str, Any] | None = None) -> SparsityConfig:

@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
-from dist_sparse.sparsity.method import Method
+from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
 
 
 class Dense(Method):
@@ -10,3 +12,7 @@ class Dense(Method):
 
     name = "dense"
     uses: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def plan(cls, context: Context) -> Plan:
+        return FixedMasks.random(cls, context)  # of no layer

@@ -20,16 +20,15 @@ are kept in the order of layers and indices, so that exactly as many stay as pla
 classifier is more than all that may stay, it shares the common density.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
-from dist_sparse.sparsity.methods.course import Course
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import Window, build_pruner, foresee_pruning, with_ramp
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.plan import Plan
+from dist_sparse.sparsity.methods.pruning import refusal_of_global_pruning
+from dist_sparse.sparsity.methods.ramp import PruningPlan, Window, build_pruner, with_ramp
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
 
@@ -43,9 +42,9 @@ class Gmp(Updating):
     uses = frozenset({"density", "keep_dense", "structure", "update.interval", "ramp.start", "ramp.end"})
     prunes_globally: ClassVar[bool] = True
 
-    def __init__(self, *, pruner: Pruner, **method: Any) -> None:
-        super().__init__(**method)
-        self._pruner = pruner
+    def __init__(self, plan: PruningPlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._pruner = plan.pruner
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -60,15 +59,17 @@ class Gmp(Updating):
         return fill(config, update={"interval": Length(1000, "steps")}, ramp={key: RAMP[key] for key in ("start", "end")})
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        units, window = setting.all_units(), Window.of(setting)
-        pruner = build_pruner(setting, window, 1.0, globally=cls.prunes_globally)
-        options = {"structure": setting.structure, "pruner": pruner, "schedule": with_ramp(None, pruner, window)}
-        return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        return foresee_pruning(plan, made)
+    def plan(cls, context: Context) -> Plan:
+        units, window = context.all_units(), Window.of(context)
+        pruner = build_pruner(context, window, 1.0, globally=cls.prunes_globally)
+        return PruningPlan(
+            method=cls,
+            context=context,
+            initial_mask=context.random_masks(units),
+            active=context.active(units),
+            schedule=with_ramp(None, pruner, window),
+            pruner=pruner,
+        )
 
     def update(self, step: int, regular: int) -> None:
         pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_sparse.sparsity.method import WeightAccess
+from dist_sparse.sparsity.access import WeightAccess
 
 _MEMORY = 0.9
 """Of the average gradient, per step (SNFS's momentum)."""
@@ -36,7 +36,7 @@ class DenseGradients:
                     self.sums[name] = self._access.grad(name).clone()
 
     def average(self, layers: Sequence[str]) -> None:
-        """Move the averages towards this step's gradients, unless one of these is not finite. Collective.
+        """MaskUpdate the averages towards this step's gradients, unless one of these is not finite. Collective.
 
         This happens at every step, so that no host waits to see which it was.
         """

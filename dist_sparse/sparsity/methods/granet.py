@@ -25,14 +25,26 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dist_sparse.config.sparsity import SparsityConfig
-from dist_sparse.sparsity.methods.course import Course
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
+from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.gmp import RAMP
-from dist_sparse.sparsity.methods.pruning import Pruner, refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import Window, build_pruner, foresee_pruning, initial_density, with_ramp
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.plan import Plan
+from dist_sparse.sparsity.methods.pruning import refusal_of_global_pruning
+from dist_sparse.sparsity.methods.ramp import PruningPlan, Window, build_pruner, initial_density, with_ramp
 from dist_sparse.sparsity.structures import Structure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraNetPlan(DropAndGrowPlan, PruningPlan):
+    """Masks that come down a ramp, and drop and grow on the way and after it."""
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        """Densities are those of pruning; what regrowth needs is that of dropping and growing."""
+        pruned, regrown = PruningPlan.forecast(self, made), DropAndGrowPlan.forecast(self, made)
+        return dataclasses.replace(regrown, networks=pruned.networks, estimate=pruned.estimate or regrown.estimate)
 
 
 class GraNet(DropAndGrow):
@@ -41,11 +53,12 @@ class GraNet(DropAndGrow):
     name = "granet"
     uses = DropAndGrow.uses - {"update.form", "table"} | {"ramp.initial_density", "ramp.start", "ramp.end"}
     default_growth = "gradient"
+    only_form = "itop"
     prunes_globally: ClassVar[bool] = True
 
-    def __init__(self, *, pruner: Pruner, form: Form, **method: Any) -> None:
-        super().__init__(form="itop", **method)  # whatever ``form``: GraNet has no other
-        self._pruner = pruner
+    def __init__(self, plan: GraNetPlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._pruner = plan.pruner
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -53,19 +66,14 @@ class GraNet(DropAndGrow):
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        return fill(config, update={**DEFAULTS["itop"], **cls.choices()}, ramp=RAMP)
+        return super().complete(fill(config, update={}, ramp=RAMP))
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        initial = initial_density(setting)
-        plan, window = super().plan_from(setting, initial), Window.of(setting)
-        pruner = build_pruner(setting, window, initial, globally=cls.prunes_globally)
-        schedule = with_ramp(setting.update_schedule(), pruner, window)
-        return dataclasses.replace(plan, options={**plan.options, "pruner": pruner, "schedule": schedule})
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        return foresee_pruning(plan, made, regrowing=super().foresee(plan, made))
+    def plan(cls, context: Context) -> Plan:
+        initial = initial_density(context)
+        base, window = DropAndGrowPlan.of(cls, context, form="itop", density=initial), Window.of(context)
+        pruner = build_pruner(context, window, initial, globally=cls.prunes_globally)
+        return GraNetPlan(**{**vars(base), "schedule": with_ramp(base.schedule, pruner, window)}, pruner=pruner)
 
     def update(self, step: int, regular: int) -> None:
         before = self.masks.packed()

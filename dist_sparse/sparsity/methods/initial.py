@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.methods.setting import Setting
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.structures import Structure
 
@@ -18,6 +18,6 @@ def best_units(score: Tensor, units: int, structure: Structure) -> Tensor:
     return structure.mask(chosen, score.shape, choose_by=score)
 
 
-def largest_masks(setting: Setting, units: Mapping[str, int]) -> Callable[[str], Tensor]:
+def largest_masks(context: Context, units: Mapping[str, int]) -> Callable[[str], Tensor]:
     """By layer name the mask of its largest weights, ``units`` a selection set."""
-    return lambda name: best_units(scores.magnitude(setting.weights[name]), units[name], setting.structure)
+    return lambda name: best_units(scores.magnitude(context.weights[name]), units[name], context.structure)

@@ -31,6 +31,7 @@ are not uniform stay so. The first mutation, before any gradient, goes by |w| al
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -38,13 +39,35 @@ from torch import Tensor
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.course import Course, Line, Move, initial_densities
+from dist_sparse.sparsity.methods.base import Decision, Method
+from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, plan_bounds, resolve_bounds
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.selection import top_k
-from dist_sparse.sparsity.structures import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class MestPlan(Plan):
+    """Masks that mutate between steps."""
+
+    bounds: Bounds
+    removal_gradient: float
+    """Lambda."""
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        active, updates = dict(self.active), []
+        for due in range(0, made[-1], self.bounds.interval):
+            phase, index = self.bounds.phase(due), bisect_right(made, due)
+            grown = self.context.active(phase.grow_to)
+            if phase.keep == phase.grow_to and grown == active:
+                continue
+            active = grown
+            densities = {name: count / self.context.shapes[name].numel() for name, count in active.items()}
+            updates.append(MaskUpdate(index=index, from_index=index, densities=densities))
+        networks = [NetworkForecast(initial=self.initial_densities, updates=updates)]
+        return Forecast(networks=networks, weight_copies=int(self.removal_gradient > 0))
 
 
 class Mest(Method):
@@ -53,9 +76,10 @@ class Mest(Method):
     name = "mest"
     uses = Method.uses | {"update.interval", "mest.keep", "mest.grow_to", "mest.decay", "mest.removal_gradient"}
 
-    def __init__(self, *, structure: Structure, bounds: Bounds, removal_gradient: float, seed: int, **method: Any) -> None:
-        super().__init__(**method)
-        self._structure, self._bounds, self._lambda, self._seed = structure, bounds, removal_gradient, seed
+    def __init__(self, plan: MestPlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._structure, self._seed = plan.context.structure, plan.context.run.seed
+        self._bounds, self._lambda = plan.bounds, plan.removal_gradient
         self._mutated_at = -1  # steps done when a mutation was last due
         self._moved_before: int | None = None  # the step before whose forward the masks moved
         self._gradients: dict[str, Tensor] = {}
@@ -65,27 +89,16 @@ class Mest(Method):
         return resolve_bounds(config)
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        units = setting.units()
-        initial_mask = largest_masks(setting, units)
-        gradient = setting.config.mest.removal_gradient
-        options = {"structure": setting.structure, "removal_gradient": gradient, "seed": setting.run.seed}
-        options |= {"bounds": plan_bounds(setting)}
-        return Plan(setting=setting, initial_mask=initial_mask, active=setting.active(units), options=options)
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        bounds, active, moves = plan.options["bounds"], dict(plan.active), []
-        for due in range(0, made[-1], bounds.interval):
-            phase, place = bounds.phase(due), bisect_right(made, due)
-            grown = plan.setting.active(phase.grow_to)
-            if phase.keep == phase.grow_to and grown == active:
-                continue
-            active = grown
-            densities = {name: count / plan.setting.shapes[name].numel() for name, count in active.items()}
-            moves.append(Move(place=place, from_place=place, densities=densities))
-        copies = int(plan.options["removal_gradient"] > 0)
-        return Course(lines=[Line(initial=initial_densities(plan), moves=moves)], weight_copies=copies)
+    def plan(cls, context: Context) -> Plan:
+        units = context.units()
+        return MestPlan(
+            method=cls,
+            context=context,
+            initial_mask=largest_masks(context, units),
+            active=context.active(units),
+            bounds=plan_bounds(context),
+            removal_gradient=context.config.mest.removal_gradient,
+        )
 
     def before_forward(self, step: int) -> None:
         """Mutate between two steps; further micro-batches of the step find it done."""

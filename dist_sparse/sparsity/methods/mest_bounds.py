@@ -15,7 +15,7 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity import distributions
-from dist_sparse.sparsity.methods.setting import Setting
+from dist_sparse.sparsity.methods.context import Context
 
 _log = logging.getLogger(__name__)
 
@@ -87,20 +87,20 @@ def _check_lists(density: float | None, keep: Sequence[float], grow_to: Sequence
         )
 
 
-def plan_bounds(setting: Setting) -> Bounds:
+def plan_bounds(context: Context) -> Bounds:
     """The bounds of a resolved configuration in whole units and steps.
 
     Raises:
         UserError: a bound leaves a layer without a unit, lengths that do not grow, or a last phase without a mutation.
     """
-    config, shapes, structure = setting.config, setting.shapes, setting.structure
+    config, shapes, structure = context.config, context.shapes, context.structure
     assert config.mest.decay is not None, "resolve() fills it in"
-    interval, decay = setting.interval(), [setting.steps(length) for length in config.mest.decay]
+    interval, decay = context.interval(), [context.steps(length) for length in config.mest.decay]
     if any(later <= earlier for earlier, later in itertools.pairwise(decay)):
         raise UserError(f"sparsity.mest.decay={', '.join(map(str, config.mest.decay))} must grow")
 
     def units(key: str, density: float) -> dict[str, int]:
-        profile = setting.distribute(density)
+        profile = context.distribute(density)
         if config.distribution == "table":
             profile = scaled(shapes, profile, density)
         try:
@@ -113,7 +113,7 @@ def plan_bounds(setting: Setting) -> Bounds:
     if all(phase.keep == phase.grow_to for phase in phases):
         _log.warning("the masks never move: in whole units of structure %s all that is grown is kept", config.structure)
     bounds = Bounds(interval=interval, decay=tuple(decay), phases=phases)
-    last = bounds.latest_mutation(setting.run.total_steps - 1)
+    last = bounds.latest_mutation(context.run.total_steps - 1)
     if bounds.phase(last).grow_to != phases[-1].grow_to:
         raise UserError(
             f"sparsity.mest.decay ends at step {decay[-1]} and the last mutation is at step {last}, one in {interval} steps "

@@ -10,11 +10,11 @@ import torch
 from torch import Size, Tensor
 
 from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import WeightAccess
 from dist_sparse.sparsity.schedules import CubicRamp, share_of
 from dist_sparse.sparsity.selection import top_k
 from dist_sparse.sparsity.structures import Structure
@@ -51,7 +51,7 @@ class Pruner(ABC):
         """The masks at a density. Collective."""
 
     @abstractmethod
-    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+    def densities_at(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
         """The density of each layer at an overall density, coming down from those ``before``."""
 
 
@@ -69,7 +69,7 @@ class GlobalPruner(Pruner):
             lambda name: scores.magnitude(access.weight(name)), keep, self.structure, access, masks, agreement
         )
 
-    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+    def densities_at(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
         return erdos_renyi(shapes, float(density))  # a guess: the weights of then decide
 
 
@@ -118,7 +118,7 @@ class UniformPruner(Pruner):
         units = self.units(density, masks.active())
         return agreement.decide(lambda name: self._select(access.weight(name), masks[name], units[name]))
 
-    def foresee(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
+    def densities_at(self, density: Fraction, shapes: Shapes, before: Densities) -> Densities:
         sizes = {name: shape.numel() for name, shape in shapes.items()}
         densities = {}
         for name, units in self.units(density, {name: round(before[name] * size) for name, size in sizes.items()}).items():

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.methods.course import LIKE_ERK, Course, Line, Move, initial_densities, updates
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.fit import check_units_of_all_layers, warn_of_rounding
+from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast, MaskUpdate, NetworkForecast, scheduled_updates
+from dist_sparse.sparsity.methods.plan import ScheduledPlan
 from dist_sparse.sparsity.methods.pruning import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
-from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule
 
 
@@ -20,19 +21,19 @@ class Window:
     interval: int
 
     @classmethod
-    def of(cls, setting: Setting) -> "Window":
+    def of(cls, context: Context) -> "Window":
         """The configured window.
 
         Raises:
             UserError: it ends after the run.
         """
-        start, end = setting.config.ramp.start, setting.config.ramp.end
+        start, end = context.config.ramp.start, context.config.ramp.end
         assert start is not None and end is not None, "resolve() fills these in"
-        if setting.steps(end) > setting.run.total_steps:
+        if context.steps(end) > context.run.total_steps:
             raise UserError(
-                f"sparsity.ramp.end={end} is after the run's {setting.run.total_steps} steps: the density would not be reached"
+                f"sparsity.ramp.end={end} is after the run's {context.run.total_steps} steps: the density would not be reached"
             )
-        return cls(start=setting.steps(start), end=setting.steps(end), interval=setting.interval())
+        return cls(start=context.steps(start), end=context.steps(end), interval=context.interval())
 
     def numbers(self) -> tuple[int, int]:
         """The number of the update where the ramp begins, and of the one where it ends.
@@ -49,13 +50,13 @@ class Window:
         return first, last
 
 
-def initial_density(setting: Setting) -> float:
+def initial_density(context: Context) -> float:
     """The density that a ramp begins with.
 
     Raises:
         UserError: the ramp would have to rise.
     """
-    initial, final = setting.config.ramp.initial_density, setting.config.density
+    initial, final = context.config.ramp.initial_density, context.config.density
     assert final is not None, "resolve() asks for it"
     if initial is None:
         return 1.0
@@ -66,13 +67,13 @@ def initial_density(setting: Setting) -> float:
     return initial
 
 
-def build_pruner(setting: Setting, window: Window, initial: float, *, globally: bool) -> Pruner:
+def build_pruner(context: Context, window: Window, initial: float, *, globally: bool) -> Pruner:
     """The pruner from ``initial`` density to the configured one.
 
     Raises:
         UserError: no update falls into the ramp, a layer that would be left empty, or less left than a unit.
     """
-    config, structure, shapes = setting.config, setting.structure, setting.shapes
+    config, structure, shapes = context.config, context.structure, context.shapes
     final = config.density
     assert final is not None, "resolve() asks for it"
     first, last = window.numbers()
@@ -82,7 +83,7 @@ def build_pruner(setting: Setting, window: Window, initial: float, *, globally: 
         check_units_of_all_layers(config, structure, shapes)
         return GlobalPruner(**parts)
     given = structure.density is not None  # N:M has N of M everywhere
-    spared = None if given else classifier_to_spare(setting.run.classifier, shapes, final)
+    spared = None if given else classifier_to_spare(context.run.classifier, shapes, final)
     pruner = UniformPruner(**parts, shapes=shapes, classifier=spared)
     densities = {name: float(density) for name, density in pruner.densities(ramp(last)).items()}
     left = pruner.units(ramp(last), {name: shape.numel() for name, shape in shapes.items()})
@@ -111,15 +112,21 @@ def with_ramp(schedule: UpdateSchedule | None, pruner: Pruner, window: Window) -
     return dataclasses.replace(schedule, start=window.start)
 
 
-def foresee_pruning(plan: Plan, made: Sequence[int], *, regrowing: Course | None = None) -> Course:
-    """The course of masks that come down with the plan's pruner; what they regrow costs as in the course ``regrowing``."""
-    pruner, shapes = plan.options["pruner"], plan.setting.shapes
-    densities = initial = initial_densities(plan)
-    moves = []
-    for place, regular in updates(plan.options["schedule"], made).items():
-        if (number := regular // pruner.interval) <= pruner.ramp.last:
-            densities = pruner.foresee(pruner.ramp(number), shapes, densities)
-        moves.append(Move(place=place, from_place=place + 1, densities=densities))
-    estimate = LIKE_ERK if isinstance(pruner, GlobalPruner) else ""
-    course = Course(lines=[Line(initial=initial, moves=moves)], estimate=estimate)
-    return dataclasses.replace(regrowing, lines=course.lines, estimate=estimate or regrowing.estimate) if regrowing else course
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PruningPlan(ScheduledPlan):
+    """Masks that come down a ramp."""
+
+    pruner: Pruner
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        pruner, shapes = self.pruner, self.context.shapes
+        densities = self.initial_densities
+        updates = []
+        for index, regular in scheduled_updates(self.schedule, made).items():
+            if (number := regular // pruner.interval) <= pruner.ramp.last:
+                densities = pruner.densities_at(pruner.ramp(number), shapes, densities)
+            updates.append(MaskUpdate(index=index, from_index=index + 1, densities=densities))
+        return Forecast(
+            networks=[NetworkForecast(initial=self.initial_densities, updates=updates)],
+            estimate=LIKE_ERK if isinstance(pruner, GlobalPruner) else "",
+        )

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.config.tree import flat
 from dist_sparse.errors import UserError, is_unknown
-from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.combinations import settle_structure
-from dist_sparse.sparsity.methods.defaults import ActsByConfig, Completes, Derives
 from dist_sparse.sparsity.methods.snip import shares_out_nothing
 
 
@@ -19,18 +18,13 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
         UserError: unknown method or structure, two that cannot go together, or a density that is missing or given twice.
     """
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
-    config = method.derive(config) if issubclass(method, Derives) else config
-    config = settle_structure(config, method)
+    config = settle_structure(method.derive(config), method)
     if "density" in method.uses:
         _check_density(config, method.uses)
-    config = method.complete(config) if issubclass(method, Completes) else config
-    if "update.removal" in _uses(method, config):
+    config = method.complete(config)
+    if "update.removal" in method.acting(config):
         _check_removal(config)
     return config
-
-
-def _uses(method: type[Method], config: SparsityConfig) -> frozenset[str]:
-    return method.acting(config) if issubclass(method, ActsByConfig) else method.uses
 
 
 def idle_keys(config: SparsityConfig) -> Iterator[tuple[str, str]]:
@@ -39,8 +33,8 @@ def idle_keys(config: SparsityConfig) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: as :func:`resolve`.
     """
-    config, method = resolve(config), METHODS[config.method]
-    uses, update = _uses(method, config), config.update
+    config = resolve(config)
+    uses, update = METHODS[config.method].acting(config), config.update
     for key, _ in flat(config, "sparsity."):
         name = key.removeprefix("sparsity.")
         if name != "method" and name not in uses:

@@ -14,7 +14,7 @@ Every ``interval`` steps, per layer with n active weights and drop fraction f(t)
     original:  f(t) = alpha / 2 (1 + cos(pi t / T_end)),               updates while t < T_end, instead of the optimizer step
     itop:      f(t) = 0.005 + (p0 - 0.005) / 2 (1 + cos(pi t / T)),    updates to the end of the run, after the optimizer step
 
-Defaults: original: alpha 0.3, interval 100, T_end 75 % of the run (the ResNet-50 setting of the paper: 25,000 of 32,000
+Defaults: original: alpha 0.3, interval 100, T_end 75 % of the run (the ResNet-50 context of the paper: 25,000 of 32,000
 steps are 78 %); itop: p0 0.5, interval 1,000 (CIFAR in the GraNet repository; ImageNet there: 4,000).
 
 Deviations from the references: the gradient is the mean over ranks and micro-batches before the absolute value is taken

@@ -32,8 +32,8 @@ block size 0 no convolution's does); a layer that its blocks would fill is dense
 that is not 0; clusters of equal size stand in the order of their lowest row.
 """
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,13 +42,26 @@ from torch import Tensor
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.block_layout import plan_layout
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule
 from dist_sparse.sparsity.shuffled_blocks import Blocks, move, packed_length, whole_lines
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
 _NEVER = UpdateSchedule(interval=1, end=0, drop=Constant(start=0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledBlockPlan(DropAndGrowPlan):
+    """Blocks of ``size`` rows and columns; layers without blocks drop and grow weights."""
+
+    size: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Blocks of each layer that has any."""
+    blocks: dict[str, Blocks] = field(default_factory=dict)
+    """The first ones, of the layers whose mask was asked for."""
 
 
 class ShuffledBlock(DropAndGrow):
@@ -58,11 +71,11 @@ class ShuffledBlock(DropAndGrow):
     uses = DropAndGrow.uses - {"update.redistribution"} | {"shuffled_block.dynamic", "shuffled_block.size"}
     default_growth = "gradient"
 
-    def __init__(self, *, blocks: dict[str, Blocks], counts: Mapping[str, int], size: int, **method: Any) -> None:
-        super().__init__(**{**method, "redistribution": "none"})  # the number of blocks is fixed
-        self.blocks = blocks
+    def __init__(self, plan: ShuffledBlockPlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self.blocks = plan.blocks
         """Row groups, groups and columns of each layer in blocks; its mask is their union. On all ranks from the start on."""
-        self._block_counts, self._size = counts, size
+        self._block_counts, self._size = plan.counts, plan.size
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -80,15 +93,14 @@ class ShuffledBlock(DropAndGrow):
         return super().complete(config) if config.shuffled_block.dynamic else config
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        config = setting.config.shuffled_block
-        layout = plan_layout(setting, config.size) if config.size else None  # first, for it may refuse the configuration
-        plan = super().plan(setting) if config.dynamic else _resting(setting)
-        options = {**plan.options, "blocks": {}, "counts": {}, "size": config.size}
+    def plan(cls, context: Context) -> Plan:
+        config = context.config.shuffled_block
+        layout = plan_layout(context, config.size) if config.size else None  # first, for it may refuse the configuration
+        plan = _moving(context) if config.dynamic else _static(context)
         if layout is None:
-            return dataclasses.replace(plan, options=options)
-        options |= {"blocks": layout.blocks, "counts": layout.counts}
-        return dataclasses.replace(plan, initial_mask=layout.initial_mask, active=layout.active(), options=options)
+            return plan
+        active = layout.active()
+        return replace(plan, initial_mask=layout.initial_mask, active=active, blocks=layout.blocks, counts=layout.counts)
 
     def start(self) -> None:
         super().start()
@@ -119,7 +131,7 @@ class ShuffledBlock(DropAndGrow):
         self.blocks = {name: Blocks.unpack(packed[name].clone(), rows[name], self._size) for name in self._block_counts}
 
     def state_dict(self) -> dict[str, Any]:
-        blocks = {name: dataclasses.asdict(blocks) for name, blocks in self.blocks.items()}
+        blocks = {name: asdict(blocks) for name, blocks in self.blocks.items()}
         return {**super().state_dict(), "blocks": {name: _on(parts, "cpu") for name, parts in blocks.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,9 +143,22 @@ def _on(parts: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Te
     return {key: tensor.to(device, copy=True) for key, tensor in parts.items()}
 
 
-def _resting(setting: Setting) -> Plan:
-    """Masks that never move."""
-    options = {"structure": setting.structure, "schedule": _NEVER, "seed": setting.run.seed}
-    options |= {"form": setting.config.update.form, "gradient_steps": 1}
-    units = setting.units()
-    return Plan(setting=setting, initial_mask=setting.random_masks(units), active=setting.active(units), options=options)
+def _moving(context: Context) -> ShuffledBlockPlan:
+    """Blocks that drop and grow; their number is fixed."""
+    base = DropAndGrowPlan.of(ShuffledBlock, context, form=ShuffledBlock.form(context.config))
+    return ShuffledBlockPlan(**{**vars(base), "redistribution": "none"}, size=context.config.shuffled_block.size)
+
+
+def _static(context: Context) -> ShuffledBlockPlan:
+    """Blocks that never move."""
+    units = context.units()
+    return ShuffledBlockPlan(
+        method=ShuffledBlock,
+        context=context,
+        initial_mask=context.random_masks(units),
+        active=context.active(units),
+        schedule=_NEVER,
+        form=context.config.update.form,
+        growth=ShuffledBlock.default_growth,
+        size=context.config.shuffled_block.size,
+    )

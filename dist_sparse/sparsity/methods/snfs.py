@@ -19,12 +19,10 @@ so that 70 weights become 71); only inactive weights grow (there an active one o
 average beside the optimizer, so that any optimizer serves, and a newly grown weight starts without momentum.
 """
 
-from typing import Any
-
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow import DEFAULTS, DropAndGrow, Form
+from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
 
@@ -35,9 +33,7 @@ class Snfs(DropAndGrow):
     uses = DropAndGrow.uses - {"update.form"}
     default_growth = "momentum"
     default_redistribution = "momentum"
-
-    def __init__(self, *, form: Form, **method: Any) -> None:
-        super().__init__(form="itop", **method)  # whatever ``form``: SNFS has no other
+    only_form = "itop"
 
     @classmethod
     def condition(cls, structure: Structure) -> str | None:
@@ -45,4 +41,4 @@ class Snfs(DropAndGrow):
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        return fill(config, update={**DEFAULTS["itop"], **cls.choices(), "interval": Length(1, "epochs")})
+        return super().complete(fill(config, update={"interval": Length(1, "epochs")}))

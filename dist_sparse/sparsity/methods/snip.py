@@ -16,7 +16,7 @@ Deviation from the paper: none in the score (dividing by the sum of all changes 
 variance scaling, here by whatever the model does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +24,17 @@ from torch import Tensor
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import WeightAccess
+from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.fit import check_units_of_all_layers
+from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast, MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.initial import best_units
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.pruning import best_of_all_layers
-from dist_sparse.sparsity.methods.setting import Plan, Setting
 from dist_sparse.sparsity.structures import Structure, parse_structure
 
 
@@ -53,7 +56,7 @@ class Snip:
             return best_of_all_layers(sensitivity, self.keep, self.structure, access, masks, agreement)
         return agreement.decide(lambda name: best_units(sensitivity(name), self.units[name], self.structure))
 
-    def foresee(self, shapes: Shapes) -> Densities:
+    def densities(self, shapes: Shapes) -> Densities:
         """The density of each layer, at a guess where all are compared."""
         if self.structure.layer_wide:
             return erdos_renyi(shapes, self.keep / sum(shape.numel() for shape in shapes.values()))
@@ -66,22 +69,39 @@ def shares_out_nothing(config: SparsityConfig) -> bool:
     return config.init == "snip" and parse_structure(config.structure).layer_wide
 
 
-def plan_snip(setting: Setting) -> Plan:
-    """Dense masks until the first gradient, and what that is to choose.
+@dataclass(frozen=True, kw_only=True)
+class SnipPlan(Plan):
+    """Dense masks until the first gradient, and what that is to choose."""
 
-    Raises:
-        UserError: the structure does not fit, or the density leaves nothing.
-    """
-    structure, shapes = setting.structure, setting.shapes
-    keep, units = 0, {}
-    if structure.layer_wide:
-        setting.all_units()  # checks that the structure fits
-        keep = check_units_of_all_layers(setting.config, structure, shapes)
-    else:
-        units = setting.units()
-    return Plan(
-        setting=setting,
-        initial_mask=lambda name: torch.ones(shapes[name], dtype=torch.bool, device=setting.run.device),
-        active={name: shape.numel() for name, shape in shapes.items()},
-        options={"snip": Snip(structure=structure, keep=keep, units=units)},
-    )
+    snip: Snip
+
+    @classmethod
+    def of(cls, method: type[Method], context: Context) -> "SnipPlan":
+        """The plan at the configured density.
+
+        Raises:
+            UserError: the structure does not fit, or the density leaves nothing.
+        """
+        structure, shapes = context.structure, context.shapes
+        keep, units = 0, {}
+        if structure.layer_wide:
+            context.all_units()  # checks that the structure fits
+            keep = check_units_of_all_layers(context.config, structure, shapes)
+        else:
+            units = context.units()
+        return cls(
+            method=method,
+            context=context,
+            initial_mask=lambda name: torch.ones(shapes[name], dtype=torch.bool, device=context.run.device),
+            active={name: shape.numel() for name, shape in shapes.items()},
+            snip=Snip(structure=structure, keep=keep, units=units),
+        )
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        """SNIP chooses in the first step, in place of the optimizer's, and trains from the second on."""
+        update = MaskUpdate(index=0, from_index=1, densities=self.snip.densities(self.context.shapes))
+        return Forecast(
+            networks=[NetworkForecast(initial=self.initial_densities, updates=[update])],
+            replaced_steps=[0],
+            estimate=LIKE_ERK if self.snip.structure.layer_wide else "",
+        )

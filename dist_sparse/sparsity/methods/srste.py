@@ -18,21 +18,35 @@ Deviations from the authors' code: equal magnitudes are kept by index, so that e
 all that tie); the optimizer's own weight decay is on all weights there too, and stays so.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.method import Decision, Method, View
-from dist_sparse.sparsity.methods.course import Course, resting
+from dist_sparse.sparsity.methods.base import Decision, Method, View
+from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.forecast import Forecast, NetworkForecast
 from dist_sparse.sparsity.methods.gradients import all_finite
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
-from dist_sparse.sparsity.methods.setting import Plan, Setting
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.swap import DenseWeights
 from dist_sparse.sparsity.structures import NM, Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SrStePlan(Plan):
+    """Masks that are chosen anew after every step."""
+
+    structure: NM
+    decay: float
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        """Every step needs all gradients."""
+        networks = [NetworkForecast(initial=self.initial_densities)]
+        return Forecast(networks=networks, chosen_every_step=True, dense_gradients=len(made), weight_copies=1)
 
 
 class SrSte(Method):
@@ -42,9 +56,9 @@ class SrSte(Method):
     uses = frozenset({"density", "keep_dense", "structure", "srste.decay"})
     dense_weights = "its weights are dense, and a mask of their average is not the average network's"
 
-    def __init__(self, *, structure: NM, decay: float, **method: Any) -> None:
-        super().__init__(**method)
-        self._structure, self._decay = structure, decay
+    def __init__(self, plan: SrStePlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._structure, self._decay = plan.structure, plan.decay
         self._dense = DenseWeights(self.access)
 
     @classmethod
@@ -52,21 +66,18 @@ class SrSte(Method):
         return None if isinstance(structure, NM) else "its masks keep N of M weights: structure nm"
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        structure = setting.structure
+    def plan(cls, context: Context) -> Plan:
+        structure = context.structure
         assert isinstance(structure, NM), "refused before"
-        units = dict.fromkeys(setting.all_units(), structure.n)
-        return Plan(
-            setting=setting,
-            initial_mask=largest_masks(setting, units),
-            active=setting.active(units),
-            options={"structure": structure, "decay": setting.config.srste.decay},
+        units = dict.fromkeys(context.all_units(), structure.n)
+        return SrStePlan(
+            method=cls,
+            context=context,
+            initial_mask=largest_masks(context, units),
+            active=context.active(units),
+            structure=structure,
+            decay=context.config.srste.decay,
         )
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        """Masks follow the weights at every step, and every step needs all gradients."""
-        return dataclasses.replace(resting(plan), follows=True, dense_gradients=len(made), weight_copies=1)
 
     def before_forward(self, step: int) -> None:
         if not self._dense.away:  # an earlier micro-batch of the step has put them away

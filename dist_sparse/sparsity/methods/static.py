@@ -5,16 +5,16 @@ The other end of the scale: what a dynamic method must beat. ``sparsity.init`` s
 which the network is dense until the first gradient.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.methods.course import LIKE_ERK, Course, Line, Move, initial_densities, resting
+from dist_sparse.sparsity.methods.base import Decision, Method
+from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.initial import largest_masks
-from dist_sparse.sparsity.methods.setting import Plan, Setting
-from dist_sparse.sparsity.methods.snip import Snip, plan_snip, shares_out_nothing
+from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
+from dist_sparse.sparsity.methods.snip import SnipPlan, shares_out_nothing
 
 
 class Static(Method):
@@ -23,10 +23,10 @@ class Static(Method):
     name = "static"
     uses = Method.uses | {"init"}
 
-    def __init__(self, *, snip: Snip | None = None, **method: Any) -> None:
-        super().__init__(**method)
-        self._snip = snip
-        self._chosen = snip is None
+    def __init__(self, plan: Plan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._snip = plan.snip if isinstance(plan, SnipPlan) else None
+        self._chosen = self._snip is None
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
@@ -35,27 +35,14 @@ class Static(Method):
         return config
 
     @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        init = setting.config.init
-        if init == "snip":
-            return plan_snip(setting)
-        units = setting.units()
-        masks = largest_masks(setting, units) if init == "magnitude" else setting.random_masks(units)
-        return Plan(setting=setting, initial_mask=masks, active=setting.active(units))
-
-    @classmethod
-    def foresee(cls, plan: Plan, made: Sequence[int]) -> Course:
-        """SNIP chooses in the first step, in place of the optimizer's, and trains from the second on."""
-        snip: Snip | None = plan.options.get("snip")
-        if snip is None:
-            return resting(plan)
-        densities = snip.foresee(plan.setting.shapes)
-        line = Line(initial=initial_densities(plan), moves=[Move(place=0, from_place=1, densities=densities)])
-        return Course(lines=[line], estimate=LIKE_ERK if snip.structure.layer_wide else "")
-
-    @classmethod
-    def replaced(cls, plan: Plan, made: Sequence[int]) -> Sequence[int]:
-        return [0] if "snip" in plan.options else []
+    def plan(cls, context: Context) -> Plan:
+        if context.config.init == "snip":
+            return SnipPlan.of(cls, context)
+        if context.config.init == "random":
+            return FixedMasks.random(cls, context)
+        units = context.units()
+        masks = largest_masks(context, units)
+        return FixedMasks(method=cls, context=context, initial_mask=masks, active=context.active(units))
 
     def chooses(self, step: int) -> bool:
         return not self._chosen

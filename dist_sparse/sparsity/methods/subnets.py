@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import Network, View, WeightAccess
+from dist_sparse.sparsity.methods.base import Network, View
 from dist_sparse.sparsity.methods.swap import DenseWeights, NormSets
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import WeightAccess
 
 
 class DenseWeights:

@@ -6,17 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_sparse.sparsity.method import Decision, Method
-from dist_sparse.sparsity.schedules import UpdateSchedule
-from dist_sparse.sparsity.structures import Structure
+from dist_sparse.sparsity.methods.base import Decision, Method
+from dist_sparse.sparsity.methods.plan import ScheduledPlan
 
 
 class Updating(Method):
     """Moves the masks when the schedule says so, instead of the optimizer's step or after it."""
 
-    def __init__(self, *, structure: Structure, schedule: UpdateSchedule, **method: Any) -> None:
-        super().__init__(**method)
-        self._structure, self._schedule = structure, schedule
+    def __init__(self, plan: ScheduledPlan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._structure, self._schedule = plan.context.structure, plan.schedule
         self._last_step = self._previous_step = 0
         """The last step whose gradients were good, and the one before it."""
         self._due: int | None = None
@@ -29,7 +28,7 @@ class Updating(Method):
 
     @abstractmethod
     def update(self, step: int, regular: int) -> None:
-        """Move the masks at ``step``, for the update that belongs to step ``regular``. Collective."""
+        """MaskUpdate the masks at ``step``, for the update that belongs to step ``regular``. Collective."""
 
     def collect(self, step: int) -> None:
         """Take what the update needs from this step's gradients, before they are masked."""

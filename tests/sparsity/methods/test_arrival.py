@@ -11,10 +11,11 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.layers import sparse_layers
-from dist_sparse.sparsity.methods.build import foresee, plan_method
+from dist_sparse.sparsity.methods.build import plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.mest_bounds import scaled
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import Plan, RunFacts
 from dist_sparse.sparsity.structures import parse_structure
 
 STEPS = 60
@@ -34,10 +35,10 @@ def plan_of(model: nn.Module, sparsity: SparsityConfig) -> Plan:
     return plan_method(sparsity, sparse_layers(model, sparsity.keep_dense), facts)
 
 
-def foreseen(plan: Plan) -> tuple[dict[str, float], float]:
+def forecast(plan: Plan) -> tuple[dict[str, float], float]:
     """The density of each layer at the end, and of all together."""
-    densities = dict(foresee(plan, range(1, STEPS + 1)).lines[-1].moves[-1].densities)
-    sizes = {name: shape.numel() for name, shape in plan.setting.shapes.items()}
+    densities = dict(plan.forecast(range(1, STEPS + 1)).networks[-1].updates[-1].densities)
+    sizes = {name: shape.numel() for name, shape in plan.context.shapes.items()}
     return densities, sum(densities[name] * size for name, size in sizes.items()) / sum(sizes.values())
 
 
@@ -58,8 +59,8 @@ def test_uniform_pruning_arrives_on_resnet50(
     """From 0.5 to 0.2 it once came to 0.1813: layers that an Erdos-Renyi start leaves below 0.2 did not rise."""
     first = [] if structure in ("unstructured", "fan_in", "filter") else ["conv1.weight"]
     plan = plan_of(resnet50, config("granet_uniform", density=density, initial=initial, structure=structure, keep_dense=first))
-    layers, reached = foreseen(plan)
-    shapes, cut = plan.setting.shapes, parse_structure(structure)
+    layers, reached = forecast(plan)
+    shapes, cut = plan.context.shapes, parse_structure(structure)
     counts = {name: cut.counts(shape) for name, shape in shapes.items()}
     rounding = sum(sets * size / 2 for sets, _, size in counts.values()) / sum(shape.numel() for shape in shapes.values())
     assert reached == pytest.approx(density, abs=rounding + 1e-9)
@@ -72,7 +73,7 @@ def test_uniform_pruning_arrives_on_resnet50(
 
 @pytest.mark.parametrize("update", [{}, {"redistribution": "magnitude"}], ids=["", "redistributed"])
 @pytest.mark.parametrize("initial", [None, 0.7, 0.4])
-def test_a_run_arrives_where_it_was_foreseen(small_run, initial: float | None, update: dict[str, Any]) -> None:
+def test_a_run_arrives_where_it_was_forecast(small_run, initial: float | None, update: dict[str, Any]) -> None:
     """Layers that share out weights between them hold less than the common density too, from any start."""
     sizes = [(200, 12), (12, 12), (12, 300), (300, 6)]
     torch.manual_seed(0)
@@ -86,7 +87,7 @@ def test_a_run_arrives_where_it_was_foreseen(small_run, initial: float | None, u
     total = sum(a * b for a, b in sizes)
     assert arrived == sum(run.method.masks.active().values()) == pytest.approx(0.3 * total, abs=len(sizes) / 2)
     if not update:
-        layers, _ = foreseen(plan_of(model, sparsity))
+        layers, _ = forecast(plan_of(model, sparsity))
         assert run.method.masks.densities() == pytest.approx(layers, abs=1e-9)
 
 
@@ -110,7 +111,7 @@ def test_whole_units_of_a_ramp_s_end_that_are_far_from_its_density_are_told(
     model = nn.Sequential(nn.Linear(200, 12), nn.Linear(12, 50))
     with caplog.at_level(logging.WARNING, "dist_sparse"):
         plan = plan_of(model, config(method, density=0.21, structure="filter"))
-    _, reached = foreseen(plan)
+    _, reached = forecast(plan)
     assert f"whole units of structure filter make the density {reached:.4f} instead of 0.2100" in caplog.text
 
 

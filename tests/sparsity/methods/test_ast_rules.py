@@ -11,12 +11,13 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.ast import Ast
+from dist_sparse.sparsity.methods.ast import Ast, AstPlan
 from dist_sparse.sparsity.methods.ast_ladder import Ladder
 from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Layers
 from dist_sparse.sparsity.methods.correction import correct_
 from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM
+from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
 RAMP = CubicRamp(initial=1.0, final=0.1, first=0, last=4)
@@ -95,10 +96,10 @@ def test_growth_sees_dense_gradients(vectors) -> None:
     masks = Masks({"weight": model.weight})
     masks.replace({"weight": torch.tensor(case["mask_before"]).bool()})
     schedule = UpdateSchedule(interval=1, end=10, drop=Constant(start=case["prune_rate"]))
+    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)], schedule=schedule, offset=0, last=0)
+    plan = AstPlan(**by_hand(Ast, {"weight": model.weight}), ladder=ladder, correction="none", zero_unused=False)
     method = Ast(
-        ladder=Ladder(rungs=[DensityRung(ramp=RAMP)], schedule=schedule, offset=0, last=0),
-        correction="none",
-        zero_unused=False,
+        plan,
         access=engine,
         masks=masks,
         agreement=Agreement({"weight": weight.shape}, rank=0, world_size=1, device=CPU),

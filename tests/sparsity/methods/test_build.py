@@ -12,11 +12,11 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import AstConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import begin, build_method, plan_method
+from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.methods.build import begin, plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.schedules import Constant, Cosine, Linear
 from dist_sparse.sparsity.structures import parse_structure
 from tests.idle import idle
@@ -43,7 +43,7 @@ class Weights:
 
 def build(config: SparsityConfig, *, weights: Mapping[str, Tensor] = WEIGHTS, seed: int = 0, total_steps: int = 1000) -> Method:
     run = RunFacts(seed=seed, steps_per_epoch=100, total_steps=total_steps, rank=0, world_size=1, device=torch.device("cpu"))
-    return build_method(begin(plan_method(resolve(config), weights, run)), Weights(weights), remask=False)
+    return begin(plan_method(resolve(config), weights, run)).bind(Weights(weights), remask=False)
 
 
 def sparse(method: str = "rigl", density: float | None = 0.1, **keys) -> SparsityConfig:

@@ -11,13 +11,13 @@ from torch import Size, nn
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import AstConfig, MestConfig, RampConfig, ShuffledBlockConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.method import Method
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.combinations import table
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.structures import STRUCTURES, Structure, parse_structure
 from tests.idle import idle
 

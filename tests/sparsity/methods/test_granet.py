@@ -16,11 +16,13 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.granet import GraNet
+from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.granet import GraNet, GraNetPlan
 from dist_sparse.sparsity.methods.pruning import GlobalPruner, UniformPruner, classifier_to_spare
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import Unstructured
+from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
 
@@ -55,12 +57,14 @@ def updated(case: dict[str, Any]) -> tuple[TwoLayers, Masks, torch.optim.Optimiz
     agreement = Agreement(shapes, rank=0, world_size=1, device=CPU)
     schedule = UpdateSchedule(interval=1, end=10**6, drop=Constant(start=case["prune_rate"]))
     parts: dict[str, Any] = {"access": engine, "masks": held, "agreement": agreement, "remask": False}
-    parts |= {"structure": Unstructured(), "schedule": schedule, "form": "itop", "gradient_steps": 1, "seed": 0}
+    parameters: dict[str, Any] = {"schedule": schedule, "form": "itop", "growth": "gradient"}
+    weights_of = dict(model.named_parameters())
     if case["method"] == "DST":
-        method = RigL(**parts)
+        method = RigL(DropAndGrowPlan(**by_hand(RigL, weights_of), **parameters), **parts)
     else:
         ramp = CubicRamp(initial=case["init_density"], final=case["final_density"], first=0, last=case["final_index"])
-        method = GraNet(**parts, pruner=GlobalPruner(ramp=ramp, interval=1, structure=Unstructured()))
+        pruner = GlobalPruner(ramp=ramp, interval=1, structure=Unstructured())
+        method = GraNet(GraNetPlan(**by_hand(GraNet, weights_of), **parameters, pruner=pruner), **parts)
     method.start()
     engine.forward_backward(torch.zeros(1), torch.cat([gradient.reshape(-1) for gradient in gradients]))
     assert method.after_backward(case["update_index"]).updates_masks

@@ -7,9 +7,9 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import MestConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.build import plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, scaled
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 from tests.sparsity.methods.mest_runs import EM, EMS, config
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def test_schedule(vectors, name: str) -> None:
     mest = EM if name == "EM_0p9" else EMS
     run = RunFacts(seed=0, steps_per_epoch=10, total_steps=1600, rank=0, world_size=1, device=CPU)
     made = resolve(config(mest, update=UpdateConfig()))
-    bounds = plan_method(made, {"w": torch.empty(100, 10)}, run).options["bounds"]
+    bounds = plan_method(made, {"w": torch.empty(100, 10)}, run).bounds
     assert bounds is not None and bounds.interval == 50
     for epoch, lower, upper in vectors("mest_10_schedule")[name]:
         assert bounds.latest_mutation(10 * epoch) == 10 * epoch
@@ -39,8 +39,8 @@ def test_profiles_stay_as_they_are() -> None:
     weights = {name: torch.empty(shape) for name, shape in shapes.items()}
     mest = MestConfig(keep=[0.2, 0.25], grow_to=[0.25, 0.25], decay=[Length(0.5, "run")])
     plan = plan_method(resolve(config(mest, density=None, distribution="table", table=table)), weights, run)
-    assert plan.setting.units() == {"a": 40, "b": 60}
-    assert plan.options["bounds"].phases == (
+    assert plan.context.units() == {"a": 40, "b": 60}
+    assert plan.bounds.phases == (
         Phase({"a": 32, "b": 48}, {"a": 40, "b": 60}),
         Phase({"a": 40, "b": 60}, {"a": 40, "b": 60}),
     )

@@ -26,10 +26,10 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.selection import best_of_all_rows, drop_and_grow
 from dist_sparse.sparsity.structures import STRUCTURES, Block, Kernel, Pattern, Structure, Unstructured, parse_structure
 
@@ -108,7 +108,7 @@ def test_a_ramp_given_as_a_share_follows_a_longer_run(epochs: int) -> None:
         ramp=RampConfig(end=Length(0.5, "run")),
     )
     plan = plan_method(resolve(settings), {"w": torch.ones(20, 20)}, run)
-    assert plan.options["pruner"].ramp.last == epochs
+    assert plan.pruner.ramp.last == epochs
 
 
 @pytest.mark.parametrize("method", MOVING)

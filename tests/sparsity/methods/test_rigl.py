@@ -11,9 +11,11 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule, drop_count
-from dist_sparse.sparsity.structures import NM, FanIn, Filter, Unstructured
+from dist_sparse.sparsity.structures import NM, FanIn, Filter, Structure
+from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
 
@@ -21,7 +23,9 @@ CPU = torch.device("cpu")
 class Layer:
     """A linear layer with given weight, mask and momentum, under a real engine; its gradient is whatever ``step`` is told."""
 
-    def __init__(self, weight: Tensor, mask: Tensor, momentum: Tensor, **method: Any) -> None:
+    def __init__(
+        self, weight: Tensor, mask: Tensor, momentum: Tensor, *, structure: Structure | None = None, **method: Any
+    ) -> None:
         module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         self.weight = module.weight
         self.weight.data.copy_(weight)
@@ -32,8 +36,9 @@ class Layer:
         self.masks = Masks({"weight": self.weight})
         self.masks.replace({"weight": mask})
         agreement = Agreement({"weight": weight.shape}, rank=0, world_size=1, device=CPU)
-        settings = {"structure": Unstructured(), "form": "original", "gradient_steps": 1, "seed": 0, **method}
-        self.method = RigL(access=self.engine, masks=self.masks, agreement=agreement, remask=False, **settings)
+        parameters = {"form": "original", "growth": "gradient", **method}
+        plan = DropAndGrowPlan(**by_hand(RigL, {"weight": self.weight}, structure), **parameters)
+        self.method = RigL(plan, access=self.engine, masks=self.masks, agreement=agreement, remask=False)
         self.method.start()
         self.number = 0
 

@@ -16,8 +16,8 @@ from dist_sparse.config.sparsity import ShuffledBlockConfig, SparsityConfig, Upd
 from dist_sparse.errors import UserError
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import plan_method
+from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.setting import RunFacts
 from dist_sparse.sparsity.shuffled_blocks import Blocks
 from tests.idle import idle
 
@@ -171,7 +171,7 @@ def test_counts(small_run, caplog: pytest.LogCaptureFixture) -> None:
 def test_the_cosine_ends_where_the_updates_do() -> None:
     """The reference stops half-way, at alpha / 2, or has an end that lies behind the run's."""
     plan = plan_method(resolve(config(update=UpdateConfig())), dict(network().named_parameters()), RUN)
-    schedule = plan.options["schedule"]
+    schedule = plan.schedule
     assert (schedule.interval, schedule.end, schedule.drop(0)) == (100, 750, 0.3)
     assert schedule.drop(750) == 0 and schedule.drop(700) < 0.004
     assert [number for number in range(1, 1001) if schedule.due(number - 1, number)] == list(range(100, 701, 100))

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Size, Tensor
@@ -37,7 +36,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Context:
     """A resolved configuration, the facts of the run, and the layers that get masks."""
 
     config: SparsityConfig
@@ -151,32 +150,6 @@ class Setting:
     def random_masks(self, units: Mapping[str, int]) -> Callable[[str], Tensor]:
         """:meth:`random_mask` by layer name."""
         return partial(self.random_mask, units)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a method will do: the masks it begins with, and its constructor's own arguments."""
-
-    setting: Setting
-    initial_mask: Callable[[str], Tensor]
-    """The first mask of a layer; called by the layer's owner only."""
-    active: Mapping[str, int]
-    """The active weights of each layer in these masks."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Plans(Protocol):
-    """A method that needs more than random masks at the configured density."""
-
-    @classmethod
-    def plan(cls, setting: Setting) -> Plan:
-        """What the method will do.
-
-        Raises:
-            UserError: whatever in the configuration cannot work on these layers and in this run.
-        """
-        ...
 
 
 def drop_schedule(update: UpdateConfig, end: int) -> DropSchedule:

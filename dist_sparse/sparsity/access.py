@@ -1,0 +1,66 @@
+"""What a sparse method asks of the engine that trains the model."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from dist_sparse.sparsity.masks import Masks
+
+
+class WeightAccess(Protocol):
+    """What differs between engines, by parameter name. Gradients are whole, averaged over ranks, and unscaled.
+
+    Where ranks share a model out between them, values are there within :meth:`gathered` only; shape, dtype and device always.
+    """
+
+    def weight(self, name: str) -> Tensor:
+        """The weight, to be read."""
+        ...
+
+    def grad(self, name: str) -> Tensor:
+        """The gradient, between the last backward of a step and the step. May be written to in place."""
+        ...
+
+    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> AbstractContextManager[None]:
+        """Within the context this rank has the values of the layers that it names. Collective; each rank names its own.
+
+        A gradient that is written to is to be named, and written alike, by all ranks.
+        """
+        ...
+
+    def mask_weights(self, masks: Masks) -> None:
+        """Zero inactive weights, in every copy that the engine keeps."""
+        ...
+
+    def mask_gradients(self, masks: Masks) -> None:
+        """Zero the gradients of inactive weights."""
+        ...
+
+    def mask_optimizer_state(self, masks: Masks) -> None:
+        """Zero the optimizer's state (momentum, second moments) of inactive weights."""
+        ...
+
+    def mask_model(self, masks: Masks) -> Callable[[], object]:
+        """Zero inactive weights for the forward pass alone; the function returned brings them back bit for bit.
+
+        Neither the optimizer's step nor new weights may come in between.
+        """
+        ...
+
+    def batch_norms(self, after: str) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the batch norms that the model lists after a weight, to be read. Collective."""
+        ...
+
+    def set_values(self, values: Mapping[str, Tensor]) -> None:
+        """Give parameters and buffers other values, in every copy that the engine keeps; the same on all ranks."""
+        ...
+
+    def optimizer_state(self, name: str) -> dict[str, Any]:
+        """The optimizer's own state of a parameter, or an empty one. Collective."""
+        ...
+
+    def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
+        """Give the optimizer another state of a parameter; an empty one makes it begin anew."""
+        ...

@@ -1,0 +1,244 @@
+"""The base of all sparse methods: every hook, in the order in which a run calls it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.agreement import Agreement
+from dist_sparse.sparsity.masks import Masks, combined
+from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
+from dist_sparse.sparsity.structures import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What an update step means for the rest of the step."""
+
+    skip_optimizer: bool = False
+    updates_masks: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One network that a method trains; most train a single one, without a label."""
+
+    label: str
+    masks: Masks
+    show: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Between two steps: within the context the model is this network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The same in a checkpoint: packed masks by layer, and what stands in place of the model's own tensors."""
+
+    label: str
+    masks: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """A sparse method: which masks a run begins with, and when and how they move.
+
+    A run calls these hooks in this order. Those without a default must be written; of the others the default is what a method
+    with masks that never move needs.
+
+    *Before the run, as class methods, each rank for itself (``--plan`` calls them too):*
+
+    =======================  ==================================  ========================================================
+    hook                     default                             if it is left out where it is needed
+    =======================  ==================================  ========================================================
+    :attr:`name`             none                                an error: the method cannot be listed in ``METHODS``
+    :attr:`uses`             density, distribution, structure    keys of the method are called without effect
+    :meth:`derive`           nothing                             density and structure must be given beside the method's
+                                                                 own section
+    :meth:`refusal`          every structure is taken            a structure that cannot work fails in the run
+    :meth:`condition`        none                                the table of structures promises too much
+    :meth:`complete`         nothing                             keys that the user leaves out stay None
+    :meth:`acting`           :attr:`uses`                        keys that do nothing are not told
+    :meth:`plan`             none                                an error: the class is abstract
+    ``Plan.forecast``        none, but in ``FixedMasks``         an error: the class is abstract; and a method that moves
+                                                                 its masks with ``FixedMasks`` fails at its first update
+    :attr:`dense_weights`    None: weights obey the masks        a moving average of weights is taken of dense ones
+    =======================  ==================================  ========================================================
+
+    *In the run, on all ranks alike; every optimizer step calls those from* ``before_forward`` *to* ``after_step`` *(1 is the
+    first step):*
+
+    =========================  ================================  ========================================================
+    hook                       default                           if it is left out where it is needed
+    =========================  ================================  ========================================================
+    :meth:`start`              masks the model                   what ranks must share is not shared
+    :meth:`before_forward`     nothing                           the forward has the weights of the step before
+    :meth:`gradient_masks`     the masks                         inactive weights have no gradient to grow by: ranks that
+                                                                 exchange active gradients only would grow by zeros
+    :meth:`chooses`            no step chooses                   masks are chosen by numbers that are not finite
+    :meth:`after_backward`     masks the gradients               masks do not move
+    the engine's step
+    :meth:`after_step`         masks weights if the optimizer    masks do not move after the step
+                               does not keep zeros
+    :meth:`after_overflow`     nothing; it stands in place of    what ``before_forward`` did to the weights is not undone
+                               the three before it
+    :meth:`views`              one network                       sub-nets are neither validated nor counted
+    :meth:`at_final_density`   always                            a denser network than was asked for becomes the best
+    :meth:`digests`            of the masks                      ranks that differ in further masks are not found out
+    :meth:`state_dict`         the masks                         a resumed run differs from an uninterrupted one
+    :meth:`load_state_dict`    the masks                         the same
+    :meth:`networks`           one network                       exports and ``evaluate`` see the first network only
+    =========================  ================================  ========================================================
+
+    Whether a method's forecast is what its runs do, and whether they go on bit for bit, the tests check of every entry of
+    ``METHODS``.
+    """
+
+    name: ClassVar[str]
+    """The value of ``sparsity.method``."""
+    uses: ClassVar[frozenset[str]] = frozenset({"density", "distribution", "er_power", "table", "keep_dense", "structure"})
+    """Keys of the configuration's sparsity section that act on this method."""
+    dense_weights: ClassVar[str | None] = None
+    """Why the model's weights between two steps are dense, and so cannot be averaged; None if they obey the masks."""
+
+    @classmethod
+    def derive(cls, config: SparsityConfig) -> SparsityConfig:
+        """The configuration with the density or the structure that the method's own section gives.
+
+        Raises:
+            UserError: it contradicts what is given beside it.
+        """
+        return config
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        """Why the method cannot work with a structure, or None if it can."""
+        return None
+
+    @classmethod
+    def condition(cls, structure: Structure) -> str | None:
+        """On what condition the method can work with a structure that it does not refuse, or None if on none."""
+        return None
+
+    @classmethod
+    def complete(cls, config: SparsityConfig) -> SparsityConfig:
+        """The configuration with the method's defaults filled in."""
+        return config
+
+    @classmethod
+    def acting(cls, config: SparsityConfig) -> frozenset[str]:
+        """Which of the method's :attr:`uses` act in a configuration."""
+        return cls.uses
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, context: Context) -> Plan:
+        """What the method will do on these layers in this run; ``FixedMasks.random(cls, context)`` if it moves nothing.
+
+        Raises:
+            UserError: whatever in the configuration cannot work on these layers and in this run.
+        """
+
+    def __init__(self, plan: Plan, *, access: WeightAccess, masks: Masks, agreement: Agreement, remask: bool) -> None:
+        """A subclass reads its parameters from ``plan``.
+
+        Args:
+            plan: what :meth:`plan` has returned.
+            access: the engine's weights, gradients and optimizer state.
+            masks: the first masks, the same on all ranks.
+            agreement: how ranks decide together.
+            remask: the optimizer does not keep zeros by itself, so weights and state are masked after each step.
+        """
+        self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
+        self._moves = not isinstance(plan, FixedMasks)
+        self.changed: dict[str, int] = {}
+        """Entries of each mask that the last update changed."""
+
+    def start(self) -> None:
+        """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""
+        self._enforce_masks()
+
+    def before_forward(self, step: int) -> None:  # noqa: B027 - a hook that most methods do without
+        """Prepare the weights of step ``step``; called again before each further micro-batch of it."""
+
+    def gradient_masks(self, step: int) -> Masks | None:
+        """Outside of these masks step ``step`` uses no gradient, so that none is exchanged; None if it uses all.
+
+        Asked between :meth:`before_forward` and :meth:`after_backward`. Steps that use all count in the cost of training.
+        """
+        return self.masks
+
+    def chooses(self, step: int) -> bool:
+        """The gradients of step ``step``, or the weights, choose masks in it, or its gradients are kept to choose by later.
+
+        Such a step does not count if one of them is not finite. Asked between :meth:`before_forward` and
+        :meth:`after_backward`. A method that keeps something of every step is to see to it by itself, since no host should
+        wait for the device at every step.
+        """
+        return False
+
+    def after_backward(self, step: int) -> Decision:
+        """Move the masks if it is time, then mask the gradients."""
+        self.access.mask_gradients(self.masks)
+        return Decision()
+
+    def after_overflow(self, step: int) -> Decision:
+        """Told of a step that does not count, in place of the two calls around its step: it moves nothing."""
+        return Decision()
+
+    def after_step(self, step: int) -> None:
+        """Finish the step: off-mask weights and state are exactly 0 afterwards."""
+        if self._remask:
+            self._zero_inactive()
+
+    def views(self) -> Sequence[View]:
+        """The networks that are trained; the last is the one that the run is for."""
+        return [View(label="", masks=self.masks)]
+
+    def at_final_density(self) -> bool:
+        """Between two steps: the last of the :meth:`views` has come to the density where it stays to the end of the run.
+
+        Networks from before are denser, or thinner, than was asked for: none of them can be the run's best. A method whose
+        density moves overrides this.
+        """
+        return True
+
+    def digests(self) -> dict[str, int]:
+        """A digest of every mask."""
+        return self.masks.digests()
+
+    def digest(self) -> str:
+        """64 bits over all masks."""
+        return combined(self.digests())
+
+    def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
+        assert self._moves, f"{self.name} moves its masks, which its plan says are fixed: it needs a plan with a forecast"
+        self.agreement.verify(self.masks.digests)  # before new masks hide it that a rank had lost the old ones
+        self.changed = self.masks.replace(masks)
+        self._enforce_masks()
+
+    def _enforce_masks(self) -> None:
+        self.agreement.verify(self.digests)
+        self._zero_inactive()
+
+    def _zero_inactive(self) -> None:
+        self.access.mask_weights(self.masks)
+        self.access.mask_optimizer_state(self.masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the method's future, the same on every rank."""
+        return self.masks.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken."""
+        self.masks.load_state_dict(state)
+
+    @classmethod
+    def networks(cls, state: Mapping[str, Any]) -> Sequence[Network]:
+        """The :meth:`views` of a :meth:`state_dict`."""
+        return [Network(label="", masks=state["masks"])]

@@ -1,0 +1,65 @@
+"""What a method will do in a run, found out before the first step: its parameters, its first masks and a forecast."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dist_sparse.sparsity.distributions import Densities
+from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.forecast import Forecast, NetworkForecast
+from dist_sparse.sparsity.schedules import UpdateSchedule
+
+if TYPE_CHECKING:
+    from dist_sparse.sparsity.methods.base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """What a method will do. Every rank makes the same plan, without the others.
+
+    A method whose masks move, or that has parameters, has a subclass of its own, whose further fields are its parameters: the
+    method reads them from its ``plan`` and is given nothing else.
+    """
+
+    method: "type[Method]"
+    context: Context
+    initial_mask: Callable[[str], Tensor]
+    """The first mask of a layer; called on the layer's owner only."""
+    active: Mapping[str, int]
+    """The active weights of each layer in these masks."""
+
+    @abstractmethod
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        """What the masks will do in a run that makes the steps of these numbers (1 is the first), without an overflow.
+
+        FLOPs, memory and the steps without an optimizer's step are told from it, before a run and by ``--plan``.
+        """
+
+    @property
+    def initial_densities(self) -> Densities:
+        """The density of each layer before the first step."""
+        return {name: self.active[name] / shape.numel() for name, shape in self.context.shapes.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedMasks(Plan):
+    """Masks that never move. A method with this plan that moves them all the same fails at its first update."""
+
+    @classmethod
+    def random(cls, method: "type[Method]", context: Context) -> "FixedMasks":
+        """Random masks at the configured density."""
+        units = context.units() if context.weights else {}
+        return cls(method=method, context=context, initial_mask=context.random_masks(units), active=context.active(units))
+
+    def forecast(self, made: Sequence[int]) -> Forecast:
+        return Forecast(networks=[NetworkForecast(initial=self.initial_densities)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledPlan(Plan):
+    """Masks that move when a schedule says so."""
+
+    schedule: UpdateSchedule
