@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks import timing
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
-from dist_sparse.sparsity import row_groups, shuffled_blocks
-from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
+from dist_sparse.sparsity.methods.shuffled_block import blocks, row_groups
+from dist_sparse.sparsity.methods.shuffled_block.method import ShuffledBlock
 
 REST = "shuffled blocks, all but clustering"
 
@@ -117,7 +117,7 @@ class Parts:
         return self._groups[-1]
 
     def _update_with(self, groups_of: Callable[[Tensor, int], Tensor]) -> None:
-        with mock.patch.object(shuffled_blocks, "row_groups", groups_of):
+        with mock.patch.object(blocks, "row_groups", groups_of):
             self._bench.update()
 
 

@@ -20,7 +20,7 @@ from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
+from dist_sparse.sparsity.methods.shuffled_block.method import ShuffledBlock
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Trainer
 from tests.asking import asked

@@ -12,10 +12,10 @@ from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from dist_sparse.sparsity.row_groups import _distances, cluster_rows, row_groups
+from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, extract, move, packed_length, whole_lines
+from dist_sparse.sparsity.methods.shuffled_block.row_groups import _distances, cluster_rows, row_groups
 from dist_sparse.sparsity.schedules import Cosine, drop_count
 from dist_sparse.sparsity.selection import top_k
-from dist_sparse.sparsity.shuffled_blocks import Blocks, extract, move, packed_length, whole_lines
 
 Vectors = Callable[[str], dict[str, Any]]
 

@@ -1,14 +1,14 @@
 """Sparse methods, one file a paper. A new method is one new file and its line in this table."""
 
-from dist_sparse.sparsity.methods.ast import Ast
+from dist_sparse.sparsity.methods.ast.method import Ast
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.dense import Dense
 from dist_sparse.sparsity.methods.gmp import Gmp, GmpUniform
 from dist_sparse.sparsity.methods.granet import GraNet, GraNetUniform
-from dist_sparse.sparsity.methods.mest import Mest
+from dist_sparse.sparsity.methods.mest.method import Mest
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.methods.set import Set
-from dist_sparse.sparsity.methods.shuffled_block import ShuffledBlock
+from dist_sparse.sparsity.methods.shuffled_block.method import ShuffledBlock
 from dist_sparse.sparsity.methods.snfs import Snfs
 from dist_sparse.sparsity.methods.srste import SrSte
 from dist_sparse.sparsity.methods.static import Static

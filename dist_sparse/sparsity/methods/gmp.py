@@ -27,8 +27,8 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.pruning import refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import PruningPlan, Window, build_pruner, with_ramp
+from dist_sparse.sparsity.methods.pruning.pruners import refusal_of_global_pruning
+from dist_sparse.sparsity.methods.pruning.ramp import PruningPlan, Window, build_pruner, with_ramp
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
 

@@ -27,13 +27,13 @@ from typing import Any, ClassVar
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
-from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.gmp import RAMP
 from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.pruning import refusal_of_global_pruning
-from dist_sparse.sparsity.methods.ramp import PruningPlan, Window, build_pruner, initial_density, with_ramp
+from dist_sparse.sparsity.methods.pruning.pruners import refusal_of_global_pruning
+from dist_sparse.sparsity.methods.pruning.ramp import PruningPlan, Window, build_pruner, initial_density, with_ramp
 from dist_sparse.sparsity.structures import Structure
 
 

@@ -23,7 +23,7 @@ Deviations from the references: the gradient is the mean over ranks and micro-ba
 0 is kept before an inactive one.
 """
 
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
 
 
 class RigL(DropAndGrow):

@@ -12,7 +12,7 @@ density drifts); the original paper drops the smallest positive and the largest 
 decides for both unless ``removal: set`` asks for that (the ITOP code has it the wrong way round for negative weights).
 """
 
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
 
 
 class Set(DropAndGrow):

@@ -22,7 +22,7 @@ average beside the optimizer, so that any optimizer serves, and a newly grown we
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
 

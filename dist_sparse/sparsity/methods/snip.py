@@ -34,7 +34,7 @@ from dist_sparse.sparsity.methods.fit import check_units_of_all_layers
 from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast, MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.initial import best_units
 from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.pruning import best_of_all_layers
+from dist_sparse.sparsity.methods.pruning.pruners import best_of_all_layers
 from dist_sparse.sparsity.structures import Structure, parse_structure
 
 

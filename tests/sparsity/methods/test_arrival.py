@@ -13,7 +13,7 @@ from dist_sparse.errors import UserError
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
-from dist_sparse.sparsity.methods.mest_bounds import scaled
+from dist_sparse.sparsity.methods.mest.bounds import scaled
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import parse_structure

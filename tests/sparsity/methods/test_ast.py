@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import AstConfig, RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
+from dist_sparse.sparsity.methods.ast.norms import _placed as placed
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.methods.swap import _placed as placed
 from dist_sparse.sparsity.schedules import CubicRamp, share_of
 from dist_sparse.sparsity.structures import NM
 

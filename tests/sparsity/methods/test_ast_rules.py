@@ -11,10 +11,10 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.ast import Ast, AstPlan
-from dist_sparse.sparsity.methods.ast_ladder import Ladder
-from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Layers
-from dist_sparse.sparsity.methods.correction import correct_
+from dist_sparse.sparsity.methods.ast.correction import correct_
+from dist_sparse.sparsity.methods.ast.method import Ast, AstPlan
+from dist_sparse.sparsity.methods.ast.pruners import DensityRung, GroupRung, Layers
+from dist_sparse.sparsity.methods.ast.schedule import Ladder
 from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM
 from tests.sparsity.planned import by_hand

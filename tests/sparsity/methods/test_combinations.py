@@ -16,7 +16,7 @@ from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.combinations import table
 from dist_sparse.sparsity.methods.context import RunFacts
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import STRUCTURES, Structure, parse_structure
 from tests.idle import idle

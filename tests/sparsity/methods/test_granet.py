@@ -16,9 +16,9 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.granet import GraNet, GraNetPlan
-from dist_sparse.sparsity.methods.pruning import GlobalPruner, UniformPruner, classifier_to_spare
+from dist_sparse.sparsity.methods.pruning.pruners import GlobalPruner, UniformPruner, classifier_to_spare
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import Unstructured

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import RampConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.methods.removal import removal
+from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import NM, Unstructured
 from tests.idle import idle

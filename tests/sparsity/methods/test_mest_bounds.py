@@ -8,7 +8,7 @@ from dist_sparse.config.sparsity import MestConfig, SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
-from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, scaled
+from dist_sparse.sparsity.methods.mest.bounds import Bounds, Phase, scaled
 from dist_sparse.sparsity.methods.resolve import resolve
 from tests.sparsity.methods.mest_runs import EM, EMS, config
 

@@ -197,7 +197,7 @@ def test_averages_of_gradients_take_in_finite_ones_only(build) -> None:
 
 
 def test_a_gradient_that_is_not_finite_corrects_no_other() -> None:
-    from dist_sparse.sparsity.methods.correction import correct_
+    from dist_sparse.sparsity.methods.ast.correction import correct_
 
     for kind in ("within_mask", "whole"):
         gradient, previous = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([float("inf"), 1.0, float("nan")])

@@ -27,8 +27,8 @@ from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
+from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.methods.initial import best_units
-from dist_sparse.sparsity.methods.removal import removal
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.selection import best_of_all_rows, drop_and_grow
 from dist_sparse.sparsity.structures import STRUCTURES, Block, Kernel, Pattern, Structure, Unstructured, parse_structure

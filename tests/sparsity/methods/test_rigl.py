@@ -11,7 +11,7 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule, drop_count
 from dist_sparse.sparsity.structures import NM, FanIn, Filter, Structure

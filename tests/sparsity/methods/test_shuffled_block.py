@@ -18,7 +18,7 @@ from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
-from dist_sparse.sparsity.shuffled_blocks import Blocks
+from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks
 from tests.idle import idle
 
 RUN = RunFacts(seed=0, steps_per_epoch=10, total_steps=1000, rank=0, world_size=1, device=torch.device("cpu"))

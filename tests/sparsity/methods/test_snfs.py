@@ -10,7 +10,7 @@ from torch import nn
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
-from dist_sparse.sparsity.methods.redistribution import rooms, share_out, shares_of
+from dist_sparse.sparsity.methods.drop_grow.redistribution import rooms, share_out, shares_of
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["momentum", "nonzeros"])

@@ -12,7 +12,7 @@ import torch
 from torch import Size
 
 from dist_sparse.sparsity.distributions import allocate
-from dist_sparse.sparsity.methods.removal import removal
+from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.selection import drop_and_grow, top_k
 from dist_sparse.sparsity.structures import FanIn
 

@@ -2,7 +2,7 @@
 
 P. Jiang, L. Hu, S. Song: "Exposing and Exploiting Fine-Grained Block Structures for Fast and Accurate Sparse Training", NeurIPS
 2022; as its repository, HPC-Research-Lab/shuffled-block-sparse-training, has it. What a shuffled block is:
-:mod:`dist_sparse.sparsity.shuffled_blocks`.
+:mod:`dist_sparse.sparsity.methods.shuffled_block.blocks`.
 
 Every convolution whose b x b blocks fit (output channels and columns are multiples of b, and it has b input channels) holds
 B = ceil(n / b^2) of them, where n = round(density * weights), so that b^2 B weights are always active. The first blocks::
@@ -17,11 +17,11 @@ SSB leaves it at that. DSB moves the blocks every ``interval`` steps, with q(t) 
     G = the |D| weights of largest dense |g| that are then inactive, those of D among them
     M = M - D + G;  V = |w| on M, but on G the mean of what was kept;  blocks anew, as at the start
 
-If D spares all, nothing moves. All other layers begin with their largest |w| and follow :mod:`.rigl`. With ``size: 0`` every
+If D spares all, nothing moves. All other layers begin with their largest |w| and follow :mod:`..rigl`. With ``size: 0`` every
 layer does, from random masks: that is RigL, mask for mask.
 
 Defaults: alpha 0.3 and b 16 (all recipes of the repository), interval 100 steps (CIFAR; ImageNet and Tiny-ImageNet: 800), T_end
-75 % of the run (ImageNet: 400,000 of 525,525 steps), the update instead of the optimizer step as in :mod:`.rigl`.
+75 % of the run (ImageNet: 400,000 of 525,525 steps), the update instead of the optimizer step as in :mod:`..rigl`.
 
 Deviations from the reference code: floor(q n) is taken of what is active (there of n before it was rounded up to blocks: 402 of
 1,024 weights where 299 should go); the cosine ends where the updates do (there they stop at half of it, or never on
@@ -41,13 +41,13 @@ from torch import Tensor
 
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.methods.block_layout import plan_layout
 from dist_sparse.sparsity.methods.context import Context
-from dist_sparse.sparsity.methods.drop_grow import DropAndGrow
-from dist_sparse.sparsity.methods.drop_grow_plan import DropAndGrowPlan
+from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
+from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.plan import Plan
+from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, move, packed_length, whole_lines
+from dist_sparse.sparsity.methods.shuffled_block.layout import plan_layout
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule
-from dist_sparse.sparsity.shuffled_blocks import Blocks, move, packed_length, whole_lines
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
 _NEVER = UpdateSchedule(interval=1, end=0, drop=Constant(start=0.0))

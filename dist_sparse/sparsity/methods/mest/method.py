@@ -20,7 +20,7 @@ whether it was removed just before or not.
 [0.08, 0.09, 0.10]``, ``--upper-bound 0.90-0.90-0.90`` is ``grow_to: [0.10, 0.10, 0.10]``, ``--mask-update-decay-epoch 90-120``
 is ``decay: [90 epochs, 120 epochs]``, and its update frequency is ``update.interval``. Defaults are EM's of the reference's
 CIFAR scripts: keep 0.8, 0.9 and 1 times the density, decays at 90 and 120 of 160 epochs, interval 5 epochs, lambda 0.
-Bounds are overall densities; each layer's come from the distribution at that density (see :mod:`.mest_bounds`).
+Bounds are overall densities; each layer's come from the distribution at that density (see :mod:`.bounds`).
 
 Deviations from the reference code, which is for one process: counts are exact (there percentiles drop all that tie with the
 threshold, 184,304 of 184,320 weights are left); masks are stored, not inferred as w != 0, so neither biases freeze nor do
@@ -43,7 +43,7 @@ from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.initial import largest_masks
-from dist_sparse.sparsity.methods.mest_bounds import Bounds, Phase, plan_bounds, resolve_bounds
+from dist_sparse.sparsity.methods.mest.bounds import Bounds, Phase, plan_bounds, resolve_bounds
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.selection import top_k
 

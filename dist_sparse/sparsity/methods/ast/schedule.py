@@ -9,12 +9,12 @@ from typing import Any
 from dist_sparse.config.sparsity import AstConfig, SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.distributions import Densities, Shapes
-from dist_sparse.sparsity.methods.ast_rungs import DensityRung, GroupRung, Rung
+from dist_sparse.sparsity.methods.ast.pruners import DensityRung, GroupRung, Rung
+from dist_sparse.sparsity.methods.ast.sub_nets import labels
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.fit import check_fit
 from dist_sparse.sparsity.methods.forecast import MaskUpdate, NetworkForecast
-from dist_sparse.sparsity.methods.ramp import Window
-from dist_sparse.sparsity.methods.subnets import labels
+from dist_sparse.sparsity.methods.pruning.ramp import Window
 from dist_sparse.sparsity.schedules import CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM, parse_structure
 

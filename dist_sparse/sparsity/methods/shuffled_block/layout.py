@@ -12,7 +12,7 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.distributions import Shapes
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.initial import best_units
-from dist_sparse.sparsity.shuffled_blocks import Blocks, extract
+from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, extract
 
 _log = logging.getLogger(__name__)
 

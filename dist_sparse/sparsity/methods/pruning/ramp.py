@@ -8,7 +8,7 @@ from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.fit import check_units_of_all_layers, warn_of_rounding
 from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast, MaskUpdate, NetworkForecast, scheduled_updates
 from dist_sparse.sparsity.methods.plan import ScheduledPlan
-from dist_sparse.sparsity.methods.pruning import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
+from dist_sparse.sparsity.methods.pruning.pruners import GlobalPruner, Pruner, UniformPruner, classifier_to_spare
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule
 
 

@@ -12,9 +12,9 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.distributions import Densities, Shapes, erdos_renyi
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.methods.initial import best_units
-from dist_sparse.sparsity.methods.pruning import best_units_of_all_layers
-from dist_sparse.sparsity.methods.removal import removal
+from dist_sparse.sparsity.methods.pruning.pruners import best_units_of_all_layers
 from dist_sparse.sparsity.schedules import CubicRamp, drop_count, share_of
 from dist_sparse.sparsity.selection import drop_and_grow, top_k
 from dist_sparse.sparsity.structures import NM, Unstructured

@@ -9,10 +9,10 @@ from dist_sparse.config.duration import Length
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.context import Context
+from dist_sparse.sparsity.methods.drop_grow.redistribution import Redistribution
+from dist_sparse.sparsity.methods.drop_grow.removal import Removal
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast, scheduled_updates
 from dist_sparse.sparsity.methods.plan import ScheduledPlan
-from dist_sparse.sparsity.methods.redistribution import Redistribution
-from dist_sparse.sparsity.methods.removal import Removal
 from dist_sparse.sparsity.schedules import drop_count
 
 _log = logging.getLogger(__name__)

@@ -13,10 +13,9 @@ from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow_plan import DEFAULTS, DropAndGrowPlan, Form, Growth
-from dist_sparse.sparsity.methods.gradients import DenseGradients
-from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.redistribution import (
+from dist_sparse.sparsity.methods.drop_grow.gradients import DenseGradients
+from dist_sparse.sparsity.methods.drop_grow.plan import DEFAULTS, DropAndGrowPlan, Form, Growth
+from dist_sparse.sparsity.methods.drop_grow.redistribution import (
     Redistribution,
     drop_fraction,
     rooms,
@@ -24,7 +23,8 @@ from dist_sparse.sparsity.methods.redistribution import (
     shares_of,
     worth,
 )
-from dist_sparse.sparsity.methods.removal import removal
+from dist_sparse.sparsity.methods.drop_grow.removal import removal
+from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.selection import drop_and_grow
 
@@ -48,10 +48,10 @@ class DropAndGrow(Updating):
     stays, or is dropped and grown again at once, has those that it had.
 
     A weight that is dropped and grown again in the same update keeps its value and momentum; a newly grown one starts with
-    both at 0. What is dropped: :mod:`dist_sparse.sparsity.methods.removal`. What grows: the largest dense gradients; those of
-    largest average gradient (``momentum``; the optimizer's own momentum is 0 where a weight is inactive, so an average over
-    steps of the dense gradients, with factor 0.9, is kept beside it); any (``random``); or weights that were never active
-    before any others (``random_unfired``).
+    both at 0. What is dropped: :mod:`.removal`. What grows: the largest dense gradients; those of largest average gradient
+    (``momentum``; the optimizer's own momentum is 0 where a weight is inactive, so an average over steps of the dense
+    gradients, with factor 0.9, is kept beside it); any (``random``); or weights that were never active before any others
+    (``random_unfired``).
     """
 
     uses = Method.uses | {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dist_sparse.sparsity.row_groups import row_groups
+from dist_sparse.sparsity.methods.shuffled_block.row_groups import row_groups
 from dist_sparse.sparsity.selection import top_k
 
 

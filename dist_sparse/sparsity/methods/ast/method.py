@@ -36,16 +36,16 @@ from torch import Tensor
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.ast_ladder import Ladder, Turns, derive, plan_ladder
-from dist_sparse.sparsity.methods.ast_rungs import Layers
+from dist_sparse.sparsity.methods.ast.correction import Correction, Kind
+from dist_sparse.sparsity.methods.ast.pruners import Layers
+from dist_sparse.sparsity.methods.ast.schedule import Ladder, Turns, derive, plan_ladder
+from dist_sparse.sparsity.methods.ast.sub_nets import SubNets, networks_of
 from dist_sparse.sparsity.methods.base import Decision, Method, Network, View
 from dist_sparse.sparsity.methods.context import Context
-from dist_sparse.sparsity.methods.correction import Correction, Kind
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.drop_grow_plan import DEFAULTS
+from dist_sparse.sparsity.methods.drop_grow.plan import DEFAULTS
 from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast
 from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.subnets import SubNets, networks_of
 from dist_sparse.sparsity.structures import NM, Structure, Unstructured
 
 _RAMP = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.6875, "run")}

@@ -9,8 +9,9 @@ import torch
 
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.ast.norms import NormSets
 from dist_sparse.sparsity.methods.base import Network, View
-from dist_sparse.sparsity.methods.swap import DenseWeights, NormSets
+from dist_sparse.sparsity.methods.dense_weights import DenseWeights
 
 
 class SubNets:

@@ -1,0 +1,1 @@
+"""Dropping and growing: what SET, RigL, SNFS and GraNet share."""

@@ -1,0 +1,1 @@
+"""MEST: memory-economic sparse training, and its bounds."""

@@ -1,0 +1,1 @@
+"""Gradual pruning along a ramp: what GMP and GraNet share, and AST in part."""
