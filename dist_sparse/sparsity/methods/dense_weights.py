@@ -18,13 +18,13 @@ class DenseWeights:
         self._bring_back: Callable[[], object] | None = None
 
     @property
-    def away(self) -> bool:
+    def applied(self) -> bool:
         """The model has masked weights."""
         return self._bring_back is not None
 
-    def put_away(self, masks: Masks) -> None:
+    def apply(self, masks: Masks) -> None:
         """Give the model masked weights."""
-        assert not self.away
+        assert not self.applied
         self._bring_back = self._access.mask_model(masks)
 
     def restore(self) -> None:
@@ -36,7 +36,7 @@ class DenseWeights:
     @contextlib.contextmanager
     def masked(self, masks: Masks) -> Iterator[None]:
         """The model has masked weights within the context."""
-        self.put_away(masks)
+        self.apply(masks)
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.combinations import settle_structure
-from dist_sparse.sparsity.methods.snip import shares_out_nothing
+from dist_sparse.sparsity.methods.snip import chooses_over_all_layers
 
 
 def resolve(config: SparsityConfig) -> SparsityConfig:
@@ -39,7 +39,7 @@ def idle_keys(config: SparsityConfig) -> Iterator[tuple[str, str]]:
         name = key.removeprefix("sparsity.")
         if name != "method" and name not in uses:
             yield name, f"method {config.method} does not use it"
-    if shares_out_nothing(config):
+    if chooses_over_all_layers(config):
         for name in ("distribution", "er_power", "table"):
             yield name, "sparsity.init=snip chooses over all layers"
     if "ramp.initial_density" in uses and config.ramp.initial_density in (None, 1):

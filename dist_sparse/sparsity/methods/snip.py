@@ -64,7 +64,7 @@ class Snip:
         return {name: sets * self.units[name] * size / shapes[name].numel() for name, (sets, _, size) in counts.items()}
 
 
-def shares_out_nothing(config: SparsityConfig) -> bool:
+def chooses_over_all_layers(config: SparsityConfig) -> bool:
     """The masks are chosen over all layers together, so that no distribution acts."""
     return config.init == "snip" and parse_structure(config.structure).layer_wide
 

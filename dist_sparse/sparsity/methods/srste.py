@@ -80,8 +80,8 @@ class SrSte(Method):
         )
 
     def before_forward(self, step: int) -> None:
-        if not self._dense.away:  # an earlier micro-batch of the step has put them away
-            self._dense.put_away(self.masks)
+        if not self._dense.applied:  # an earlier micro-batch of the step has applied them
+            self._dense.apply(self.masks)
 
     def gradient_masks(self, step: int) -> None:
         """Straight through: every gradient moves its weight."""

@@ -14,7 +14,7 @@ from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
-from dist_sparse.sparsity.methods.snip import SnipPlan, shares_out_nothing
+from dist_sparse.sparsity.methods.snip import SnipPlan, chooses_over_all_layers
 
 
 class Static(Method):
@@ -30,7 +30,7 @@ class Static(Method):
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
-        if shares_out_nothing(config) and config.distribution == "table":
+        if chooses_over_all_layers(config) and config.distribution == "table":
             raise UserError("sparsity.distribution=table does not go with sparsity.init=snip, which chooses over all layers")
         return config
 

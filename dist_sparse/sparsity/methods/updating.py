@@ -54,16 +54,16 @@ class Updating(Method):
     def _update_gathered(self, step: int, regular: int) -> None:
         owned = self.agreement.owned()
         with self.access.gathered(weights=owned):
-            if self.agreement.all_finite([*map(self.access.weight, owned), *self.goes_by(owned)]):
+            if self.agreement.all_finite([*map(self.access.weight, owned), *self.inputs_of(owned)]):
                 self.update(step, regular)
             else:
-                self.put_off()
+                self.postpone()
 
-    def goes_by(self, layers: Sequence[str]) -> list[Tensor]:
+    def inputs_of(self, layers: Sequence[str]) -> list[Tensor]:
         """What an update of some layers goes by beside their weights."""
         return []
 
-    def put_off(self) -> None:
+    def postpone(self) -> None:
         """Leave an update to a later step: weights or what was gathered from gradients are not finite."""
         self._last_step = self._previous_step
         self.changed = dict.fromkeys(self.masks.names, 0)

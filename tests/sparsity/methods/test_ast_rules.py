@@ -13,8 +13,8 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.ast.correction import correct_
 from dist_sparse.sparsity.methods.ast.method import Ast, AstPlan
-from dist_sparse.sparsity.methods.ast.pruners import DensityRung, GroupRung, Layers
-from dist_sparse.sparsity.methods.ast.schedule import Ladder
+from dist_sparse.sparsity.methods.ast.pruners import DensityPruner, GroupPruner, Layers
+from dist_sparse.sparsity.methods.ast.schedule import SubNetSchedule
 from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM
 from tests.sparsity.planned import by_hand
@@ -33,9 +33,9 @@ def test_each_subnet_updates_after_as_many_of_its_steps_as_the_references(vector
     }[recipe]
     finals = {"imagenet": [0.5, 0.05]}.get(recipe, [0.1, 0.05, 0.02])
     total, first, last = epoch * epochs, start * epoch // interval, end * epoch // interval
-    ladder = Ladder(
-        rungs=[DensityRung(ramp=CubicRamp(initial=1.0, final=final, first=first, last=last)) for final in finals],
-        schedule=UpdateSchedule(
+    sub_nets = SubNetSchedule(
+        pruners=[DensityPruner(ramp=CubicRamp(initial=1.0, final=final, first=first, last=last)) for final in finals],
+        updates=UpdateSchedule(
             interval=interval, start=start * epoch, end=total, drop=Cosine(start=0.5, floor=0.005, end=total)
         ),
         offset=offset,
@@ -44,11 +44,11 @@ def test_each_subnet_updates_after_as_many_of_its_steps_as_the_references(vector
     times, updates = [0] * count, {}
     for step in range(1, total + 1):
         number = (step - 1) % count
-        now = ladder.time(number, step)
-        if (regular := ladder.due(number, times[number], now)) is not None:
-            pruning = ladder.pruning(times[number], regular)
-            target = None if pruning is None else 1 - float(ladder.rungs[number].ramp(pruning))
-            updates[step - 1 + count] = number, regular, target, ladder.fraction(number, regular)
+        now = sub_nets.time(number, step)
+        if (regular := sub_nets.due(number, times[number], now)) is not None:
+            pruning = sub_nets.pruning(times[number], regular)
+            target = None if pruning is None else 1 - float(sub_nets.pruners[number].ramp(pruning))
+            updates[step - 1 + count] = number, regular, target, sub_nets.fraction(number, regular)
         times[number] = now
     known = vectors("ast_02_update_schedule")[recipe]
     rows = known["rows"] if recipe == "tiny" else [*known["first"], *known["last_ramp"], *known["last"]]
@@ -64,20 +64,20 @@ def test_an_interval_that_does_not_divide_is_kept_on_average(vectors) -> None:
     """The reference waits for the least common multiple: with three sub-nets every 120 steps instead of 40."""
     params = vectors("ast_02_update_schedule")["non_divisible"]["params"]
     schedule = UpdateSchedule(interval=params["freq"], end=1000, drop=Constant(start=0.5))
-    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)] * 3, schedule=schedule, offset=params["offset"], last=9)
+    sub_nets = SubNetSchedule(pruners=[DensityPruner(ramp=RAMP)] * 3, updates=schedule, offset=params["offset"], last=9)
     times, updates = [0] * 3, [0] * 3
     for step in range(1, 361):
         number = (step - 1) % 3
-        now = ladder.time(number, step)
-        updates[number] += ladder.due(number, times[number], now) is not None
+        now = sub_nets.time(number, step)
+        updates[number] += sub_nets.due(number, times[number], now) is not None
         times[number] = now
     assert updates == [9, 9, 9]
 
 
 def test_the_end_of_the_ramp_is_not_passed_over() -> None:
     schedule = UpdateSchedule(interval=2, end=100, drop=Constant(start=0.5))
-    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)] * 3, schedule=schedule, offset=0, last=5)
-    assert [ladder.pruning(before, before + 3 - (before + 3) % 2) for before in (0, 3, 6, 9, 12)] == [1, 3, 4, 5, None]
+    sub_nets = SubNetSchedule(pruners=[DensityPruner(ramp=RAMP)] * 3, updates=schedule, offset=0, last=5)
+    assert [sub_nets.pruning(before, before + 3 - (before + 3) % 2) for before in (0, 3, 6, 9, 12)] == [1, 3, 4, 5, None]
 
 
 @pytest.mark.usefixtures("group")
@@ -96,8 +96,8 @@ def test_growth_sees_dense_gradients(vectors) -> None:
     masks = Masks({"weight": model.weight})
     masks.replace({"weight": torch.tensor(case["mask_before"]).bool()})
     schedule = UpdateSchedule(interval=1, end=10, drop=Constant(start=case["prune_rate"]))
-    ladder = Ladder(rungs=[DensityRung(ramp=RAMP)], schedule=schedule, offset=0, last=0)
-    plan = AstPlan(**by_hand(Ast, {"weight": model.weight}), ladder=ladder, correction="none", zero_unused=False)
+    sub_nets = SubNetSchedule(pruners=[DensityPruner(ramp=RAMP)], updates=schedule, offset=0, last=0)
+    plan = AstPlan(**by_hand(Ast, {"weight": model.weight}), schedule=sub_nets, correction="none", zero_unused=False)
     method = Ast(
         plan,
         access=engine,
@@ -151,11 +151,11 @@ def layers(weights: dict[str, Tensor]) -> Layers:
 def test_a_layer_that_would_lose_everything_keeps_one(vectors) -> None:
     size = vectors("ast_05_collapsed_layer")["layer_b_numel"]
     weights = {"a": torch.linspace(1, 2, 20), "b": torch.linspace(0.01, 0.02, size)}
-    rung = DensityRung(ramp=RAMP)
-    masks = rung.prune(3, 1, layers(weights))
+    pruner = DensityPruner(ramp=RAMP)
+    masks = pruner.prune(3, 1, layers(weights))
     assert sum(int(mask.sum()) for mask in masks.values()) == share_of(RAMP(3), 20 + size)
     assert masks["b"].tolist() == [False] * (size - 1) + [True]
-    regrown = rung.regrow(weights["b"], masks["b"], torch.linspace(1, 0, size), 0.5)
+    regrown = pruner.regrow(weights["b"], masks["b"], torch.linspace(1, 0, size), 0.5)
     assert int(regrown.sum()) == 1
 
 
@@ -168,7 +168,7 @@ def test_counts_are_exact_with_ties(zero: bool) -> None:
     candidates = Masks(weights)
     candidates.replace(among)
     found = dataclasses.replace(layers(weights), candidates=candidates if zero else None)
-    masks = DensityRung(ramp=RAMP).prune(2, 1, found)
+    masks = DensityPruner(ramp=RAMP).prune(2, 1, found)
     assert sum(int(mask.sum()) for mask in masks.values()) == share_of(RAMP(2), 36)
     assert masks["b"].tolist() == [True] + [False] * 5
     assert masks["c"][5:].all()
@@ -184,9 +184,9 @@ def test_dense_groups_are_drawn_and_regrown(vectors) -> None:
     chosen = set()
     for seed in range(5):
         # Half way down a ramp of one number per half.
-        rung = GroupRung(ramp=CubicRamp(initial=1.0, final=0.0, first=0, last=2), structure=structure, seed=seed)
-        assert share_of(rung.ramp(1), groups) == 1
-        dense = structure.active(rung.prune(1, 1, layers({"w": weight}))["w"]).all(1)
+        pruner = GroupPruner(ramp=CubicRamp(initial=1.0, final=0.0, first=0, last=2), structure=structure, seed=seed)
+        assert share_of(pruner.ramp(1), groups) == 1
+        dense = structure.active(pruner.prune(1, 1, layers({"w": weight}))["w"]).all(1)
         assert int(dense.count_nonzero()) == 1
         chosen.add(tuple(dense.tolist()))
     assert len(chosen) > 1, "not always the first groups"
@@ -197,7 +197,7 @@ def test_dense_groups_are_drawn_and_regrown(vectors) -> None:
     dense = torch.arange(groups) % 2 == 0
     gradient[[1, 7]] = 1.0
     mask = structure.mask(dense[:, None] | torch.tensor([False, True, False, True]), weight.shape)
-    after = structure.active(rung.regrow(weight, mask, gradient.view(1, -1), share))
+    after = structure.active(pruner.regrow(weight, mask, gradient.view(1, -1), share))
     # Of groups 0, 2, 4 and 6 those of smallest norm go (4 and 6); 1 and 7 come by their gradient.
     assert after.all(1).nonzero().view(-1).tolist() == [0, 1, 2, 7]
     assert after[~after.all(1)].tolist() == [[False, True, False, True]] * 4

@@ -122,7 +122,7 @@ def test_n_of_m_settles_density_and_distribution() -> None:
     assert resolve(settled) == settled
     assert resolve(config("nm:1:3", density=0.333)).density == 1 / 3
     shapes = {"a": torch.ones(6, 8), "b": torch.ones(4, 4, 3, 3)}
-    assert plan_method(settled, shapes, RUN).setting.units() == {"a": 1, "b": 1}
+    assert plan_method(settled, shapes, RUN).context.units() == {"a": 1, "b": 1}
 
 
 def test_other_structures_have_the_usual_distribution() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
-from dist_sparse.sparsity.methods.drop_grow.redistribution import rooms, share_out, shares_of
+from dist_sparse.sparsity.methods.drop_grow.redistribution import apportion, capacities, shares_of
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["momentum", "nonzeros"])
@@ -48,33 +48,33 @@ def test_every_weight_that_was_dropped_is_grown(data: st.DataObject) -> None:
     units = {name: data.draw(st.integers(1, 40)) for name in names}
     active = {name: data.draw(st.integers(0, units[name])) for name in names}
     dropped = {name: data.draw(st.integers(0, active[name])) for name in names}
-    worths = {name: data.draw(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 7.0, float("nan")])) for name in names}
+    importances = {name: data.draw(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 7.0, float("nan")])) for name in names}
     total = sum(dropped.values())
-    room = rooms(units, {name: active[name] - dropped[name] for name in names}, total)
-    grown = share_out(total, shares_of(worths), room)
+    capacity = capacities(units, {name: active[name] - dropped[name] for name in names}, total)
+    grown = apportion(total, shares_of(importances), capacity)
     assert sum(grown.values()) == total
-    assert all(0 <= grown[name] <= room[name] for name in names)
+    assert all(0 <= grown[name] <= capacity[name] for name in names)
 
 
 def test_what_does_not_fit_goes_to_the_others() -> None:
     shares = {"a": Fraction(9, 10), "b": Fraction(1, 10), "c": Fraction(0)}
-    assert share_out(10, shares, {"a": 3, "b": 20, "c": 20}) == {"a": 3, "b": 4, "c": 3}
+    assert apportion(10, shares, {"a": 3, "b": 20, "c": 20}) == {"a": 3, "b": 4, "c": 3}
 
 
 def test_shares_are_rounded_once() -> None:
     """Without rounding a gets 7.07 and b 7.93; rounded in the first round too, a would have 5 + 3 and b 5 + 2."""
     shares = {"a": Fraction(2814, 10000), "b": Fraction(3351, 10000), "c": Fraction(3835, 10000)}
-    assert share_out(16, shares, {"a": 100, "b": 100, "c": 1}) == {"a": 7, "b": 8, "c": 1}
+    assert apportion(16, shares, {"a": 100, "b": 100, "c": 1}) == {"a": 7, "b": 8, "c": 1}
 
 
-def water_levels(total: int, shares: list[Fraction], room: list[int]) -> list[Fraction]:
-    """What each layer gets before rounding, slowly: what is still to be given rises in equal drops over all that have room."""
+def water_levels(total: int, shares: list[Fraction], capacity: list[int]) -> list[Fraction]:
+    """What each layer gets before rounding, slowly: what is still to be given rises evenly over all that have capacity."""
     got = [Fraction(0)] * len(shares)
     for layer, share in enumerate(shares):
-        got[layer] = min(share * total, Fraction(room[layer]))
+        got[layer] = min(share * total, Fraction(capacity[layer]))
     while sum(got) < total:
-        open_layers = [layer for layer in range(len(got)) if got[layer] < room[layer]]
-        drop = min(room[layer] - got[layer] for layer in open_layers)  # until the next layer is full
+        open_layers = [layer for layer in range(len(got)) if got[layer] < capacity[layer]]
+        drop = min(capacity[layer] - got[layer] for layer in open_layers)  # until the next layer is full
         drop = min(drop, (total - sum(got)) / len(open_layers))
         for layer in open_layers:
             got[layer] += drop
@@ -85,15 +85,15 @@ def water_levels(total: int, shares: list[Fraction], room: list[int]) -> list[Fr
 def test_no_layer_is_further_from_its_share_than_one_weight(data: st.DataObject) -> None:
     """Against a slow version: each layer gets its exact amount rounded down or up, and up goes to the largest remainders."""
     count = data.draw(st.integers(1, 6))
-    worths = data.draw(st.lists(st.floats(0, 10), min_size=count, max_size=count))
-    room = data.draw(st.lists(st.integers(0, 30), min_size=count, max_size=count))
-    total = data.draw(st.integers(0, sum(room)))
+    importances = data.draw(st.lists(st.floats(0, 10), min_size=count, max_size=count))
+    capacity = data.draw(st.lists(st.integers(0, 30), min_size=count, max_size=count))
+    total = data.draw(st.integers(0, sum(capacity)))
     names = [f"layer{number}" for number in range(count)]
-    shares = shares_of(dict(zip(names, worths, strict=True)))
-    given_out = list(share_out(total, shares, dict(zip(names, room, strict=True))).values())
-    exact = water_levels(total, list(shares.values()), room)
+    shares = shares_of(dict(zip(names, importances, strict=True)))
+    given_out = list(apportion(total, shares, dict(zip(names, capacity, strict=True))).values())
+    exact = water_levels(total, list(shares.values()), capacity)
     assert sum(given_out) == total
-    assert all(got <= most for got, most in zip(given_out, room, strict=True))
+    assert all(got <= most for got, most in zip(given_out, capacity, strict=True))
     more = [got - int(value) for got, value in zip(given_out, exact, strict=True)]
     assert set(more) <= {0, 1}
     rest = [value - int(value) for value in exact]

@@ -38,7 +38,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.ast.correction import Correction, Kind
 from dist_sparse.sparsity.methods.ast.pruners import Layers
-from dist_sparse.sparsity.methods.ast.schedule import Ladder, Turns, derive, plan_ladder
+from dist_sparse.sparsity.methods.ast.schedule import RoundRobin, SubNetSchedule, derive, plan_sub_nets
 from dist_sparse.sparsity.methods.ast.sub_nets import SubNets, networks_of
 from dist_sparse.sparsity.methods.base import Decision, Method, Network, View
 from dist_sparse.sparsity.methods.context import Context
@@ -55,13 +55,13 @@ _RAMP = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.68
 class AstPlan(Plan):
     """Sub-nets in turn."""
 
-    ladder: Ladder
+    schedule: SubNetSchedule
     correction: Kind
     zero_unused: bool
     """Weights that no sub-net has are zero."""
 
     def forecast(self, made: Sequence[int]) -> Forecast:
-        networks = self.ladder.forecast(made, self.initial_densities, self.context.shapes)
+        networks = self.schedule.forecast(made, self.initial_densities, self.context.shapes)
         return Forecast(
             networks=networks,
             dense_gradients=sum(len(network.updates) for network in networks),
@@ -85,11 +85,11 @@ class Ast(Method):
     def __init__(self, plan: AstPlan, *, remask: bool, **held: Any) -> None:
         remask |= plan.zero_unused and plan.correction == "whole"  # which moves what the sub-net before has just dropped
         super().__init__(plan, remask=remask, **held)
-        ladder = plan.ladder
-        self._ladder, self._zero_unused = ladder, plan.zero_unused
-        self._nets = SubNets(self.access, self.masks, len(ladder.rungs))
-        self._correct = Correction(self.access, plan.correction, group=len(ladder.rungs))
-        self._turns = Turns(ladder)
+        schedule = plan.schedule
+        self._schedule, self._zero_unused = schedule, plan.zero_unused
+        self._nets = SubNets(self.access, self.masks, len(schedule.pruners))
+        self._correct = Correction(self.access, plan.correction, group=len(schedule.pruners))
+        self._round_robin = RoundRobin(schedule)
         self._due: int | None = None
         self._gradients: dict[str, Tensor] = {}
 
@@ -107,36 +107,36 @@ class Ast(Method):
 
     @classmethod
     def plan(cls, context: Context) -> Plan:
-        ladder, config, initial = plan_ladder(context), context.config.ast, context.config.ramp.initial_density
+        schedule, config, initial = plan_sub_nets(context), context.config.ast, context.config.ramp.initial_density
         units = context.all_units() if initial == 1 else context.units(initial)
         return AstPlan(
             method=cls,
             context=context,
             initial_mask=context.random_masks(units),
             active=context.active(units),
-            ladder=ladder,
+            schedule=schedule,
             correction=config.correction,
-            zero_unused=config.unused == "zero" or (config.unused is None and len(ladder.rungs) == 1),
+            zero_unused=config.unused == "zero" or (config.unused is None and len(schedule.pruners) == 1),
         )
 
     def before_forward(self, step: int) -> None:
-        self.masks = self._nets.enter(self._turns.number)
+        self.masks = self._nets.enter(self._round_robin.number)
 
     def gradient_masks(self, step: int) -> Masks | None:
-        return self.masks if self._turns.due(step) is None else None
+        return self.masks if self._round_robin.due(step) is None else None
 
     def chooses(self, step: int) -> bool:
-        return self._turns.due(step) is not None
+        return self._round_robin.due(step) is not None
 
     def after_backward(self, step: int) -> Decision:
         self._nets.leave()
-        self._due = self._turns.due(step)
+        self._due = self._round_robin.due(step)
         if due := self._due is not None:
             owned = self.agreement.owned()
             with self.access.gathered(gradients=owned):
                 self._gradients = {name: self.access.grad(name).clone() for name in owned}
         self.access.mask_gradients(self.masks)
-        self._correct(self.masks, self._turns.number)
+        self._correct(self.masks, self._round_robin.number)
         return Decision(updates_masks=due)
 
     def after_overflow(self, step: int) -> Decision:
@@ -146,27 +146,29 @@ class Ast(Method):
     def after_step(self, step: int) -> None:
         super().after_step(step)
         if self._due is None or self._update_gathered(step, self._due):
-            self._turns.end()
+            self._round_robin.end()
 
     def _update_gathered(self, step: int, regular: int) -> bool:
         """Whether the masks have moved. Else weights or gradients are not finite, and the sub-net has another turn."""
         owned = self.agreement.owned()
         with self.access.gathered(weights=owned):
             if sound := self.agreement.all_finite([*map(self.access.weight, owned), *self._gradients.values()]):
-                self._update(self._turns.number, step, regular)
+                self._update(self._round_robin.number, step, regular)
             else:
                 self.changed, self._gradients = dict.fromkeys(self.masks.names, 0), {}
         return sound
 
     def _update(self, number: int, step: int, regular: int) -> None:
-        rung, part = self._ladder.rungs[number], self._ladder.fraction(number, regular)
+        pruner, part = self._schedule.pruners[number], self._schedule.fraction(number, regular)
         weights, before = {name: self.access.weight(name) for name in self.masks.names}, self.masks.packed()
-        if (pruning := self._turns.pruning(regular)) is not None:
+        if (pruning := self._round_robin.pruning(regular)) is not None:
             among = self._nets.union if self._zero_unused else None
             layers = Layers(weights=weights, masks=self.masks, candidates=among, agreement=self.agreement)
-            self.replace_masks(rung.prune(pruning, step, layers))
+            self.replace_masks(pruner.prune(pruning, step, layers))
         dense, self._gradients = self._gradients, {}
-        self.replace_masks(self.agreement.decide(lambda name: rung.regrow(weights[name], self.masks[name], dense[name], part)))
+        self.replace_masks(
+            self.agreement.decide(lambda name: pruner.regrow(weights[name], self.masks[name], dense[name], part))
+        )
         self.changed = self.masks.changed_since(before)
 
     def _enforce_masks(self) -> None:
@@ -183,17 +185,17 @@ class Ast(Method):
         return self._nets.views()
 
     def at_final_density(self) -> bool:
-        return self._turns.done(len(self._nets) - 1)
+        return self._round_robin.done(len(self._nets) - 1)
 
     def digests(self) -> dict[str, int]:
         return self._nets.digests()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._nets.state_dict(), **self._turns.state_dict(), "previous": self._correct.state_dict()}
+        return {**self._nets.state_dict(), **self._round_robin.state_dict(), "previous": self._correct.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._nets.load_state_dict(state)
-        self._turns.load_state_dict(state)
+        self._round_robin.load_state_dict(state)
         self._correct.load_state_dict(state["previous"])
 
     @classmethod

@@ -34,8 +34,8 @@ class Layers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung(ABC):
-    """One sub-net of the ladder."""
+class SubNetPruner(ABC):
+    """The density of one sub-net, down the ramp and after it."""
 
     ramp: CubicRamp
 
@@ -49,11 +49,11 @@ class Rung(ABC):
 
     @abstractmethod
     def regrow(self, weight: Tensor, mask: Tensor, gradient: Tensor, fraction: float) -> Tensor:
-        """A layer's mask after it has dropped a fraction, the least worth, and grown as much by its dense gradient."""
+        """A layer's mask after it has dropped the least important fraction, and grown as much by its dense gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensityRung(Rung):
+class DensityPruner(SubNetPruner):
     """The largest weights of the whole network; the ramp is of the density."""
 
     def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ class DensityRung(Rung):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRung(Rung):
+class GroupPruner(SubNetPruner):
     """Groups of m weights, of which n are kept or, of a share that falls to 0 along the ramp, all."""
 
     structure: NM

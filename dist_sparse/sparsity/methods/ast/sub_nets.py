@@ -46,9 +46,9 @@ class SubNets:
 
     def enter(self, number: int) -> Masks:
         """Make the model a sub-net, unless it is one already (from an earlier micro-batch of the step)."""
-        if not self._dense.away:
+        if not self._dense.applied:
             self._norms.put(number)
-            self._dense.put_away(self._masks[number])
+            self._dense.apply(self._masks[number])
         return self._masks[number]
 
     def leave(self) -> None:

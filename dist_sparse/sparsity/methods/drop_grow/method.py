@@ -17,11 +17,11 @@ from dist_sparse.sparsity.methods.drop_grow.gradients import DenseGradients
 from dist_sparse.sparsity.methods.drop_grow.plan import DEFAULTS, DropAndGrowPlan, Form, Growth
 from dist_sparse.sparsity.methods.drop_grow.redistribution import (
     Redistribution,
+    apportion,
+    capacities,
     drop_fraction,
-    rooms,
-    share_out,
+    importance,
     shares_of,
-    worth,
 )
 from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.methods.plan import Plan
@@ -91,25 +91,25 @@ class DropAndGrow(Updating):
         if self._plan.redistribution == "none":
             masks = self.agreement.decide(lambda name: self._select(name, step, self._kept(name, fraction)))
         else:
-            kept, grown = self._shared_out(fraction)
+            kept, grown = self._redistributed(fraction)
             masks = self.agreement.decide(lambda name: self._select(name, step, kept[name], torch.tensor([grown[name]])))
         self.replace_masks(masks)
         self._gradients.sums.clear()
 
-    def _shared_out(self, fraction: float) -> tuple[dict[str, Tensor], dict[str, int]]:
+    def _redistributed(self, fraction: float) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Where layers share: what stays of this rank's layers, and how many weights each layer grows. Collective."""
         names, owned, active = self.masks.names, self.agreement.owned(), self.masks.active()
         kind, averages = self._plan.redistribution, self._gradients.averages
-        worths = {name: worth(kind, self.masks[name], self.access.weight(name), averages.get(name)) for name in owned}
-        shares = shares_of(self._of_all_layers(worths))
+        importances = {name: importance(kind, self.masks[name], self.access.weight(name), averages.get(name)) for name in owned}
+        shares = shares_of(self._of_all_layers(importances))
         density = self.masks.densities()
         fractions = {name: drop_fraction(fraction, density[name], shares[name], len(names)) for name in names}
         kept = {name: self._kept(name, fractions[name]) for name in owned}
         dropped = self._of_all_layers({name: active[name] - int(kept[name].sum()) for name in owned})
         total = int(sum(dropped.values()))
         units = {name: self.access.weight(name).numel() for name in names}
-        room = rooms(units, {name: active[name] - int(dropped[name]) for name in names}, total)
-        return kept, share_out(total, shares, room)
+        capacity = capacities(units, {name: active[name] - int(dropped[name]) for name in names}, total)
+        return kept, apportion(total, shares, capacity)
 
     def _of_all_layers(self, values: Mapping[str, float]) -> dict[str, float]:
         """A number of each layer, of which this rank knows its own layers'. Collective."""
@@ -177,12 +177,12 @@ class DropAndGrow(Updating):
     def chooses(self, step: int) -> bool:
         return super().chooses(step) or (self._plan.needs_gradient and self._counts(step))
 
-    def goes_by(self, layers: Sequence[str]) -> list[Tensor]:
+    def inputs_of(self, layers: Sequence[str]) -> list[Tensor]:
         gathered = (self._gradients.sums, self._gradients.averages)
         return [tensors[name] for tensors in gathered for name in layers if name in tensors]
 
-    def put_off(self) -> None:
-        super().put_off()
+    def postpone(self) -> None:
+        super().postpone()
         self._gradients.sums.clear()
 
     def _counts(self, step: int) -> bool:

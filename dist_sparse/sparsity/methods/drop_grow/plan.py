@@ -38,7 +38,7 @@ DEFAULTS: dict[Form, dict[str, Any]] = {
 }
 """What each form fills into the keys of ``sparsity.update`` that are not given; the sources are in the methods' docstrings."""
 
-SHARED_OUT = "layers exchange weights as training goes; they are assumed at the densities that they begin with"
+REDISTRIBUTED = "layers exchange weights as training goes; they are assumed at the densities that they begin with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class DropAndGrowPlan(ScheduledPlan):
             dense_gradients=len(made) if self.needs_average else sum(growing),
             replaced_steps=indices if self.form == "original" else [],
             weight_copies=self.needs_average + summed,
-            estimate="" if self.redistribution == "none" else SHARED_OUT,
+            estimate="" if self.redistribution == "none" else REDISTRIBUTED,
         )
 
 

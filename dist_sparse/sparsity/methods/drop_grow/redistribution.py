@@ -15,8 +15,8 @@ from dist_sparse.sparsity import scores
 Redistribution = Literal["none", "magnitude", "momentum", "nonzeros"]
 
 
-def worth(kind: Redistribution, mask: Tensor, weight: Tensor, average: Tensor | None) -> float:
-    """What a layer's share is in proportion to: mean active |w|, mean active |average gradient|, or active count."""
+def importance(kind: Redistribution, mask: Tensor, weight: Tensor, average: Tensor | None) -> float:
+    """What a layer's share is in proportion to, by kind: mean active |w|, mean active |average gradient|, or active count."""
     if kind == "nonzeros" or not mask.any():
         return float(mask.sum())
     values = weight if kind == "magnitude" else average
@@ -24,11 +24,11 @@ def worth(kind: Redistribution, mask: Tensor, weight: Tensor, average: Tensor | 
     return float(scores.magnitude(values)[mask].double().mean())
 
 
-def shares_of(worths: Mapping[str, float]) -> dict[str, Fraction]:
-    """The worths as fractions of their sum; all equal if none is worth anything."""
-    finite = {name: Fraction(value) if math.isfinite(value) else Fraction(0) for name, value in worths.items()}
+def shares_of(importances: Mapping[str, float]) -> dict[str, Fraction]:
+    """The importances as fractions of their sum; all equal if all of them are 0."""
+    finite = {name: Fraction(value) if math.isfinite(value) else Fraction(0) for name, value in importances.items()}
     total = sum(finite.values())
-    return {name: value / total if total else Fraction(1, len(worths)) for name, value in finite.items()}
+    return {name: value / total if total else Fraction(1, len(importances)) for name, value in finite.items()}
 
 
 def drop_fraction(fraction: float, density: float, share: Fraction, layers: int) -> float:
@@ -36,19 +36,19 @@ def drop_fraction(fraction: float, density: float, share: Fraction, layers: int)
     return min(1 - density, fraction) if density > 0.8 and share > Fraction(1, layers) else fraction
 
 
-def share_out(total: int, shares: Mapping[str, Fraction], room: Mapping[str, int]) -> dict[str, int]:
-    """``total`` weights by share, at most ``room`` to a layer, and exactly ``total`` in all.
+def apportion(total: int, shares: Mapping[str, Fraction], capacity: Mapping[str, int]) -> dict[str, int]:
+    """``total`` weights by share, at most ``capacity`` to a layer, and exactly ``total`` in all.
 
-    What does not fit goes to the layers that have room left, to each the same, round by round. Only what comes of that is
-    rounded: by largest remainder, the earlier layer first where remainders are equal. No layer exceeds its room by it, which
-    is a whole number.
+    What does not fit goes to the layers that have capacity left, to each the same, round by round. Only what comes of that
+    is rounded: by largest remainder, the earlier layer first where remainders are equal. No layer exceeds its capacity by it,
+    since that is a whole number.
     """
-    assert sum(room.values()) >= total, "what was dropped fits where it was"
-    exact = {name: min(share * total, Fraction(room[name])) for name, share in shares.items()}
+    assert sum(capacity.values()) >= total, "what was dropped fits where it was"
+    exact = {name: min(share * total, Fraction(capacity[name])) for name, share in shares.items()}
     while left := total - sum(exact.values(), Fraction(0)):
-        with_room = [name for name in shares if exact[name] < room[name]]
+        with_room = [name for name in shares if exact[name] < capacity[name]]
         for name in with_room:
-            exact[name] = min(exact[name] + left / len(with_room), Fraction(room[name]))
+            exact[name] = min(exact[name] + left / len(with_room), Fraction(capacity[name]))
     return _largest_remainder(total, exact)
 
 
@@ -61,7 +61,7 @@ def _largest_remainder(total: int, exact: Mapping[str, Fraction]) -> dict[str, i
     return whole
 
 
-def rooms(units: Mapping[str, int], kept: Mapping[str, int], total: int) -> dict[str, int]:
+def capacities(units: Mapping[str, int], kept: Mapping[str, int], total: int) -> dict[str, int]:
     """How many weights each layer may grow: 99 % of its inactive ones, or all where that is too few for ``total``."""
     empty = {name: units[name] - kept[name] for name in units}
     most = {name: count * 99 // 100 for name, count in empty.items()}
