@@ -20,6 +20,7 @@ from benchmarks import timing
 from benchmarks.resnet50 import Trainee, build, start
 from benchmarks.slow_link import slow_link
 from dist_sparse.engines.precision import Precision
+from dist_sparse.step import TrainStep
 
 Candidates = dict[str, Callable[[], object]]
 
@@ -107,11 +108,11 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _step(trainee: Trainee, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    train_step = TrainStep(trainee.engine, trainee.method)
+
     def run() -> None:
-        trainee.engine.forward_backward(images, labels, trainee.method.gradient_masks(1))
-        trainee.method.after_backward(1)
-        trainee.engine.step(skip=False)
-        trainee.method.after_step(1)
+        train_step.forward_backward(1, images, labels)
+        train_step.optimizer_step(1)
 
     return run
 

@@ -10,6 +10,7 @@ from benchmarks import timing
 from benchmarks.peers import GraNet, RiglTorch, Sparsimony
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
+from dist_sparse.step import TrainStep
 
 Candidates = dict[str, Callable[[], object]]
 
@@ -48,12 +49,11 @@ def _steps(density: float, precision: Precision, images: Tensor, labels: Tensor)
     """Dense first. All have the same engine and optimizer, and a network of their own."""
 
     def step(trainee: Trainee, after_step: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        train_step = TrainStep(trainee.engine, trainee.method)
+
         def run() -> None:
-            trainee.method.before_forward(1)
-            trainee.engine.forward_backward(images, labels)
-            decision = trainee.method.after_backward(1)
-            trainee.engine.step(skip=decision.skip_optimizer)
-            trainee.method.after_step(1)
+            train_step.forward_backward(1, images, labels)
+            train_step.optimizer_step(1)
             after_step()
 
         return run

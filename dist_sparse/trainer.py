@@ -22,7 +22,7 @@ from dist_sparse.distributed import Ranks, copy_first_rank
 from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
-from dist_sparse.finite import Soundness, Undoing
+from dist_sparse.finite import Soundness
 from dist_sparse.meter import Meter
 from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.preemption import CommonStop, StopAsked
@@ -30,6 +30,7 @@ from dist_sparse.progress import Progress
 from dist_sparse.seeding import derive_seed
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Decision, Method
+from dist_sparse.step import TrainStep
 from dist_sparse.tracking import Tracker
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Trainer:
         self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
         self._meter = Meter(self.ranks)
         self._verified = -1  # the step at which ranks were found to agree
-        self._undoing = Undoing(self.engine, self.method)
+        self._step = TrainStep(self.engine, self.method)
         self._soundness = Soundness(self.engine)
 
     def fit(self) -> Progress:
@@ -93,30 +94,29 @@ class Trainer:
             _, start_step = self.clock.place(self.progress.step)
             among = self.forgetting.positions(epoch) if self.forgetting else None
             for number, batch in enumerate(self.data.train.epoch(epoch, start_step, among)):
-                self._forward_backward(batch, number)
-                if self.engine.at_step_boundary:
-                    learning_rate, previous = self.engine.learning_rate, self.progress.step
-                    decision = self._optimizer_step(self.clock.after(previous))
+                learning_rate, previous = self.engine.learning_rate, self.progress.step
+                decision = self.train_on(batch, number)
+                if decision is not None:
                     self.progress.seconds = time.perf_counter() - started
                     self._end_epoch_of_forgetting()
                     self._after_step(decision, learning_rate, previous)
         self.progress.seconds = time.perf_counter() - started
         return self.progress
 
-    def _forward_backward(self, batch: Batch, number: int) -> None:
-        """One micro-batch of the step that comes next."""
+    def train_on(self, batch: Batch, number: int) -> Decision | None:
+        """Train on a micro-batch, of this number in its epoch; returns the decision of the optimizer step if it ends one."""
         step = self.clock.after(self.progress.step)
+        self._forward_backward(batch, number, step)
+        return self._optimizer_step(step) if self.engine.at_step_boundary else None
+
+    def _forward_backward(self, batch: Batch, number: int, step: int) -> None:
         torch.manual_seed(
             derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank)
         )
         images, targets = batch.images, batch.labels
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
-        self.method.before_forward(step)
-        if number % self.config.train.accumulation == 0:
-            self._undoing.begin(step)
-        loss = self.engine.forward_backward(images, targets, self.method.gradient_masks(step))
-        self._meter.add(loss, len(images))
+        self._meter.add(self._step.forward_backward(step, images, targets), len(images))
         if self.forgetting and self.predictions and self.forgetting.counts_in(self.clock.place(self.progress.step)[0]):
             self.forgetting.see(batch.indices, self.predictions.last == batch.labels)
 
@@ -131,24 +131,19 @@ class Trainer:
         torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
         progress.add_density(self.method.masks)
-        if undone := self._undoing.needed(step):
-            self.engine.step(skip=True)
-            decision = self.method.after_overflow(step)
-        else:
-            progress.dense_gradients += self.method.gradient_masks(step) is None
-            decision = self.method.after_backward(step)
-            self.engine.step(skip=decision.skip_optimizer)
-            self.method.after_step(step)
-        if decision.updates_masks:
+        uses_all_gradients = self.method.gradient_masks(step) is None
+        outcome = self._step.optimizer_step(step)
+        progress.dense_gradients += uses_all_gradients and not outcome.undone
+        if outcome.decision.updates_masks:
             self._mask_average()
-        self._meter.end_step(undone=undone)
-        if self.ema is not None and not undone:
+        self._meter.end_step(undone=outcome.undone)
+        if self.ema is not None and not outcome.undone:
             with self.engine.full_parameters():
                 self.ema.update(self.engine.model, step=step)
         progress.step = step
         progress.steps_made += 1
         self._set_learning_rate()
-        return decision
+        return outcome.decision
 
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
@@ -265,7 +260,7 @@ class Trainer:
 
     def _stop_if_diverged(self, *, last: bool) -> None:
         train = self.config.train
-        bad, undone = self._meter.bad_losses(), self._undoing.in_a_row
+        bad, undone = self._meter.bad_losses(), self._step.undoing.in_a_row
         if max(bad, undone * train.accumulation) >= train.nan_limit * train.accumulation or (last and self._meter.diverging()):
             what = "loss has" if bad else "gradients that choose masks have"
             good = self.store.paths()

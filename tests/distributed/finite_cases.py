@@ -21,8 +21,7 @@ def spoilt_on_one_rank(values: dict[str, Any], folder: str, spoilt_step: int, fa
             batch = next(batches)
             if step == spoilt_step and trainer.ranks.rank == trainer.ranks.world_size - 1:
                 batch = batch._replace(images=batch.images * factor)
-            trainer._forward_backward(batch, step - 1)
-            trainer._optimizer_step(step)
+            trainer.train_on(batch, step - 1)
             after = held(trainer)
             moved.append({what: not torch.equal(before[what], after[what]) for what in after})
             before = after
@@ -35,8 +34,7 @@ def refused_on_one_rank(values: dict[str, Any], folder: str) -> list[str]:
     with contextlib.closing(trainer.engine):
         trainer.method.start()
         batch = next(iter(trainer.data.train.epoch(0)))
-        trainer._forward_backward(batch, 0)
-        trainer._optimizer_step(1)
+        trainer.train_on(batch, 0)
         if trainer.ranks.rank == trainer.ranks.world_size - 1:
             *_, (_, state) = (each for each in trainer.engine.held("optimizer") if "momentum" in each[0])
             state.view(-1)[-1] = float("nan")

@@ -57,13 +57,13 @@ def _plant(trainer: Any, place: str, which: int, due: Callable[[], bool], spoil:
 
 
 def _before_each_step(trainer: Any, act: Callable[[], object]) -> None:
-    forward_backward = trainer._forward_backward
+    train_on = trainer.train_on
 
-    def then(*arguments: Any) -> None:
+    def then(*arguments: Any) -> Any:
         act()
-        forward_backward(*arguments)
+        return train_on(*arguments)
 
-    trainer._forward_backward = then
+    trainer.train_on = then
 
 
 def _spoil_state(trainer: Any, place: str, which: int, spoil: Callable[[Any], Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.engines.precision import Precision
-from dist_sparse.finite import Undoing
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.sparsity.methods.build import begin, plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
+from dist_sparse.step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -51,30 +52,39 @@ def vectors() -> Callable[[str], dict[str, Any]]:
 
 @dataclass(kw_only=True)
 class SmallRun:
-    """An engine and a method, stepped in the trainer's order."""
+    """An engine and a method, and what the trainer steps them by."""
 
     engine: DDPEngine
     method: Method
     optimizer: torch.optim.Optimizer
-    undoing: Undoing
+    train_step: TrainStep
     number: int = 0
     """Steps made."""
 
-    def step(self, images: Tensor, targets: Tensor, *, on_gradients: Callable[[], None] = lambda: None) -> Decision:
-        """One optimizer step on one micro-batch; ``on_gradients`` is called when the gradients are masked."""
+    def step(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        on_averaged: Callable[[], None] = lambda: None,
+        on_gradients: Callable[[], None] = lambda: None,
+    ) -> Decision:
+        """One optimizer step on one micro-batch.
+
+        ``on_averaged`` is called when the gradients are averaged, and ``on_gradients`` when the method is done with them.
+        """
         self.number += 1
-        self.method.before_forward(self.number)
-        self.undoing.begin(self.number)
-        self.engine.forward_backward(images, targets)
-        if self.undoing.needed(self.number):
-            self.engine.step(skip=True)
-            decision = self.method.after_overflow(self.number)
-        else:
-            decision = self.method.after_backward(self.number)
+        after_backward = self.method.after_backward
+
+        def observed(step: int) -> Decision:
+            on_averaged()
+            decision = after_backward(step)
             on_gradients()
-            self.engine.step(skip=decision.skip_optimizer)
-            self.method.after_step(self.number)
-        return decision
+            return decision
+
+        with mock.patch.object(self.method, "after_backward", observed):
+            self.train_step.forward_backward(self.number, images, targets)
+            return self.train_step.optimizer_step(self.number).decision
 
     def per_weight_state(self, name: str) -> dict[str, Tensor]:
         """The optimizer's state of a layer that has the weight's shape."""
@@ -103,6 +113,6 @@ def small_run(group: None) -> Callable[..., SmallRun]:
         config = resolve(config)
         method = begin(plan_method(config, sparse_layers(model, config.keep_dense), run)).bind(engine, remask=remask)
         method.start()
-        return SmallRun(engine=engine, method=method, optimizer=optimizer, undoing=Undoing(engine, method))
+        return SmallRun(engine=engine, method=method, optimizer=optimizer, train_step=TrainStep(engine, method))
 
     return build

@@ -15,8 +15,10 @@ from dist_sparse.sparsity.methods.ast.correction import correct_
 from dist_sparse.sparsity.methods.ast.method import Ast, AstPlan
 from dist_sparse.sparsity.methods.ast.pruners import DensityPruner, GroupPruner, Layers
 from dist_sparse.sparsity.methods.ast.schedule import SubNetSchedule
+from dist_sparse.sparsity.methods.base import Decision
 from dist_sparse.sparsity.schedules import Constant, Cosine, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM
+from dist_sparse.step import TrainStep
 from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
@@ -106,11 +108,9 @@ def test_growth_sees_dense_gradients(vectors) -> None:
         remask=False,
     )
     method.start()
-    method.before_forward(1)
-    engine.forward_backward(torch.eye(4), gradient)
-    assert method.after_backward(1).updates_masks
-    engine.step(skip=False)
-    method.after_step(1)
+    train_step = TrainStep(engine, method)
+    train_step.forward_backward(1, torch.eye(4), gradient)
+    assert train_step.optimizer_step(1).decision == Decision(updates_masks=True)
     assert torch.equal(method.masks["weight"], torch.tensor(case["mask_after_dense_grad"]).bool())
     assert not torch.equal(method.masks["weight"], torch.tensor(case["mask_after_masked_grad"]).bool())
     assert torch.equal(model.weight, weight), "what grows keeps its value"

@@ -142,14 +142,12 @@ def test_unfired_weights_grow_first(small_run) -> None:
 def test_momentum_growth_averages_dense_gradients(small_run) -> None:
     run = fresh_run(small_run, config("rigl", "momentum", "magnitude"))
     average = torch.zeros(20, 10)
-    original = run.access = run.method.access
-    for step in range(1, 4):
-        run.method.before_forward(step)
-        run.engine.forward_backward(torch.randn(6, 10), torch.arange(6) % 4)
-        average = 0.9 * average + 0.1 * original.grad("0.weight")
-        decision = run.method.after_backward(step)
-        run.engine.step(skip=decision.skip_optimizer)
-        run.method.after_step(step)
+
+    def add() -> None:
+        average.mul_(0.9).add_(0.1 * run.engine.grad("0.weight"))
+
+    for _ in range(3):
+        run.step(torch.randn(6, 10), torch.arange(6) % 4, on_averaged=add)
     held = run.method.state_dict()["averages"]["0.weight"]
     assert torch.allclose(held, average) and held[~run.method.masks["0.weight"]].any()
 

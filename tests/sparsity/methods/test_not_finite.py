@@ -136,10 +136,10 @@ def test_a_gradient_on_an_update_step(build, case: str, value: float, where: str
     for _ in range(2):
         assert not poisoned_step(run, poison, name, value).updates_masks
         assert same(everything(run), before)
-    assert run.undoing.in_a_row == 2
+    assert run.train_step.undoing.in_a_row == 2
     assert run.step(images(9), LABELS).updates_masks, "made up for"
     assert run.method.masks.digest() != before["digest"]
-    assert run.undoing.in_a_row == 0
+    assert run.train_step.undoing.in_a_row == 0
     if METHODS["rigl"].name in case:
         assert sum(run.method.masks.active().values()) == sum(active.values())
 

@@ -1,0 +1,63 @@
+"""The order in which engine and method make an optimizer step; the trainer, the tests and the benchmarks all step by it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dist_sparse.engines.base import Engine
+from dist_sparse.finite import Undoing
+from dist_sparse.sparsity.methods.base import Decision, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of an optimizer step."""
+
+    decision: Decision
+    undone: bool
+    """The step must not count: it has moved neither weights nor masks, and the model's buffers are as before it."""
+
+
+class TrainStep:
+    """Makes one optimizer step after another. Every micro-batch of a step goes through :meth:`forward_backward`::
+
+        method.before_forward(step)
+        undoing.begin(step)                                # with the first micro-batch only
+        engine.forward_backward(images, targets, method.gradient_masks(step))
+
+    At the engine's step boundary, where the gradients are averaged over ranks, :meth:`optimizer_step` ends the step::
+
+        if undoing.needed(step):                           # it must not count: gradients that are not finite
+            engine.step(skip=True)
+            decision = method.after_overflow(step)
+        else:
+            decision = method.after_backward(step)         # masks may move; then the gradients are masked
+            engine.step(skip=decision.skip_optimizer)
+            method.after_step(step)                        # inactive weights and their optimizer state are 0 again
+    """
+
+    def __init__(self, engine: Engine, method: Method) -> None:
+        self._engine, self._method = engine, method
+        self._begun = False
+        self.undoing = Undoing(engine, method)
+
+    def forward_backward(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
+        """Run one micro-batch of step ``step`` (1 is the first); returns its loss as :meth:`.Engine.forward_backward` does."""
+        self._method.before_forward(step)
+        if not self._begun:
+            self.undoing.begin(step)
+            self._begun = True
+        return self._engine.forward_backward(images, targets, self._method.gradient_masks(step))
+
+    def optimizer_step(self, step: int) -> Outcome:
+        """End step ``step`` once its last micro-batch has run. Collective."""
+        assert self._begun and self._engine.at_step_boundary, "further micro-batches belong to this step"
+        self._begun = False
+        if undone := self.undoing.needed(step):
+            self._engine.step(skip=True)
+            decision = self._method.after_overflow(step)
+        else:
+            decision = self._method.after_backward(step)
+            self._engine.step(skip=decision.skip_optimizer)
+            self._method.after_step(step)
+        return Outcome(decision=decision, undone=undone)
