@@ -1,20 +1,162 @@
-"""What the README says that the code can tell."""
+"""The Markdown files say what the code does: commands run, links lead somewhere, tables are the code's."""
 
+import ast
+import itertools
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import matplotlib
+import pytest
+
+from dist_sparse.build import resolved
+from dist_sparse.config import parse_args
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import table
+from dist_sparse.sparsity.structures import STRUCTURES
 from tests.command import ROOT
+from tests.readmes import LANGUAGES, PROGRAMS, Command, commands, files
 
-README = (ROOT / "README.md").read_text()
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files()}
+README = TEXTS["README.md"]
+COMMANDS = [
+    command for file, text in TEXTS.items() for command in commands(text, file) if command.language in ("bash", "python")
+]
+RUN = [
+    command
+    for index, command in enumerate(COMMANDS)
+    if command.reason is None and command.text not in {earlier.text for earlier in COMMANDS[:index]}
+]
+"""What several files say is run once, in the first of them."""
+FIGURE = "benchmarks/records/methods/accuracy.svg"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What a user has after ``git clone`` and an installation, but no data and no runs."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", Path(FIGURE).name)
+    for name in ("benchmarks", "configs", "dist_sparse", "launchers", "slurm"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored, symlinks=True)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", sorted({command.file for command in RUN}))
+def test_commands_run(file: str, clone: Path) -> None:
+    """One after the other, in a clone, as a reader would who pastes them; whatever fails is wrong."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(clone), "CUDA_VISIBLE_DEVICES": ""}
+    for command in RUN:
+        if command.file == file:
+            shell = ["bash", "-euo", "pipefail", "-c"] if command.language == "bash" else [sys.executable, "-c"]
+            done = subprocess.run(
+                [*shell, command.text], cwd=clone, env=environment, text=True, capture_output=True, timeout=600, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{command.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    drawn, shipped = clone / FIGURE, (ROOT / FIGURE).read_bytes()
+    if file == "README.md" and f"Matplotlib v{matplotlib.__version__}".encode() in shipped:
+        assert drawn.read_bytes() == shipped, "the figure is not that of the runs on record: run the command under it"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_commands_name_what_there_is(command: Command) -> None:
+    """Whether they are run or not: files, modules, options and keys exist."""
+    if command.language == "python":
+        ast.parse(command.text)
+    for words in simple_commands(command.text) if command.language == "bash" else []:
+        for word, after in itertools.pairwise(words):
+            if word == "bash":
+                assert (ROOT / after).is_file(), after
+            if word == "-m" and after.split(".")[0] in ("dist_sparse", "benchmarks", "tests"):
+                check_module(after, words[words.index(after) + 1 :])
+        if "--config" in words and words[0] == "bash":
+            check_module("dist_sparse.train", words[words.index("--config") :])
+
+
+def simple_commands(text: str) -> Iterator[list[str]]:
+    """The words of each command. One that a string holds, as in ``"$(python ...)"``, is not looked into."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        for between, words in itertools.groupby(lexer, lambda word: set(word) <= set("();<>|&")):
+            if not between:
+                yield list(words)
+
+
+def check_module(name: str, words: list[str]) -> None:
+    """That a module is there and knows the options; that a configuration can be read, unless it has placeholders."""
+    if name == "dist_sparse.train":
+        if not any(re.search(r"\$|\b[A-Z][A-Z_]+\b|^--(help|smoke|plan|print-config)", word) for word in words):
+            resolved(parse_args(words).config)
+        return
+    path = ROOT / name.replace(".", "/")
+    sources = list(path.glob("*.py")) or [path.with_suffix(".py")]
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    options = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert {option for option in options if f'"{option}"' not in text and name != "dist_sparse.grid"} == set()
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_a_fence_says_what_it_holds(file: str) -> None:
+    """So that no command hides in one that is not collected."""
+    for block in re.findall(r"^```.*?^```$", TEXTS[file], re.MULTILINE | re.DOTALL):
+        language = block.splitlines()[0].removeprefix("```")
+        assert language in LANGUAGES, block
+        assert language == "bash" or not re.search(rf"^\s*(\$ )?({PROGRAMS}) ", block, re.MULTILINE), block
+
+
+def test_the_collector_sees_blocks_spans_and_reasons() -> None:
+    text = (
+        "Say `python -m a --b` and `python`,\nor `X=1 torchrun\nc`. <!-- not run in tests: why -->\n\n"
+        "```bash\nbash d\n\nbash e\n```\n<!-- not run in tests: long -->\n```bash\nbash f\n```\n`git g` ends."
+    )
+    found = [(command.line, command.text, command.reason) for command in commands(text)]
+    assert found == [
+        (1, "python -m a --b", "why"),
+        (2, "X=1 torchrun c", "why"),
+        (5, "bash d\n\nbash e", None),
+        (11, "bash f", "long"),
+        (14, "git g", None),
+    ]
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_links_lead_somewhere(file: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[file]):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        place = (ROOT / file).parent / path if path else ROOT / file
+        assert place.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_lines_are_short(file: str) -> None:
+    long = [line for line in TEXTS[file].splitlines() if len(line) > 160 and not line.startswith(("|", "<!--"))]
+    assert long == []
+
+
+def test_the_readme_is_a_few_screens() -> None:
+    assert len(README.encode()) <= 12 * 1024
 
 
 def test_the_table_of_structures_is_the_code_s() -> None:
-    between = re.search(r"<!-- structures: .*? -->\n(.*?)<!-- end of structures -->", README, re.DOTALL)
+    between = re.search(
+        r"<!-- structures: .*? -->\n(.*?)<!-- end of structures -->", TEXTS["dist_sparse/sparsity/README.md"], re.DOTALL
+    )
     assert between is not None
     assert between[1].strip() == table(), "python -m dist_sparse.sparsity.methods prints the table as it is now"
 
 
-def test_every_method_is_in_the_table_of_methods() -> None:
+def test_every_method_and_structure_is_in_the_readme() -> None:
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE)
     assert set(METHODS) <= {name for row in rows for name in re.findall(r"\w+", row)}
+    assert all(f"`{cls.example}`" in README for cls in STRUCTURES.values())
