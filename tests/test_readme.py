@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from benchmarks import methods
 from dist_sparse.build import resolved
 from dist_sparse.config import parse_args
 from dist_sparse.sparsity.methods import METHODS
@@ -101,6 +102,11 @@ def check_module(name: str, words: list[str]) -> None:
     assert {option for option in options if f'"{option}"' not in text and name != "dist_sparse.grid"} == set()
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.reason], ids=str)
+def test_reasons_name_tests_that_there_are(command: Command) -> None:
+    assert all((ROOT / path).exists() for path in re.findall(r"\btests/[\w/.]*\w", command.reason or ""))
+
+
 @pytest.mark.parametrize("file", TEXTS)
 def test_a_fence_says_what_it_holds(file: str) -> None:
     """So that no command hides in one that is not collected."""
@@ -160,3 +166,8 @@ def test_every_method_and_structure_is_in_the_readme() -> None:
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README, re.MULTILINE)
     assert set(METHODS) <= {name for row in rows for name in re.findall(r"\w+", row)}
     assert all(f"`{cls.example}`" in README for cls in STRUCTURES.values())
+
+
+def test_the_tables_of_methods_are_those_of_the_runs_on_record() -> None:
+    rows = methods.table(methods.read(ROOT / "benchmarks/records/methods/runs.csv"), [0.1, 0.05]).splitlines()
+    assert set(rows[2:]) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()

@@ -1,4 +1,4 @@
-"""``python -m dist_sparse.sparsity.methods``: which structure goes with which method, as the README shows it."""
+"""``python -m dist_sparse.sparsity.methods``: which structure goes with which method, as in dist_sparse/sparsity/README.md."""
 
 from dist_sparse.leaving import leave
 from dist_sparse.sparsity.methods.combinations import table
