@@ -4,6 +4,7 @@ To be started on two ranks or more: ``torchrun --standalone --nproc-per-node=2 -
 """
 
 import argparse
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -35,13 +36,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for stage in args.stages:
         engine, masks = _train_a_step(stage, args, ranks)
-        for what, candidates in _candidates(engine, masks).items():
-            # Waiting for the other ranks counts, so it is the wall clock.
-            timings = timing.interleaved(candidates, args.rounds, clock=time.perf_counter)
-            if ranks.is_first:
-                print(timings.table(f"stage {stage}, {ranks.world_size} ranks: mask {what}", ["full tensors"]), end="\n\n")
-            engine.step(skip=True)
-            engine.forward_backward(*_batch(ranks))
+        with contextlib.closing(engine):  # or the next stage, and the rest of the process, would have what this one changed
+            for what, candidates in _candidates(engine, masks).items():
+                # Waiting for the other ranks counts, so it is the wall clock.
+                timings = timing.interleaved(candidates, args.rounds, clock=time.perf_counter)
+                if ranks.is_first:
+                    print(timings.table(f"stage {stage}, {ranks.world_size} ranks: mask {what}", ["full tensors"]), end="\n\n")
+                engine.step(skip=True)
+                engine.forward_backward(*_batch(ranks))
     if ranks.is_first:
         print(timing.setting(ranks.device))
     distributed.stop()
