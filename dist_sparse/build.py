@@ -25,9 +25,8 @@ from dist_sparse.data.normalisation import Normalisation, chosen
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import closed_on_failure
-from dist_sparse.engines.build import build_engine, check_engine, check_installed
+from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
-from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.guards import check_course, check_training_mode
 from dist_sparse.models import build_model, check_sizes
@@ -132,7 +131,7 @@ def load_precision(config: Config, ranks: Ranks) -> Precision:
         name=config.train.precision,
         device=ranks.device,
         channels_last=config.train.channels_last,
-        flattens_weights=config.engine.name == "deepspeed",
+        flattens_weights=capabilities_of(config.engine).flattens_weights,
     )
 
 
@@ -152,20 +151,19 @@ def try_optimizer(config: Config, device: torch.device | str = "cpu") -> ZeroPre
     return check_zero_preservation(config.optim, device, batch_size=config.train.batch_size, dtype=dtype)
 
 
-def check_zero(config: Config, world_size: int) -> None:
-    """Refuse with a UserError what does not go with DeepSpeed, if that is the engine."""
-    if config.engine.name == "deepspeed":
-        deepspeed_settings(config, world_size)
-        if config.engine.zero.stage:
-            check_flattenable(config.optim, config.engine.zero.stage)
+def check_pieces(config: Config) -> None:
+    """Refuse with a UserError an optimizer that cannot step pieces of weights, if the engine gives it such."""
+    engine = capabilities_of(config.engine)
+    if engine.steps_pieces:
+        check_flattenable(config.optim, engine)
 
 
 def check_sub_nets(config: Config, model: nn.Module) -> None:
     """Refuse with a UserError sub-nets whose batch norms the engine cannot train each by itself."""
-    ast, stage = config.sparsity.ast, config.engine.zero.stage
+    ast, engine = config.sparsity.ast, capabilities_of(config.engine)
     several = config.sparsity.method == "ast" and len(ast.densities or ast.structures) > 1
-    if stage and several and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        check_exchangeable(config.optim, stage)
+    if engine.counts_steps_once and several and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        check_exchangeable(config.optim, engine)
 
 
 def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
@@ -175,10 +173,10 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
         UserError: whatever in the configuration or the data cannot be used.
     """
     check_average(config)
-    check_engine(config)
+    check_engine(config, ranks.world_size)
     check_installed(config)
     keeps = try_optimizer(config, ranks.device)
-    check_zero(config, ranks.world_size)
+    check_pieces(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=fresh)
     check_sub_nets(config, model)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dist_sparse.contents import ENTRY, contents_of
 from dist_sparse.data.identity import IDENTITY, other_classes, other_samples
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
 from dist_sparse.stored import check_shards, read_checkpoint, shards_name, step_of
@@ -212,20 +213,20 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     return warnings
 
 
-def check_world(saved: int, current: int, *, shared_out: bool) -> list[str]:
+def check_world(saved: int, current: int, engine: Capabilities) -> list[str]:
     """A warning where the number of ranks has changed. It may: ``train.batch_size`` counts the samples of all ranks.
 
     What looks at one rank's share of a batch sees another one: batch norm its statistics, mixup its pairs, dropout its draws.
 
     Raises:
-        UserError: it may not where the optimizer's state is ``shared_out`` between them.
+        UserError: with this engine it may not.
     """
     if saved == current:
         return []
-    if shared_out:
+    if engine.fixed_world:
         raise UserError(
-            f"cannot resume on {current} ranks a run of {saved}: DeepSpeed has cut the optimizer's state into {saved} parts "
-            "(engine.zero.stage=0 and engine.name=ddp keep it whole)"
+            f"cannot resume on {current} ranks a run of {saved}: {engine.cause} has cut the optimizer's state into {saved} "
+            f"parts ({engine.otherwise} keeps it whole)"
         )
     so_far = f"resuming on {current} ranks a run of {saved}: the batch stays the same, and results agree up to rounding"
     return [f"{so_far}; not so where batch norm, mixup, cutmix or dropout work on each rank's share of the batch"]

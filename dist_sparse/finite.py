@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dist_sparse.distributed import everyones, max_over_ranks
-from dist_sparse.engines.base import Engine, Holding
+from dist_sparse.engines.base import Engine
+from dist_sparse.engines.capabilities import Holding
 from dist_sparse.sparsity.methods.base import Method
 
 _log = logging.getLogger(__name__)

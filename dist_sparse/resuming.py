@@ -12,6 +12,7 @@ from dist_sparse.checkpoint_content import check_fits, check_networks
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data.normalisation import check_kept
 from dist_sparse.distributed import Ranks
+from dist_sparse.engines.build import capabilities_of
 from dist_sparse.inputs import expand
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.stored import check_shards, read_checkpoint
@@ -60,6 +61,6 @@ def check_state(state: dict[str, Any], path: Path, parts: Parts) -> None:
         averaged=parts.config.train.ema is not None,
         total_steps=parts.clock.total,
     )
-    shared_out = bool(parts.config.engine.zero.stage)
-    for warning in (*unknown, *changes, *check_world(state["world_size"], parts.ranks.world_size, shared_out=shared_out)):
+    ranks = check_world(state["world_size"], parts.ranks.world_size, capabilities_of(parts.config.engine))
+    for warning in (*unknown, *changes, *ranks):
         _log.warning(warning)

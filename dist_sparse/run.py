@@ -17,7 +17,6 @@ from dist_sparse.data.normalisation import chosen
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure
-from dist_sparse.engines.exchange import describe
 from dist_sparse.errors import Incomplete, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.finished import check_same
@@ -133,9 +132,9 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
         if checkpoint:
             _settle_best(trainer, checkpoint)
         _tell(ranks, _with_masks(cost, trainer).table())
-        if ranks.world_size > 1 and config.engine.name == "ddp":
-            masks = trainer.method.gradient_masks(trainer.progress.step + 1)
-            _tell(ranks, describe(trainer.engine.model, config.engine.exchange, config.engine.compress, masks))
+        masks = trainer.method.gradient_masks(trainer.progress.step + 1)
+        if ranks.world_size > 1 and (line := trainer.engine.describe_exchange(masks)):
+            _tell(ranks, line)
         if state:
             _tell(ranks, f"going on after step {trainer.progress.step} of {trainer.total_steps}")
     return trainer, cost

@@ -19,6 +19,7 @@ from torch import nn
 from dist_sparse.checkpoint import MAY_CHANGE, CheckpointStore, check_data, check_resumable, check_world
 from dist_sparse.config import Config, to_flat, with_values
 from dist_sparse.config.tree import leaves
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
 from dist_sparse.stored import load_weights
 from tests.full_disk import file_size_limit, small_disk
@@ -293,10 +294,11 @@ def test_a_key_that_one_version_lacks_is_a_warning() -> None:
 
 
 def test_another_number_of_ranks_is_a_warning() -> None:
-    assert check_world(4, 4, shared_out=True) == []
-    with pytest.raises(UserError, match=r"^cannot resume on 2 ranks a run of 4: DeepSpeed has cut"):
-        check_world(4, 2, shared_out=True)
-    (warning,) = check_world(4, 2, shared_out=False)
+    cut = Capabilities(cause="engine.zero.stage=2", fixed_world=True)
+    assert check_world(4, 4, cut) == []
+    with pytest.raises(UserError, match=r"^cannot resume on 2 ranks a run of 4: engine\.zero\.stage=2 has cut"):
+        check_world(4, 2, cut)
+    (warning,) = check_world(4, 2, Capabilities(cause="engine.name=ddp"))
     assert "2 ranks" in warning
     assert "rounding" in warning
 

@@ -12,7 +12,7 @@ import pytest
 
 from dist_sparse.config import load_config, parse_args
 from dist_sparse.config.recipes import FOLDER
-from dist_sparse.engines.zero_settings import resolve_engine
+from dist_sparse.engines.build import resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.grid import read_grid
 from tests.shipped_configs import CONFIGS

@@ -12,7 +12,7 @@ import torch
 from dist_sparse.config import Config, dump_config, load_config, with_values
 from dist_sparse.config.tree import leaves
 from dist_sparse.data.forgetting import Ranking
-from dist_sparse.engines.zero_settings import resolve_engine
+from dist_sparse.engines.build import resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.evaluate import main as evaluate
 from dist_sparse.export_subnet import main as export

@@ -1,13 +1,25 @@
-"""What the trainer asks of an engine; DDP and DeepSpeed share it."""
+"""What an engine is: the base of DDP's and DeepSpeed's, and of any other.
+
+Its class is asked first, when there is only a configuration (:meth:`Engine.resolve` to :meth:`Engine.build`, in the order of a
+run); :mod:`.build` does so for the engine that ``engine.name`` names, and nobody else asks for that name. The trainer then
+steps what was built.
+"""
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
+from dist_sparse.config import Config
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.distributed import copy_first_rank
+from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.precision import Precision
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
@@ -16,60 +28,125 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""
 
 
-Holding = Literal["weights", "gradients", "optimizer"]
+class Engine(WeightAccess, ABC):
+    """Runs forward, backward and optimizer step of one model on all ranks.
 
+    What is not abstract here or in :class:`WeightAccess` has a default: that of an engine whose ranks hold everything whole.
+    """
 
-class Engine(WeightAccess, Protocol):
-    """Runs forward, backward and optimizer step of one model on all ranks."""
+    name: ClassVar[str]
+    """The value of ``engine.name``."""
+    keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys, such as ``engine.zero.stage``, that act with this engine and are refused with one that does not name them."""
+
+    @classmethod
+    def resolve(cls, config: EngineConfig) -> EngineConfig:
+        """With what :attr:`keys` leave open filled in.
+
+        Raises:
+            UserError: something that they name cannot be used.
+        """
+        return config
+
+    @classmethod
+    @abstractmethod
+    def capabilities(cls, config: EngineConfig) -> Capabilities:
+        """All that the rest of the program goes by. Of a section that is not resolved yet, the default's."""
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        """Refuse with a UserError what a resolved configuration asks for and this engine cannot do."""
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Refuse with a UserError to be built where a package is missing."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> "Engine":
+        """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, loss: Loss, *, precision: Precision, accumulation: int = 1
+    ) -> None:
+        self.model, self.precision = model, precision
+        self._optimizer, self._loss = optimizer, loss
+        self._accumulation, self._micro_batches = accumulation, 0
+        self._parameters = dict(model.named_parameters())
 
     model: nn.Module
     """The bare model: its parameters' names are those of timm."""
     precision: Precision
 
-    @property
-    def at_step_boundary(self) -> bool:
-        """The last :meth:`forward_backward` ended an optimizer step's micro-batches; gradients are averaged over ranks."""
-        ...
+    def close(self) -> None:
+        """Give back what the engine has changed in the process; nothing the second time. It computes no more after it."""
 
-    @property
-    def overflowed(self) -> bool:
-        """At a step boundary: the scaled gradients are not finite (fp16 only), on all ranks alike."""
-        ...
+    def describe_exchange(self, gradient_masks: Masks | None) -> str | None:
+        """One line on what a step with these masks sends to other ranks; None where it depends on no key."""
+        return None
 
-    @property
-    def learning_rate(self) -> float:
-        """The present rate of the first parameter group."""
-        ...
-
+    @abstractmethod
     def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
         """Run one micro-batch; returns its loss, detached, as a scalar on the device.
 
         Gradients of weights that ``gradient_masks`` leave out are not needed: at the step boundary they may be 0.
         """
-        ...
 
+    def _count_micro_batch(self) -> None:
+        """To be called as the first thing in :meth:`forward_backward`."""
+        self._micro_batches = self._micro_batches % self._accumulation + 1
+
+    @property
+    def at_step_boundary(self) -> bool:
+        """The last :meth:`forward_backward` ended an optimizer step's micro-batches; gradients are averaged over ranks."""
+        return self._micro_batches == self._accumulation
+
+    @property
+    @abstractmethod
+    def overflowed(self) -> bool:
+        """At a step boundary: the scaled gradients are not finite (fp16 only), on all ranks alike."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The present rate of the first parameter group."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @abstractmethod
     def step(self, *, skip: bool) -> None:
         """Clip and take the optimizer step (unless skipped), then drop the gradients."""
-        ...
 
+    def batch_norms(self, after: str) -> Mapping[str, Tensor]:
+        modules = dict(self.model.named_modules())
+        later = list(modules)[list(modules).index(after.rpartition(".")[0]) :]
+        return {
+            f"{module}.{name}": tensor.detach()
+            for module in later
+            if isinstance(modules[module], _BatchNorm)
+            for name, tensor in modules[module].state_dict(keep_vars=True).items()
+        }
+
+    @abstractmethod
     def held(self, what: Holding) -> Iterable[tuple[str, Tensor]]:
         """What this rank holds of all weights, of their gradients (at a step boundary) or of the optimizer's state, by name."""
-        ...
 
-    def synchronise_buffers(self) -> None:
-        """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
-        ...
-
+    @abstractmethod
     def replicas(self) -> dict[str, Any]:
         """What every rank holds a copy of between two steps, by name: weights, the optimizer's state, the loss scale.
 
         Not so buffers, which are each rank's own until :meth:`synchronise_buffers`.
         """
-        ...
+
+    def synchronise_buffers(self) -> None:
+        """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
+        copy_first_rank(self.model.buffers())
 
     def full_parameters(self) -> AbstractContextManager[None]:
         """Within the context the model's parameters are whole on every rank, to be read and to run it forward. Collective."""
-        ...
+        return contextlib.nullcontext()
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` loads into a plain model."""
 
     def save_shards(self, folder: Path) -> dict[str, int] | None:
         """Write what :meth:`state_dict` cannot hold to a folder; returns the files' sizes, None without any. Collective.
@@ -77,19 +154,11 @@ class Engine(WeightAccess, Protocol):
         Raises:
             OSError: the file system refused some rank's part; on all ranks alike.
         """
-        ...
+        return None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` loads into a plain model."""
-        ...
-
-    def close(self) -> None:
-        """Give back what the engine has changed in the process; nothing the second time. It computes no more after it."""
-        ...
-
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; the entry ``shards`` is the folder that :meth:`save_shards` wrote to."""
-        ...
 
 
 @contextlib.contextmanager

@@ -1,29 +1,54 @@
-"""The engine that ``engine.name`` asks for."""
+"""The engine that ``engine.name`` asks for: what it can do, what it refuses, and the engine itself."""
 
-import importlib.util
 from collections.abc import Iterator
 
 from torch import nn
 from torch.optim import Optimizer
 
-from dist_sparse import distributed
 from dist_sparse.config import Config
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.tree import flat
+from dist_sparse.engines import ENGINES
 from dist_sparse.engines.base import Engine, Loss
-from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.precision import Precision
-from dist_sparse.engines.zero_settings import deepspeed_settings
 from dist_sparse.errors import UserError
 
 
-def check_engine(config: Config) -> None:
-    """Refuse with a UserError what the section asks for and cannot be."""
+def resolve_engine(engine: EngineConfig) -> EngineConfig:
+    """With the engine's own defaults filled in.
+
+    Raises:
+        UserError: keys of another engine are set, or something that its own keys name cannot be used.
+    """
+    given = dict(flat(engine, "engine."))
+    for key, default in flat(EngineConfig(), "engine."):
+        owners = [name for name, kind in ENGINES.items() if key in kind.keys]
+        if owners and engine.name not in owners and given[key] != default:
+            raise UserError(f"{key}: acts with engine.name={' or '.join(owners)} only, and engine.name is {engine.name}")
+    return ENGINES[engine.name].resolve(engine)
+
+
+def capabilities_of(engine: EngineConfig) -> Capabilities:
+    """What the engine can do. Of a section that is not resolved yet, what it can do by default."""
+    return ENGINES[engine.name].capabilities(engine)
+
+
+def check_engine(config: Config, world_size: int) -> None:
+    """Refuse with a UserError what a resolved configuration asks for and the engine cannot do on so many ranks."""
     engine = config.engine
-    if engine.name != "ddp" and (engine.exchange == "masked" or engine.compress != "none"):
+    if not capabilities_of(engine).packs_gradients and (engine.exchange == "masked" or engine.compress != "none"):
         raise UserError(
             f"engine.exchange=masked and engine.compress are ddp's; engine.name={engine.name} exchanges in its own way"
         )
     if engine.exchange == "masked" and config.sparsity.method == "dense":
         raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")
+    ENGINES[engine.name].check(config, world_size)
+
+
+def check_installed(config: Config) -> None:
+    """Refuse with a UserError an engine that is an extra of the package and is not here."""
+    ENGINES[config.engine.name].check_installed()
 
 
 def idle_keys(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
@@ -31,41 +56,12 @@ def idle_keys(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
     if world_size == 1:
         for key in ("exchange", "compress", "timeout"):
             yield key, "there is one rank"
-    if config.engine.name != "ddp":
+    if not capabilities_of(config.engine).packs_gradients:
         yield "exchange", f"engine.name={config.engine.name} exchanges in its own way"
     elif config.sparsity.method == "dense":
         yield "exchange", "sparsity.method=dense has no masks"
 
 
-def check_installed(config: Config) -> None:
-    """Refuse with a UserError an engine that is an extra of the package and is not here."""
-    if config.engine.name == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        raise UserError(
-            "engine.name=deepspeed needs DeepSpeed, which is not installed here: pip install deepspeed ninja, or ddp"
-        )
-
-
 def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:
     """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
-    if config.engine.name == "deepspeed":
-        from dist_sparse.engines.deepspeed import DeepSpeedEngine
-
-        return DeepSpeedEngine(
-            model,
-            optimizer,
-            loss,
-            precision=precision,
-            accumulation=config.train.accumulation,
-            settings=deepspeed_settings(config, distributed.world_size()),
-        )
-    return DDPEngine(
-        model,
-        optimizer,
-        loss,
-        precision=precision,
-        accumulation=config.train.accumulation,
-        clip_norm=config.train.clip_norm,
-        compile=config.train.compile,
-        exchange=config.engine.exchange,
-        compress=config.engine.compress,
-    )
+    return ENGINES[config.engine.name].build(config, model, optimizer, loss, precision)

@@ -3,32 +3,54 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from dist_sparse.distributed import copy_first_rank, world_size
+from dist_sparse.config import Config
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.distributed import world_size
 from dist_sparse.engines import replicas
-from dist_sparse.engines.base import Holding, Loss
+from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.buckets import settle_buckets
-from dist_sparse.engines.exchange import Choice, build_exchange
+from dist_sparse.engines.capabilities import Capabilities, Holding
+from dist_sparse.engines.exchange import Choice, build_exchange, describe
 from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.wire import Compress
 from dist_sparse.sparsity.masks import Masks
 
 
-class DDPEngine:
+class DDPEngine(Engine):
     """Replicates the model; gradients are averaged over ranks while the last micro-batch of a step runs backward."""
+
+    name = "ddp"
+
+    @classmethod
+    def capabilities(cls, config: EngineConfig) -> Capabilities:
+        return Capabilities(cause="engine.name=ddp", packs_gradients=True)
+
+    @classmethod
+    def build(cls, config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> "DDPEngine":
+        return cls(
+            model,
+            optimizer,
+            loss,
+            precision=precision,
+            accumulation=config.train.accumulation,
+            clip_norm=config.train.clip_norm,
+            compile=config.train.compile,
+            exchange=config.engine.exchange,
+            compress=config.engine.compress,
+        )
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         loss: Loss,
         *,
         precision: Precision,
@@ -38,11 +60,10 @@ class DDPEngine:
         exchange: Choice = "auto",
         compress: Compress = "none",
     ) -> None:
-        """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
-        self.model, self.precision = model, precision
-        self._optimizer, self._loss = optimizer, loss
-        self._accumulation, self._clip_norm = accumulation, clip_norm
-        self._micro_batches = 0
+        super().__init__(model, optimizer, loss, precision=precision, accumulation=accumulation)
+        self._clip_norm = clip_norm
+        self._choice: Choice = exchange
+        self._compress: Compress = compress
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.scaled)
         device_ids = [precision.device] if precision.device.type == "cuda" else None
         self._ddp = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
@@ -52,28 +73,12 @@ class DDPEngine:
         if world_size() > 1:
             settle_buckets(self._ddp)
         self._forward = torch.compile(self._ddp) if compile else self._ddp
-        self._parameters = dict(model.named_parameters())
 
-    def close(self) -> None:
-        """It changes nothing beyond its own objects."""
-
-    @property
-    def at_step_boundary(self) -> bool:
-        return self._micro_batches == self._accumulation
-
-    @property
-    def overflowed(self) -> bool:
-        if not self.precision.scaled:
-            return False
-        # The scaler tells of an overflow only after its step, when it is too late to leave the masks alone.
-        return any(bool(found) for found in self._scaler._found_inf_per_device(self._optimizer).values())
-
-    @property
-    def learning_rate(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
+    def describe_exchange(self, gradient_masks: Masks | None) -> str:
+        return describe(self.model, self._choice, self._compress, gradient_masks)
 
     def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
-        self._micro_batches = self._micro_batches % self._accumulation + 1
+        self._count_micro_batch()
         if self.exchange is not None:
             self.exchange.begin(gradient_masks)
         with contextlib.nullcontext() if self.at_step_boundary else self._ddp.no_sync():
@@ -84,6 +89,13 @@ class DDPEngine:
             self._scaler.unscale_(self._optimizer)
         return loss.detach()
 
+    @property
+    def overflowed(self) -> bool:
+        if not self.precision.scaled:
+            return False
+        # The scaler tells of an overflow only after its step, when it is too late to leave the masks alone.
+        return any(bool(found) for found in self._scaler._found_inf_per_device(self._optimizer).values())
+
     def step(self, *, skip: bool) -> None:
         if not skip:
             if self._clip_norm is not None:
@@ -92,27 +104,6 @@ class DDPEngine:
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
-        everything = parameter_state(self._optimizer) if what == "optimizer" else {}
-        for name, parameter in self._parameters.items():
-            if what == "weights":
-                yield name, parameter.detach()
-            elif what == "gradients" and parameter.grad is not None:
-                yield name, parameter.grad
-            for key, value in everything.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    yield f"{name} {key}", value
-
-    def synchronise_buffers(self) -> None:
-        copy_first_rank(self.model.buffers())
-
-    def replicas(self) -> dict[str, Any]:
-        return {
-            **self._parameters,
-            **replicas.of_optimizer(self._optimizer, parameter_state(self._optimizer), self._parameters),
-            "loss scale": self._scaler.state_dict(),
-        }
-
     def weight(self, name: str) -> Tensor:
         return self._parameters[name].detach()
 
@@ -120,6 +111,9 @@ class DDPEngine:
         grad = self._parameters[name].grad
         assert grad is not None, f"{name} has no gradient: not between the last backward of a step and the step"
         return grad
+
+    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()  # all are whole at all times
 
     def mask_weights(self, masks: Masks) -> None:
         masks.multiply_({name: self.weight(name) for name in masks.names})
@@ -133,24 +127,15 @@ class DDPEngine:
         for key in {key for _, state in states for key in state}:
             masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
 
-    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()  # all are whole at all times
+    def _is_per_weight(self, name: str, value: Any) -> bool:
+        """Step counters and factored moments (Adafactor's rows and columns) are not."""
+        return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
 
     def mask_model(self, masks: Masks) -> Callable[[], object]:
         weights = {name: self.weight(name) for name in masks.names}
         kept = [weight.clone() for weight in weights.values()]
         masks.multiply_(weights)
         return lambda: torch._foreach_copy_(list(weights.values()), kept)
-
-    def batch_norms(self, after: str) -> dict[str, Tensor]:
-        modules = dict(self.model.named_modules())
-        later = list(modules)[list(modules).index(after.rpartition(".")[0]) :]
-        return {
-            f"{module}.{name}": tensor.detach()
-            for module in later
-            if isinstance(modules[module], _BatchNorm)
-            for name, tensor in modules[module].state_dict(keep_vars=True).items()
-        }
 
     def set_values(self, values: Mapping[str, Tensor]) -> None:
         buffers = dict(self.model.named_buffers())
@@ -163,15 +148,23 @@ class DDPEngine:
     def set_optimizer_state(self, name: str, state: dict[str, Any]) -> None:
         set_parameter_state(self._optimizer, self._parameters.get(name), state)
 
-    def _is_per_weight(self, name: str, value: Any) -> bool:
-        """Step counters and factored moments (Adafactor's rows and columns) are not."""
-        return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
+    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
+        everything = parameter_state(self._optimizer) if what == "optimizer" else {}
+        for name, parameter in self._parameters.items():
+            if what == "weights":
+                yield name, parameter.detach()
+            elif what == "gradients" and parameter.grad is not None:
+                yield name, parameter.grad
+            for key, value in everything.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"{name} {key}", value
 
-    def full_parameters(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def save_shards(self, folder: Path) -> None:
-        return None
+    def replicas(self) -> dict[str, Any]:
+        return {
+            **self._parameters,
+            **replicas.of_optimizer(self._optimizer, parameter_state(self._optimizer), self._parameters),
+            "loss scale": self._scaler.state_dict(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {

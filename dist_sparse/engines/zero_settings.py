@@ -51,23 +51,18 @@ _DEFAULTS: dict[str, Any] = {
 _ELSEWHERE = {"optimizer": "optim.name", "scheduler": "scheduler.name"}
 """Whole sections that another key of ours takes the place of."""
 STAGES, OFFLOADS = (0, 1, 2, 3), ("none", "cpu")
+DEFAULT_STAGE = 1
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def resolve_engine(engine: EngineConfig) -> EngineConfig:
+def resolve_zero(engine: EngineConfig) -> EngineConfig:
     """With stage and offload filled in from the file.
 
     Raises:
-        UserError: keys of DeepSpeed without it, or a file that cannot be used.
+        UserError: a file that cannot be used.
     """
-    if engine.name != "deepspeed":
-        given = [f"engine.zero.{key}" for key, value in dataclasses.asdict(engine.zero).items() if value is not None]
-        given += ["engine.deepspeed_config"] * (engine.deepspeed_config is not None)
-        if given:
-            raise UserError(f"{given[0]}: acts with engine.name=deepspeed only, and engine.name is {engine.name}")
-        return engine
     settings = _read(engine.deepspeed_config)
-    stage = _first(engine.zero.stage, settings.get("zero_optimization.stage"), 1)
+    stage = _first(engine.zero.stage, settings.get("zero_optimization.stage"), DEFAULT_STAGE)
     offload = _first(engine.zero.offload, settings.get("zero_optimization.offload_optimizer.device"), "none")
     for setting, value, accepted in (
         ("zero_optimization.stage", stage, STAGES),

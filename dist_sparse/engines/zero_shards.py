@@ -1,66 +1,26 @@
-"""What one rank holds of a model under DeepSpeed's ZeRO: pieces of flattened parameters, to be written to in place.
+"""What one rank holds of a model under DeepSpeed's ZeRO.
 
 Stage 0 holds everything whole. Stages 1 and 2 hold all weights for the forward pass, and one part of the flat vector of each
 parameter group as fp32 master, with gradient and optimizer state; the borders cut through parameters. Stage 3 cuts every
 parameter into equal parts, for the forward pass too, where small parameters are kept whole as well.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A run of entries of a flattened parameter, and where they lie."""
-
-    start: int
-    values: Tensor
-    """Flat, a view of what DeepSpeed works with."""
-
-    @property
-    def span(self) -> slice:
-        return slice(self.start, self.start + self.values.numel())
-
-    def copy_from(self, whole: Tensor) -> None:
-        """Take this piece's entries of a parameter-shaped tensor."""
-        self.values.copy_(whole.reshape(-1)[self.span])
+from dist_sparse.engines.shards import Piece, Shards
 
 
-class Shards(ABC):
-    """This rank's pieces by parameter name; None or an empty list where it holds nothing of a parameter."""
+class ZeroShards(Shards):
+    """Those of one of ZeRO's stages."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
         """``optimizer`` is DeepSpeed's, around the one of the run."""
-        self._parameters, self._optimizer = parameters, optimizer
-
-    @abstractmethod
-    def shape(self, name: str) -> torch.Size:
-        """Shape of the whole parameter."""
-
-    @abstractmethod
-    def master(self, name: str) -> Piece | None:
-        """What the optimizer steps, unless it is what the forward pass reads."""
-
-    @abstractmethod
-    def gradient(self, name: str) -> Piece | None:
-        """Averaged over ranks; between the last backward of a step and the step."""
-
-    @abstractmethod
-    def state(self, name: str) -> dict[str, Piece | None]:
-        """The optimizer's state that has an entry for every weight; the same keys on every rank."""
-
-    @abstractmethod
-    def forward(self, name: str) -> list[Piece]:
-        """What the forward pass reads, all copies of it."""
-
-    def is_whole(self, name: str) -> bool:
-        """The forward pass's parameter lies here whole at present, as on every rank."""
-        return True
+        super().__init__(parameters)
+        self._optimizer = optimizer
 
     _offloads: bool = False
 
@@ -71,8 +31,10 @@ class Shards(ABC):
                 self._optimizer.norm_for_param_grads[self._optimizer.get_param_id(parameter)] = piece.values.norm(2)
 
 
-class WholeShards(Shards):
+class WholeShards(ZeroShards):
     """Stage 0."""
+
+    pieces_of = frozenset()
 
     def shape(self, name: str) -> torch.Size:
         return self._parameters[name].shape
@@ -96,8 +58,10 @@ class WholeShards(Shards):
         return [Piece(0, self._parameters[name].detach().view(-1))]
 
 
-class FlatShards(Shards):
+class FlatShards(ZeroShards):
     """Stages 1 and 2. DeepSpeed links each parameter to its fragment of this rank's flat partition, if it has one."""
+
+    pieces_of = frozenset({"gradients", "optimizer"})
 
     def shape(self, name: str) -> torch.Size:
         return self._parameters[name].shape
@@ -137,8 +101,10 @@ class FlatShards(Shards):
         return self._optimizer.cpu_offload
 
 
-class CutShards(Shards):
+class CutShards(ZeroShards):
     """Stage 3."""
+
+    pieces_of = frozenset({"weights", "gradients", "optimizer"})
 
     def shape(self, name: str) -> torch.Size:
         parameter: Any = self._parameters[name]
@@ -170,7 +136,6 @@ class CutShards(Shards):
         return parameter.numel() == parameter.ds_numel
 
     def release(self) -> None:
-        """Forget what was gathered, when :meth:`forward`'s parts have been changed since."""
         self._optimizer._partition_all_parameters()
 
     def _group(self, name: str) -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from dist_sparse.config.schema import OptimConfig
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.errors import UserError
 from dist_sparse.optim.optimizer import build_optimizer
@@ -12,8 +13,8 @@ from dist_sparse.seeding import generator
 _BEFORE, _AFTER = 3, 2
 
 
-def check_exchangeable(config: OptimConfig, stage: int) -> None:
-    """Refuse optimizers whose state of a parameter ZeRO cannot exchange for another, as sub-nets with norms of their own need.
+def check_exchangeable(config: OptimConfig, engine: Capabilities) -> None:
+    """Refuse optimizers whose state of a parameter cannot be exchanged for another, as sub-nets with norms of their own need.
 
     ZeRO steps the parameters of a group as one vector: a count of steps, as Adam's for its bias correction, is that of all.
 
@@ -23,8 +24,8 @@ def check_exchangeable(config: OptimConfig, stage: int) -> None:
     if _begins_at_zero(config):
         return
     raise UserError(
-        f"optim.name={config.name}: AST's sub-nets need a state of it each for their batch norms, and stage {stage} of ZeRO "
-        "keeps one count of steps for all; engine.zero.stage=0 and engine.name=ddp take it, sgd, momentum and lion go with all"
+        f"optim.name={config.name}: AST's sub-nets need a state of it each for their batch norms, and {engine.cause} "
+        f"keeps one count of steps for all; {engine.otherwise} takes it, and sgd, momentum and lion go with all"
     )
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
 
 from dist_sparse.config.schema import OptimConfig
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
 from dist_sparse.optim.optimizer import build_optimizer
 from dist_sparse.seeding import generator
@@ -12,8 +13,8 @@ from dist_sparse.seeding import generator
 _STEPS = 3
 
 
-def check_flattenable(config: OptimConfig, stage: int) -> None:
-    """Refuse optimizers that ZeRO's flat vectors would change without a word.
+def check_flattenable(config: OptimConfig, engine: Capabilities) -> None:
+    """Refuse optimizers that pieces of weights, as ZeRO's flat vectors, would change without a word.
 
     Muon, Adafactor, LAMB, LARS and the like look at a parameter's shape, its rows or its norm, of which a piece knows nothing.
     Lookahead keeps copies of parameters that DeepSpeed takes apart, and DeepSpeed replaces torch's Adagrad by one of its own.
@@ -24,8 +25,8 @@ def check_flattenable(config: OptimConfig, stage: int) -> None:
     if _steps_pieces_alike(config):
         return
     raise UserError(
-        f"optim.name={config.name}: does not step every weight by itself, as engine.zero.stage={stage} needs; "
-        "engine.zero.stage=0 and engine.name=ddp take it, and sgd, momentum, adamw, lion or the like can be shared out"
+        f"optim.name={config.name}: does not step every weight by itself, as {engine.cause} needs; "
+        f"{engine.otherwise} takes it, and sgd, momentum, adamw, lion or the like can be shared out"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_sub_nets, check_zero, plan_masks, resolved, try_optimizer
+from dist_sparse.build import check_average, check_pieces, check_sub_nets, plan_masks, resolved, try_optimizer
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo, Loading
@@ -25,7 +25,8 @@ from dist_sparse.data.images.sizes import sizes_of
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
-from dist_sparse.engines.build import check_engine
+from dist_sparse.engines.build import capabilities_of, check_engine
+from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
@@ -44,7 +45,7 @@ class Memory:
     """Buffers included."""
     gradients: int
     optimizer: int
-    """With the weights' fp32 master copy under ZeRO; 0 where that lies in the host's memory."""
+    """With the copy of the weights that the engine may step; 0 where that lies in the host's memory."""
     masks: int
     """On a GPU, where a mask takes a byte a weight."""
     masks_on_cpu: int
@@ -159,9 +160,9 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     """
     given, config = config, resolved(config)
     check_average(config)
-    check_engine(config)
+    check_engine(config, world_size)
     try_optimizer(config)
-    check_zero(config, world_size)
+    check_pieces(config)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
@@ -233,20 +234,22 @@ def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clo
 def _memory(
     config: Config, world_size: int, model: nn.Module, optimizer: torch.optim.Optimizer, forecast: Forecast, masked: int
 ) -> Memory:
-    parameters, zero = list(model.parameters()), config.engine.zero
-    stage = zero.stage or 0
-    weights = _bytes([*parameters, *model.buffers()])
-    size = parameters[0].element_size()
-    state = _state_bytes(config, model, optimizer)
-    master = _bytes(parameters) if stage in (1, 2) else 0  # at stage 3 it is the model's own part
+    engine = capabilities_of(config.engine)
+
+    def on_a_rank(size: int, what: Holding) -> int:
+        return -(-size // world_size) if what in engine.shared_out else size
+
+    parameters = list(model.parameters())
+    whole, buffers, size = _bytes(parameters), _bytes(list(model.buffers())), parameters[0].element_size()
+    state = _state_bytes(config, model, optimizer) + (whole if engine.copies_weights else 0)
     return Memory(
-        weights=-(-_bytes(parameters) // world_size) + _bytes(list(model.buffers())) if stage == 3 else weights,
-        gradients=-(-_bytes(parameters) // world_size) if stage >= 2 else _bytes(parameters),
-        optimizer=0 if zero.offload == "cpu" else -(-(state + master) // world_size) if stage else state,
+        weights=on_a_rank(whole, "weights") + buffers,
+        gradients=on_a_rank(whole, "gradients"),
+        optimizer=0 if engine.offloads else on_a_rank(state, "optimizer"),
         masks=masked * forecast.mask_copies,
         masks_on_cpu=masked * forecast.mask_copies * size,
         method=masked * forecast.weight_copies * size,
-        ema=weights if config.train.ema is not None else 0,
+        ema=whole + buffers if config.train.ema is not None else 0,
     )
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.wire import WORTH_PACKING, bytes_per_step, elements_per_step
 from dist_sparse.plan.outlook import Outlook
 from dist_sparse.sparsity.methods.forecast import NetworkForecast
@@ -120,13 +121,13 @@ def _memory(outlook: Outlook) -> list[str]:
 def _wire(outlook: Outlook) -> list[str]:
     if outlook.world_size == 1:
         return [_line("wire", "nothing: one rank")]
-    engine, dense = outlook.config.engine, elements_per_step(outlook.parameters, {})
+    engine, dense = capabilities_of(outlook.config.engine), elements_per_step(outlook.parameters, {})
     told = _traffic(outlook, dense)
     lines = [_line("wire", f"{told} a step that each rank sends for all gradients ({dense:,} elements)")]
-    if engine.zero.stage == 3:
+    if "weights" in engine.shared_out:
         weights = _traffic(outlook, dense + dense // 2)
         lines.append(_line("", f"{weights} with the weights, which are gathered for forward and backward"))
-    if outlook.shapes and engine.name == "ddp" and engine.exchange != "dense":
+    if outlook.shapes and engine.packs_gradients and outlook.config.engine.exchange != "dense":
         lines += _packed(outlook, dense)
     return lines
 

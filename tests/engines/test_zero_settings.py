@@ -8,12 +8,14 @@ import pytest
 
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, with_values
+from dist_sparse.config.engine import EngineConfig, ZeroConfig
 from dist_sparse.config.schema import OptimConfig
-from dist_sparse.engines.build import check_installed
-from dist_sparse.engines.zero_settings import deepspeed_settings, resolve_engine
+from dist_sparse.engines.build import capabilities_of, check_installed, resolve_engine
+from dist_sparse.engines.zero_settings import deepspeed_settings
 from dist_sparse.errors import UserError
 from dist_sparse.optim import check_flattenable
 
+STAGE_2 = capabilities_of(EngineConfig(name="deepspeed", zero=ZeroConfig(stage=2)))
 SHIPPED = sorted(Path("configs/deepspeed").glob("*.json"))
 
 
@@ -140,13 +142,13 @@ def test_the_default_is_stage_1() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "rmsprop"])
 def test_optimizers_that_step_every_weight_by_itself(name: str) -> None:
-    check_flattenable(OptimConfig(name=name), stage=2)
+    check_flattenable(OptimConfig(name=name), STAGE_2)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "adafactor", "adafactorbv", "muon", "lookahead_sgd", "adagrad"])
 def test_optimizers_that_look_at_a_parameters_shape_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^optim\.name={name}: does not step every weight by itself.*engine\.zero\.stage=2"):
-        check_flattenable(OptimConfig(name=name), stage=2)
+        check_flattenable(OptimConfig(name=name), STAGE_2)
 
 
 def test_without_deepspeed_its_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

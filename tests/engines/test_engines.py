@@ -1,0 +1,97 @@
+"""The table of engines: what the schema accepts, what every engine states, and that nothing goes by an engine's name."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+import dist_sparse
+from dist_sparse.config import Config, with_values
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.tree import leaves
+from dist_sparse.engines import ENGINES
+from dist_sparse.engines.base import Engine
+from dist_sparse.engines.build import capabilities_of, resolve_engine
+from dist_sparse.engines.capabilities import Capabilities
+from dist_sparse.errors import UserError
+
+PACKAGE = Path(dist_sparse.__file__).parent
+
+
+def test_the_schema_accepts_the_engines_of_the_table() -> None:
+    assert get_args(get_type_hints(EngineConfig)["name"]) == tuple(ENGINES)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_method_is_left_to_a_protocols_empty_body(name: str) -> None:
+    """An explicit subclass of a protocol inherits the bodies of the methods that it leaves out, which return None."""
+    (access,) = (base for base in Engine.__bases__ if base.__name__ == "WeightAccess")
+    asked = [method for method in vars(access) if not method.startswith("_")]
+    assert len(asked) >= 10
+    assert [method for method in asked if getattr(ENGINES[name], method) is getattr(access, method)] == []
+    assert not inspect.isabstract(ENGINES[name])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_states_what_it_can_do_before_its_section_is_resolved_too(name: str) -> None:
+    section = with_values(Config(), {"engine.name": name}).engine
+    assert capabilities_of(section) == capabilities_of(resolve_engine(section))
+    assert capabilities_of(section).cause in (f"engine.name={name}", *(f"{key}={value}" for key, value in keys_of(section)))
+
+
+def keys_of(section: EngineConfig) -> Iterator[tuple[str, Any]]:
+    for key in ENGINES[section.name].keys:
+        value: Any = resolve_engine(section)
+        for part in key.split(".")[1:]:
+            value = getattr(value, part)
+        yield key, value
+
+
+def test_keys_that_act_with_one_engine_only_are_the_schemas() -> None:
+    named = {key for kind in ENGINES.values() for key in kind.keys}
+    assert named and named <= leaves().keys()
+
+
+def test_ddp_is_the_one_that_keeps_everything_whole() -> None:
+    """Which messages offer instead of what an engine refuses."""
+    assert capabilities_of(EngineConfig()) == Capabilities(cause="engine.name=ddp", packs_gradients=True)
+    assert all("engine.name=ddp" in kind.capabilities(EngineConfig()).otherwise for kind in ENGINES.values())
+
+
+@pytest.mark.parametrize(
+    ("stage", "shared_out", "copies"),
+    [
+        (0, set(), False),
+        (1, {"optimizer"}, True),
+        (2, {"optimizer", "gradients"}, True),
+        (3, {"optimizer", "gradients", "weights"}, False),
+    ],
+)
+def test_what_each_stage_of_zero_can_do(stage: int, shared_out: set[str], copies: bool) -> None:
+    section = with_values(Config(), {"engine.name": "deepspeed", "engine.zero.stage": stage}).engine
+    engine = capabilities_of(resolve_engine(section))
+    assert (engine.shared_out, engine.copies_weights) == (shared_out, copies)
+    assert engine.steps_pieces == engine.counts_steps_once == engine.fixed_world == (stage > 0)
+    assert (engine.flattens_weights, engine.packs_gradients, engine.offloads) == (True, False, False)
+
+
+def test_keys_of_another_engine_are_refused_by_name() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_engine(with_values(Config(), {"engine.zero.offload": "cpu"}).engine)
+    assert str(caught.value) == "engine.zero.offload: acts with engine.name=deepspeed only, and engine.name is ddp"
+
+
+def test_outside_of_its_folder_no_code_goes_by_an_engines_name_or_a_stage_of_zero() -> None:
+    """Comparing with a name, or reading a stage: what an engine can do is asked of its :class:`Capabilities`."""
+    asking = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] not in ("engines", "config")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Constant) and node.value in ENGINES)
+        or (isinstance(node, ast.Attribute) and node.attr in ("zero", "deepspeed_config"))
+    ]
+    assert asking == ["tracking/provenance.py:22"], "which lists the packages whose versions it writes down"
