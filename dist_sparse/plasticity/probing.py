@@ -62,7 +62,7 @@ class Probing:
         self._trainer.tracker.close()
         self._trainer.tracker = Tracker()
         self._masks, self._engine = self._trainer.method.masks, self._trainer.engine
-        self._trainer.method.replace_masks(
+        self._trainer.method.take_masks(
             {
                 name: bits.unpack(packed.to(ranks.device), self._engine.weight(name).shape)
                 for name, packed in network.masks.items()
@@ -102,9 +102,9 @@ class Probing:
         self._trainer.load_state_dict(self._state)
         before = {name: self._masks[name].clone() for name in self._weights}
         kept = probe.prune(rate, self._weights, before, self._agreement)
-        self._trainer.method.replace_masks(kept)
+        self._trainer.method.take_masks(kept)
         pruned = self._density()
-        self._trainer.method.replace_masks(probe.grow(before, kept, gradients, self._agreement))
+        self._trainer.method.take_masks(probe.grow(before, kept, gradients, self._agreement))
         return Row(
             probe=probe.name,
             rate=float(rate),

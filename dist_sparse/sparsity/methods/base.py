@@ -216,8 +216,15 @@ class Method(ABC):
         return combined(self.digests())
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective."""
+        """The method moves its masks: :meth:`take_masks`, which its plan must have foreseen. Collective."""
         assert self._moves, f"{self.name} moves its masks, which its plan says are fixed: it needs a plan with a forecast"
+        self.take_masks(masks)
+
+    def take_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective.
+
+        Whoever is not the method, such as a probe of its network, calls this: it is no part of the plan.
+        """
         self.agreement.verify(self.masks.digests)  # before new masks hide it that a rank had lost the old ones
         self.changed = self.masks.replace(masks)
         self._enforce_masks()
