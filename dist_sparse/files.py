@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,8 @@ from dist_sparse.errors import UserError
 from dist_sparse.inputs import kind_of
 
 _SUFFIX = ".partial"
+_FOLDER = 0x10
+"""In the attributes of a record of a zip file."""
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -153,3 +156,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def damaged_record(archive: zipfile.ZipFile) -> str | None:
+    """The name of a record of a file of torch's that is not what was written, or None. torch itself looks at no checksum.
+
+    zipfile reads as many bytes as the archive's table says, and compares no checksum where those are too few. torch takes a
+    record that is marked as a folder for an empty one. Nothing that it writes is compressed or a folder.
+    """
+    for record in archive.infolist():
+        stored = record.compress_type == zipfile.ZIP_STORED
+        if (stored and record.file_size != record.compress_size) or record.external_attr & _FOLDER:
+            return record.filename
+    return archive.testzip()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError
+from dist_sparse.files import damaged_record
 from dist_sparse.inputs import expand, is_folder, kind_of
 from dist_sparse.networks import networks_of
 from dist_sparse.run_folder import RunFolder
@@ -64,8 +65,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     """Tensors by name, without what DDP, torch.compile and training scripts put around them; averaged ones before others."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch compares no checksums
-                if (record := archive.testzip()) is not None:
+            with zipfile.ZipFile(path) as archive:
+                if (record := damaged_record(archive)) is not None:
                     raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
         weights: Any = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # whatever broken bytes, or objects that are no tensors, make the readers trip over

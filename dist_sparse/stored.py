@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dist_sparse.contents import check_contents, describe
 from dist_sparse.errors import UserError
+from dist_sparse.files import damaged_record
 from dist_sparse.inputs import check_file
 
 _ENTRIES = {"state_dict": dict, "method": dict, "progress": dict, "config": dict, "data": dict, "world_size": int}
@@ -29,9 +30,8 @@ def read_checkpoint(path: Path | str, map_location: torch.device | str = "cpu", 
     check_file(Path(path), kind="checkpoint")
     try:
         with Path(path).open("rb") as file:
-            # torch.load itself compares no checksums.
             with zipfile.ZipFile(file) as archive:
-                if (record := archive.testzip()) is not None:
+                if (record := damaged_record(archive)) is not None:
                     raise zipfile.BadZipFile(f"checksum of {record!r} does not match")
             file.seek(0)
             source = path if mapped else file
@@ -95,7 +95,7 @@ def check_shards(path: Path, state: Mapping[str, Any], *, thoroughly: bool = Fal
 def _check_sums(file: Path, path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip() is not None
+            broken = damaged_record(archive) is not None
     except Exception:  # whatever broken bytes make zipfile trip over
         broken = True
     if broken:
