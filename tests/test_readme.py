@@ -1,6 +1,7 @@
 """The Markdown files say what the code does: commands run, links lead somewhere, tables are the code's."""
 
 import ast
+import importlib
 import itertools
 import os
 import re
@@ -47,6 +48,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted({command.file for command in RUN}))
 def test_commands_run(file: str, clone: Path) -> None:
     """One after the other, in a clone, as a reader would who pastes them; whatever fails is wrong."""
@@ -67,8 +69,9 @@ def test_commands_run(file: str, clone: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_commands_name_what_there_is(command: Command) -> None:
     """Whether they are run or not: files, modules, options and keys exist."""
-    if command.language == "python":
-        ast.parse(command.text)
+    for node in ast.walk(ast.parse(command.text)) if command.language == "python" else []:
+        if isinstance(node, ast.ImportFrom):
+            assert all(hasattr(importlib.import_module(str(node.module)), alias.name) for alias in node.names)
     for words in simple_commands(command.text) if command.language == "bash" else []:
         for word, after in itertools.pairwise(words):
             if word == "bash":
