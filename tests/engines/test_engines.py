@@ -32,7 +32,7 @@ def test_an_engine_that_leaves_something_out_cannot_be_built(name: str) -> None:
     assert not inspect.isabstract(ENGINES[name])
     asked = {method for method in vars(WeightAccess) if not method.startswith("_")}
     assert len(asked) >= 10
-    assert WeightAccess.__abstractmethods__ == asked
+    assert all(getattr(vars(WeightAccess)[method], "__isabstractmethod__", False) for method in asked)
     assert Engine.__abstractmethods__ >= asked - {"batch_norms"}
 
 
