@@ -87,7 +87,7 @@ class LargestShare(Agreement):
 
     def decide(self, select: Callable[[str], Tensor]) -> dict[str, Tensor]:
         packed = self._others | {name: bits.pack(select(name)) for name in self.owned()}
-        return {name: bits.unpack(packed[name], shape) for name, shape in self._shapes_of.items()}
+        return bits.Unpacked(packed, self._shapes_of)
 
     def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
         """Take the digests; there is nobody to compare them with."""

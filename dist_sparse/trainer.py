@@ -238,7 +238,7 @@ class Trainer:
             Disagreement: on every rank, naming what differs.
         """
         if self._verified != self.progress.step:
-            self.method.agreement.verify(self.method.digests)
+            self.method.verify_masks()
             averaged = {} if self.ema is None else dict(self.ema.module.named_parameters())
             replicas.verify({**self.engine.replicas(), "averaged": averaged}, self.ranks.device)
             self._verified = self.progress.step

@@ -43,6 +43,11 @@ class Agreement:
         self._rank, self._world_size, self._device = rank, world_size, device
         self._owners = assign_owners({name: shape.numel() for name, shape in shapes.items()}, world_size)
 
+    @property
+    def alone(self) -> bool:
+        """There is no other rank to compare masks with."""
+        return self._world_size == 1
+
     def owned(self) -> list[str]:
         """The layers that this rank decides, in the model's order."""
         return [name for name in self._shapes if self._owners[name] == self._rank]
@@ -54,7 +59,7 @@ class Agreement:
             return decided
         sizes = {name: -(-shape.numel() // 8) for name, shape in self._shapes.items()}
         packed = self.share({name: bits.pack(mask) for name, mask in decided.items()}, sizes, torch.uint8)
-        return {name: bits.unpack(packed[name], shape) for name, shape in self._shapes.items()}
+        return bits.Unpacked(packed, self._shapes)
 
     def share(self, owned: Mapping[str, Tensor], sizes: Mapping[str, int], dtype: torch.dtype) -> dict[str, Tensor]:
         """Vectors of all layers in ``sizes``, each from the layer's owner. Collective.

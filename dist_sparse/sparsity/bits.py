@@ -1,6 +1,7 @@
 """Masks as bits: one bit a weight, for checkpoints, for the wire, and for digests."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     words = (packed.long() * _SPREAD) & _DIAGONAL
     bits = words.view(torch.uint8) != 0
     return bits[: torch.Size(shape).numel()].view(shape)
+
+
+class Unpacked(dict[str, Tensor]):
+    """Bool masks by name together with the bits that they were unpacked from, so that nobody has to pack them again."""
+
+    def __init__(self, packed: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+        super().__init__({name: unpack(each, shapes[name]) for name, each in packed.items()})
+        self.packed = packed
 
 
 def popcount(packed: Tensor) -> int:

@@ -14,8 +14,9 @@ class Masks:
     """Masks (True = active) by layer name, and the record of every weight that was ever active.
 
     Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except
-    on the CPU, where a multiplier in the weight's dtype is several times faster. In checkpoints and on the wire it is one
-    bit a weight, and so is the record of explored weights, which stays in host memory (but see :meth:`follow`).
+    on the CPU, where a multiplier in the weight's dtype is several times faster. Beside it lie the mask's bits, one bit a
+    weight, which are packed once when the mask is replaced: counts, digests and checkpoints are made of them. The record of
+    explored weights is one bit a weight, too, and stays in host memory (but see :meth:`follow`).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -24,6 +25,7 @@ class Masks:
             name: torch.ones_like(weight, dtype=None if weight.device.type == "cpu" else torch.bool, requires_grad=False)
             for name, weight in weights.items()
         }
+        self._bits = self._pack()
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
         self.version = 0
@@ -41,33 +43,36 @@ class Masks:
         """Layer names in the model's order."""
         return tuple(self._multipliers)
 
-    def replace(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
-        """Take new masks for some layers or all; they count as explored. Returns how many entries of each mask changed."""
-        changed = {}
+    def replace(self, masks: Mapping[str, Tensor]) -> None:
+        """Take new masks for some layers or all; they count as explored."""
         self.version += 1
         for name, mask in masks.items():
-            before, after = bits.pack(self[name]), bits.pack(mask)
-            changed[name] = bits.popcount(before ^ after)
+            # Bits that came over the wire are parts of one large tensor, which a checkpoint would save as a whole.
+            packed = masks.packed[name].clone() if isinstance(masks, bits.Unpacked) else bits.pack(mask)
             self._multipliers[name].copy_(mask)
-            self._active[name] = bits.popcount(after)
-            explored = after.cpu()
+            self._bits[name], self._active[name] = packed, bits.popcount(packed)
+            explored = packed.cpu()
             self._explored[name] = self._explored.get(name, explored).cpu() | explored
-        return changed
 
     def follow(self, masks: Mapping[str, Tensor]) -> None:
         """As :meth:`replace`, with masks of as many active weights as before, at every step: no host waits for the device."""
         self.version += 1
         for name, mask in masks.items():
             self._multipliers[name].copy_(mask)
-            self._explored[name] = self._explored[name].to(mask.device) | bits.pack(mask)
+            self._bits[name] = bits.pack(mask)
+            self._explored[name] = self._explored[name].to(mask.device) | self._bits[name]
 
     def packed(self) -> dict[str, Tensor]:
-        """Every mask as it is now, one bit a weight."""
+        """Every mask as it is now, one bit a weight; not to be written to."""
+        return dict(self._bits)
+
+    def _pack(self) -> dict[str, Tensor]:
+        """The bits of what is in memory now, which should be :meth:`packed`."""
         return {name: bits.pack(self[name]) for name in self._multipliers}
 
     def changed_since(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
         """How many entries of each mask differ from what :meth:`packed` gave earlier."""
-        return {name: bits.popcount(before ^ bits.pack(self[name])) for name, before in packed.items()}
+        return {name: bits.popcount(before ^ self._bits[name]) for name, before in packed.items()}
 
     def multiply_(self, tensors: Mapping[str, Tensor]) -> None:
         """Zero the inactive entries of weight-shaped tensors, in place and in one call; they must be finite."""
@@ -117,9 +122,9 @@ class Masks:
         """Counts of weights as a fraction of all masked layers together."""
         return sum(counts.values()) / sum(multiplier.numel() for multiplier in self._multipliers.values())
 
-    def digests(self) -> dict[str, int]:
-        """A 63-bit digest of each mask, from what is in memory now."""
-        return {name: bits.digest(bits.pack(self[name])) for name in self._multipliers}
+    def digests(self, *, in_memory: bool = False) -> dict[str, int]:
+        """A 63-bit digest of each mask's bits; with ``in_memory``, for a check, of what gradients are multiplied by, packed."""
+        return {name: bits.digest(packed) for name, packed in (self._pack() if in_memory else self._bits).items()}
 
     def digest(self) -> str:
         """64 bits over all masks and their names, as 16 hexadecimal digits."""
@@ -128,7 +133,7 @@ class Masks:
     def state_dict(self) -> dict[str, Any]:
         """Masks and exploration record, one bit a weight each."""
         return {
-            "masks": {name: bits.pack(self[name]).cpu() for name in self._multipliers},
+            "masks": {name: packed.to("cpu", copy=True) for name, packed in self._bits.items()},
             "explored": {name: packed.cpu().clone() for name, packed in self._explored.items()},
         }
 
@@ -140,6 +145,11 @@ class Masks:
             multiplier = self._multipliers[name]
             self.replace({name: bits.unpack(packed.to(multiplier.device), multiplier.shape)})
         self._explored = {name: packed.clone() for name, packed in state["explored"].items()}
+
+
+def together(*digests: Mapping[str, int]) -> dict[str, int]:
+    """One digest for several of each layer, so that ranks compare all of them in one exchange."""
+    return {name: bits.digest(torch.tensor([each[name] for each in digests])) for name in digests[0]}
 
 
 def combined(digests: Mapping[str, int]) -> str:

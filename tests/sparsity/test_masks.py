@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.masks import Masks, together
 
 
 def random_masks(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -25,18 +26,22 @@ def masks() -> Masks:
 def test_replace_takes_masks_and_counts_changes(masks: Masks) -> None:
     first, second = random_masks(0, SHAPES), random_masks(1, SHAPES)
     masks.replace(first)
-    changed = masks.replace(second)
+    before = masks.packed()
+    masks.replace(second)
+    changed = masks.changed_since(before)
     for name in SHAPES:
         assert torch.equal(masks[name], second[name])
         assert changed[name] == int((first[name] ^ second[name]).sum())
         assert masks.active()[name] == int(second[name].sum())
-    assert set(masks.replace(second).values()) == {0}
+    before = masks.packed()
+    masks.replace(second)
+    assert set(masks.changed_since(before).values()) == {0}
 
 
 def test_replacing_one_layer_leaves_the_others(masks: Masks) -> None:
     first, second = random_masks(0, SHAPES), random_masks(1, SHAPES)
     masks.replace(first)
-    assert list(masks.replace({"linear": second["linear"]})) == ["linear"]
+    masks.replace({"linear": second["linear"]})
     assert torch.equal(masks["conv"], first["conv"]) and torch.equal(masks["linear"], second["linear"])
 
 
@@ -88,11 +93,37 @@ def test_digest_follows_contents_and_names(masks: Masks) -> None:
     assert renamed.digest() != before
 
 
-def test_digest_sees_what_is_in_memory(masks: Masks) -> None:
+def test_digest_sees_what_is_in_memory_if_asked(masks: Masks) -> None:
     masks.replace(random_masks(0, SHAPES))
     before = masks.digests()
+    assert masks.digests(in_memory=True) == before
     masks._multipliers["conv"].view(-1)[5] = 1 - masks._multipliers["conv"].view(-1)[5]
-    assert masks.digests()["conv"] != before["conv"] and masks.digests()["linear"] == before["linear"]
+    found = masks.digests(in_memory=True)
+    assert found["conv"] != before["conv"] and found["linear"] == before["linear"]
+    assert masks.digests() == before, "the bits beside it are as they were"
+
+
+def test_masks_with_their_bits_are_not_packed_again(masks: Masks, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = random_masks(0, SHAPES)
+    buffer = torch.cat([bits.pack(mask) for mask in new.values()])
+    parts = dict(zip(SHAPES, buffer.split([14, 5]), strict=True))
+    unpacked = bits.Unpacked(parts, {name: mask.shape for name, mask in new.items()})
+    monkeypatch.delattr(bits, "pack")
+    masks.replace(unpacked)
+    assert all(torch.equal(masks[name], new[name]) for name in SHAPES)
+    monkeypatch.undo()
+    assert masks.digests() == masks.digests(in_memory=True)
+    buffer.zero_()
+    assert masks.digests() == masks.digests(in_memory=True), "the bits are its own"
+    assert all(part.untyped_storage().nbytes() == len(part) for part in masks.state_dict()["masks"].values())
+
+
+def test_together_tells_of_a_difference_in_either() -> None:
+    one, other = {"a": 1, "b": 2}, {"a": 5, "b": 6}
+    found = together(one, other)
+    assert found.keys() == one.keys()
+    assert together({**one, "a": 0}, other)["a"] != found["a"] != together(one, {**other, "a": 0})["a"]
+    assert together(one, {**other, "a": 0})["b"] == found["b"] and together(other, one)["a"] != found["a"]
 
 
 def test_digest_is_fixed() -> None:
@@ -109,7 +140,7 @@ def test_state_dict_brings_back_everything_in_one_bit_a_weight(masks: Masks) -> 
     masks.replace(random_masks(1, SHAPES))
     state = masks.state_dict()
     for packed in (state["masks"], state["explored"]):
-        assert {name: (bits.dtype, len(bits)) for name, bits in packed.items()} == {
+        assert {name: (each.dtype, len(each)) for name, each in packed.items()} == {
             "conv": (torch.uint8, 14),
             "linear": (torch.uint8, 5),
         }
@@ -124,7 +155,7 @@ def test_state_dict_brings_back_everything_in_one_bit_a_weight(masks: Masks) -> 
 def test_state_dict_is_a_copy(masks: Masks) -> None:
     masks.replace(random_masks(0, SHAPES))
     state = masks.state_dict()
-    kept = {part: {name: bits.clone() for name, bits in state[part].items()} for part in state}
+    kept = {part: {name: each.clone() for name, each in state[part].items()} for part in state}
     masks.replace(random_masks(1, SHAPES))
     assert all(torch.equal(state[part][name], kept[part][name]) for part in state for name in SHAPES)
 

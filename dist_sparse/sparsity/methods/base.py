@@ -1,8 +1,8 @@
 """The base of all sparse methods: every hook, in the order in which a run calls it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.agreement import Agreement
-from dist_sparse.sparsity.masks import Masks, combined
+from dist_sparse.sparsity.masks import Masks, combined, together
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
 from dist_sparse.sparsity.structures import Structure
@@ -155,11 +155,13 @@ class Method(ABC):
         """
         self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
         self._moves = not isinstance(plan, FixedMasks)
+        self._in_update = False
         self.changed: dict[str, int] = {}
         """Entries of each mask that the last update changed."""
 
     def start(self) -> None:
         """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""
+        self.verify_masks()
         self._enforce_masks()
 
     def before_forward(self, step: int) -> None:  # noqa: B027 - a hook that most methods do without
@@ -207,13 +209,38 @@ class Method(ABC):
         """
         return True
 
-    def digests(self) -> dict[str, int]:
-        """A digest of every mask."""
-        return self.masks.digests()
+    def digests(self, *, in_memory: bool = False) -> dict[str, int]:
+        """A digest of every mask's bits, or of what is ``in_memory`` (:meth:`.Masks.digests`)."""
+        return self.masks.digests(in_memory=in_memory)
 
     def digest(self) -> str:
         """64 bits over all masks."""
         return combined(self.digests())
+
+    def verify_masks(self) -> None:
+        """Stop all ranks if their masks have parted, be it in memory or in the bits that are saved. Collective.
+
+        Raises:
+            MaskDisagreement: on every rank, naming the layers.
+        """
+        self.agreement.verify(lambda: together(self.digests(in_memory=True), self.digests()))
+
+    @contextmanager
+    def one_update(self) -> Iterator[None]:
+        """Within the context :meth:`replace_masks` may be called more than once, and what changes counts as one update.
+
+        Ranks compare their masks once, at its end: the new ones, and what each has held in memory before new ones could hide
+        that a rank had lost the old. Collective.
+        """
+        before = self.masks.packed()
+        held = {} if self.agreement.alone else self.digests(in_memory=True)
+        self._in_update = True
+        try:
+            yield
+        finally:
+            self._in_update = False
+        self.agreement.verify(lambda: together(held, self.digests()))
+        self.changed = self.masks.changed_since(before)
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
         """The method moves its masks: :meth:`take_masks`, which its plan must have foreseen. Collective."""
@@ -223,14 +250,14 @@ class Method(ABC):
     def take_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks, the same on all ranks, and zero everything that is now inactive. Collective.
 
-        Whoever is not the method, such as a probe of its network, calls this: it is no part of the plan.
+        It is an update by itself outside of :meth:`one_update`. Whoever is not the method, such as a probe of its network,
+        calls this: it is no part of the plan.
         """
-        self.agreement.verify(self.masks.digests)  # before new masks hide it that a rank had lost the old ones
-        self.changed = self.masks.replace(masks)
-        self._enforce_masks()
+        with nullcontext() if self._in_update else self.one_update():
+            self.masks.replace(masks)
+            self._enforce_masks()
 
     def _enforce_masks(self) -> None:
-        self.agreement.verify(self.digests)
         self._zero_inactive()
 
     def _zero_inactive(self) -> None:

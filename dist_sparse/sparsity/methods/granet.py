@@ -76,12 +76,11 @@ class GraNet(DropAndGrow):
         return GraNetPlan(**{**vars(base), "schedule": with_ramp(base.schedule, pruner, window)}, pruner=pruner)
 
     def update(self, step: int, regular: int) -> None:
-        before = self.masks.packed()
-        pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)
-        if pruned is not None:
-            self.replace_masks(pruned)  # before growth, so that what is pruned and grown again starts from 0
-        super().update(step, regular)
-        self.changed = self.masks.changed_since(before)
+        with self.one_update():
+            pruned = self._pruner.prune(regular, self._previous_step, self.access, self.masks, self.agreement)
+            if pruned is not None:
+                self.replace_masks(pruned)  # before growth, so that what is pruned and grown again starts from 0
+            super().update(step, regular)
 
     def at_final_density(self) -> bool:
         return self._pruner.done(self._last_step)

@@ -145,6 +145,7 @@ def test_invariants(small_run, case: Case) -> None:
             assert not (both & ~masks[name]).any(), "a unit that stays holds what it held"
             if not due:
                 assert torch.equal(masks[name], before[name])
+        assert masks.digests() == masks.digests(in_memory=True), "the bits beside a mask are its own"
         assert explored <= (explored := masks.exploration())
         round_weights(model, case.distinct)
 

@@ -160,16 +160,16 @@ class Ast(Method):
 
     def _update(self, number: int, step: int, regular: int) -> None:
         pruner, part = self._schedule.pruners[number], self._schedule.fraction(number, regular)
-        weights, before = {name: self.access.weight(name) for name in self.masks.names}, self.masks.packed()
-        if (pruning := self._round_robin.pruning(regular)) is not None:
-            among = self._nets.union if self._zero_unused else None
-            layers = Layers(weights=weights, masks=self.masks, candidates=among, agreement=self.agreement)
-            self.replace_masks(pruner.prune(pruning, step, layers))
+        weights = {name: self.access.weight(name) for name in self.masks.names}
         dense, self._gradients = self._gradients, {}
-        self.replace_masks(
-            self.agreement.decide(lambda name: pruner.regrow(weights[name], self.masks[name], dense[name], part))
-        )
-        self.changed = self.masks.changed_since(before)
+        with self.one_update():
+            if (pruning := self._round_robin.pruning(regular)) is not None:
+                among = self._nets.union if self._zero_unused else None
+                layers = Layers(weights=weights, masks=self.masks, candidates=among, agreement=self.agreement)
+                self.replace_masks(pruner.prune(pruning, step, layers))
+            self.replace_masks(
+                self.agreement.decide(lambda name: pruner.regrow(weights[name], self.masks[name], dense[name], part))
+            )
 
     def _enforce_masks(self) -> None:
         self._nets.unite()
@@ -187,8 +187,8 @@ class Ast(Method):
     def at_final_density(self) -> bool:
         return self._round_robin.done(len(self._nets) - 1)
 
-    def digests(self) -> dict[str, int]:
-        return self._nets.digests()
+    def digests(self, *, in_memory: bool = False) -> dict[str, int]:
+        return self._nets.digests(in_memory=in_memory)
 
     def state_dict(self) -> dict[str, Any]:
         return {**self._nets.state_dict(), **self._round_robin.state_dict(), "previous": self._correct.state_dict()}

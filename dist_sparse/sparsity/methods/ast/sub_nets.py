@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
-import torch
-
 from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.bits import Unpacked
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.ast.norms import NormSets
 from dist_sparse.sparsity.methods.base import Network, View
@@ -41,8 +41,9 @@ class SubNets:
 
     def unite(self) -> None:
         """Bring :attr:`union` up to date."""
-        stacked = {name: torch.stack([masks[name] for masks in self._masks]) for name in self._union.names}
-        self._union.replace({name: each.any(0) for name, each in stacked.items()})
+        packed = [masks.packed() for masks in self._masks]
+        united = {name: reduce(or_, (each[name] for each in packed)) for name in self._union.names}
+        self._union.replace(Unpacked(united, {name: self._union[name].shape for name in united}))
 
     def enter(self, number: int) -> Masks:
         """Make the model a sub-net, unless it is one already (from an earlier micro-batch of the step)."""
@@ -66,10 +67,12 @@ class SubNets:
             for number, (label, masks) in enumerate(zip(labels(len(self)), self._masks, strict=True))
         ]
 
-    def digests(self) -> dict[str, int]:
+    def digests(self, *, in_memory: bool) -> dict[str, int]:
         """Of all sub-nets' masks; a single one's go by their layer's name alone."""
         return {
-            f"{view.label} {name}".lstrip(): digest for view in self.views() for name, digest in view.masks.digests().items()
+            f"{view.label} {name}".lstrip(): digest
+            for view in self.views()
+            for name, digest in view.masks.digests(in_memory=in_memory).items()
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -138,11 +138,10 @@ class Mest(Method):
         return phase.keep == phase.grow_to == held
 
     def _mutate(self, step: int, phase: Phase) -> None:
-        before = self.masks.packed()
         # In two strides, so that a unit which is removed and grown again at once starts from 0 on all ranks.
-        self.replace_masks(self.agreement.decide(lambda name: self._kept(name, phase.keep[name])))
-        self.replace_masks(self.agreement.decide(lambda name: self._grown(name, phase.grow_to[name], step)))
-        self.changed = self.masks.changed_since(before)
+        with self.one_update():
+            self.replace_masks(self.agreement.decide(lambda name: self._kept(name, phase.keep[name])))
+            self.replace_masks(self.agreement.decide(lambda name: self._grown(name, phase.grow_to[name], step)))
 
     def _kept(self, name: str, keep: int) -> Tensor:
         weight = self.access.weight(name)
