@@ -47,8 +47,9 @@ class Memory:
     optimizer: int
     """With the copy of the weights that the engine may step; 0 where that lies in the host's memory."""
     masks: int
-    """On a GPU, where a mask takes a byte a weight."""
+    """On a GPU, where a mask takes a byte a weight, and its bits beside it an eighth of one."""
     masks_on_cpu: int
+    """There it takes as many bytes as the weight, and the bits the same eighth."""
     method: int
     """Weights put away, summed or averaged gradients."""
     ema: int
@@ -242,12 +243,13 @@ def _memory(
     parameters = list(model.parameters())
     whole, buffers, size = _bytes(parameters), _bytes(list(model.buffers())), parameters[0].element_size()
     state = _state_bytes(config, model, optimizer) + (whole if engine.copies_weights else 0)
+    bits = -(-masked // 8)
     return Memory(
         weights=on_a_rank(whole, "weights") + buffers,
         gradients=on_a_rank(whole, "gradients"),
         optimizer=0 if engine.offloads else on_a_rank(state, "optimizer"),
-        masks=masked * forecast.mask_copies,
-        masks_on_cpu=masked * forecast.mask_copies * size,
+        masks=(masked + bits) * forecast.mask_copies,
+        masks_on_cpu=(masked * size + bits) * forecast.mask_copies,
         method=masked * forecast.weight_copies * size,
         ema=whole + buffers if config.train.ema is not None else 0,
     )
