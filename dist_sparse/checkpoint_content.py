@@ -118,7 +118,7 @@ def _check_progress(progress: dict[str, Any], total_steps: int) -> None:
         _entry(progress, name, object, within="progress")
     if strange := progress.keys() - known.keys():
         raise _Wrong(f"'progress.{min(strange)}' is not known to this version")
-    for name in ("step", "best_step", "steps_made", "dense_gradients"):
+    for name in ("step", "best_step", "steps_made"):
         limit = total_steps if name == "step" else progress["step"]
         sound = type(value := progress[name]) is int and 0 <= value <= limit
         _require(sound, f"progress.{name}", value, f"a whole number from 0 to {limit}")
@@ -126,7 +126,8 @@ def _check_progress(progress: dict[str, Any], total_steps: int) -> None:
         value = progress[name]
         _require(isinstance(value, float | int) and math.isfinite(value), f"progress.{name}", value, "a finite number")
     _require(type(value := progress["validation_pending"]) is bool, "progress.validation_pending", value, "True or False")
-    _entry(progress, "layer_density_sums", dict, within="progress")
+    for name in ("layer_density_sums", "gradient_density_sums"):
+        _entry(progress, name, dict, within="progress")
 
 
 def _check_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:

@@ -78,18 +78,19 @@ def sparse_macs(macs: Mapping[str, int], densities: Mapping[str, float]) -> floa
     return sum(count * densities.get(name, 1.0) for name, count in macs.items())
 
 
-def training_cost(forward: float, dense_gradient_share: float = 0.0) -> float:
+def training_cost(forward: float, weight_gradients: float) -> float:
     """Cost of training relative to dense training, as RigL (ICML 2020, arXiv 1911.11134) counts it.
 
-    A step is three units: the forward, the gradient of the inputs, the gradient of the weights. All three shrink with the
-    forward, but the last is dense in those steps whose scores need a dense gradient.
+    A step is three units of equal cost when all is dense: the forward, the gradient of the inputs, the gradient of the weights.
+    The first two go by the weights that the forward uses. The last goes by the weights whose gradients the step needs: those
+    of the forward; all of them where growth is scored by dense gradients; or a set between (Top-KAST's).
 
     Args:
         forward: MACs of the sparse forward over those of the dense one; its mean over the run where densities move.
-        dense_gradient_share: share of the steps that take a dense gradient. 0 for static and SET; 1 for SNFS; 1/(T+1) for RigL,
-            whose update every T steps is a step of its own.
+        weight_gradients: the same of the gradient of the weights. Equal to ``forward`` for static and SET; 1 for SNFS; for
+            RigL, which needs all in one step of T + 1, ``forward + (1 - forward) / (T + 1)``.
     """
-    return forward + dense_gradient_share * (1 - forward) / 3
+    return (2 * forward + weight_gradients) / 3
 
 
 @dataclass(frozen=True)

@@ -29,22 +29,27 @@ class Progress:
     peak_density: float = 0.0
     layer_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
     """As ``density_sum``, by layer."""
-    dense_gradients: int = 0
-    """Steps that needed the gradients of inactive weights too."""
+    gradient_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Over the steps made, the share of each layer's weights whose gradients the step needed."""
 
     @property
     def mean_density(self) -> float:
         return self.density_sum / max(self.steps_made, 1)
 
-    def add_density(self, masks: Masks) -> None:
-        """A step runs forward with these masks."""
+    def add_densities(self, masks: Masks, gradient_masks: Masks | None) -> None:
+        """A step runs forward with ``masks`` and needs the gradients within ``gradient_masks``, or all if that is None."""
         self.density_sum += masks.density()
         self.peak_density = max(self.peak_density, masks.density())
-        for name, density in masks.densities().items():
-            self.layer_density_sums[name] = self.layer_density_sums.get(name, 0.0) + density
+        needed = dict.fromkeys(masks.names, 1.0) if gradient_masks is None else gradient_masks.densities()
+        for sums, densities in ((self.layer_density_sums, masks.densities()), (self.gradient_density_sums, needed)):
+            for name, density in densities.items():
+                sums[name] = sums.get(name, 0.0) + density
 
     def training_cost(self, cost: Cost) -> float:
         """Of the steps made, relative to dense training; ``cost`` tells the layers' shares. See :mod:`dist_sparse.flops`."""
         steps = max(self.steps_made, 1)
-        means = {name: total / steps for name, total in self.layer_density_sums.items()}
-        return training_cost(cost.forward_share(means), self.dense_gradients / steps)
+        forward, gradients = (
+            {name: total / steps for name, total in sums.items()}
+            for sums in (self.layer_density_sums, self.gradient_density_sums)
+        )
+        return training_cost(cost.forward_share(forward), cost.forward_share(gradients))

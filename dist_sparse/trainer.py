@@ -130,10 +130,8 @@ class Trainer:
         """From averaged gradients to new weights; a step that must not count moves neither masks nor weights."""
         torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
-        progress.add_density(self.method.masks)
-        uses_all_gradients = self.method.gradient_masks(step) is None
+        progress.add_densities(self.method.masks, self.method.gradient_masks(step))
         outcome = self._step.optimizer_step(step)
-        progress.dense_gradients += uses_all_gradients and not outcome.undone
         if outcome.decision.updates_masks:
             self._mask_average()
         self._meter.end_step(undone=outcome.undone)

@@ -6,6 +6,7 @@ sees.
 """
 
 import itertools
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,13 +106,34 @@ class Outlook:
         return self.densities_at(self.forecast.networks[-1], len(self.made))
 
     @property
+    def final_gradients(self) -> Mapping[str, float]:
+        """The share of each layer's weights whose gradients its last steps need, but for those that need all."""
+        last = self.forecast.networks[-1]
+        gradients = last.updates[-1].gradient_densities if last.updates else last.initial_gradients
+        return self.final_densities if gradients is None else gradients
+
+    @property
     def mean_densities(self) -> dict[str, float]:
         """The density of each layer, averaged over the forwards of the run."""
-        sums = dict.fromkeys(self.shapes, 0.0)
-        for steps, densities in self._stretches():
-            for name in sums:
-                sums[name] += steps * densities[name]
-        return {name: total / len(self.made) for name, total in sums.items()}
+        return self._mean([(len(steps), densities) for steps, densities, _ in self._stretches()])
+
+    @property
+    def mean_gradient_densities(self) -> dict[str, float]:
+        """The share of each layer's weights whose gradients a step needs, averaged over the run."""
+        everything, parts = dict.fromkeys(self.shapes, 1.0), []
+        for steps, _, gradients in self._stretches():
+            dense = sum(step in steps for step in self._between(steps))
+            parts += [(dense, everything), (len(steps) - dense, gradients)]
+        return self._mean(parts)
+
+    def _between(self, steps: range) -> Sequence[int]:
+        """The steps that need all gradients, from the first to the last of ``steps``."""
+        dense = self.forecast.dense_gradient_steps
+        return dense[bisect_left(dense, steps.start) : bisect_left(dense, steps.stop)]
+
+    def _mean(self, parts: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+        """The densities of each layer, weighted by numbers of steps."""
+        return {name: sum(steps * densities[name] for steps, densities in parts) / len(self.made) for name in self.shapes}
 
     @property
     def mean_density(self) -> float:
@@ -119,18 +141,18 @@ class Outlook:
 
     @property
     def peak_density(self) -> float:
-        return max(self.density(densities) for steps, densities in self._stretches() if steps)
+        return max(self.density(densities) for steps, densities, _ in self._stretches() if steps)
 
-    def _stretches(self) -> Iterator[tuple[int, Mapping[str, float]]]:
-        """How many steps run forward at which densities, over all networks."""
+    def _stretches(self) -> Iterator[tuple[range, Mapping[str, float], Mapping[str, float]]]:
+        """Indices of steps whose forwards have the same densities, with these and those of their gradients, of all networks."""
         networks = self.forecast.networks
         for number, network in enumerate(networks):
-            start = MaskUpdate(index=0, from_index=0, densities=network.initial)
+            start = MaskUpdate(index=0, from_index=0, densities=network.initial, gradient_densities=network.initial_gradients)
             end = MaskUpdate(index=0, from_index=len(self.made), densities={})
-            marks = [start, *network.updates, end]
-            for mark, following in itertools.pairwise(marks):
-                first = mark.from_index + (number - mark.from_index) % len(networks)
-                yield len(range(first, following.from_index, len(networks))), mark.densities
+            for update, following in itertools.pairwise([start, *network.updates, end]):
+                first = update.from_index + (number - update.from_index) % len(networks)
+                gradients = update.densities if update.gradient_densities is None else update.gradient_densities
+                yield range(first, following.from_index, len(networks)), update.densities, gradients
 
     @property
     def inference_share(self) -> float:
@@ -140,8 +162,7 @@ class Outlook:
     @property
     def training_share(self) -> float:
         """FLOPs of training relative to dense, as :func:`dist_sparse.flops.training_cost` counts."""
-        forward = self.cost.forward_share(self.mean_densities)
-        return training_cost(forward, self.forecast.dense_gradients / len(self.made))
+        return training_cost(*map(self.cost.forward_share, (self.mean_densities, self.mean_gradient_densities)))
 
     @property
     def dense_training_flops(self) -> float:

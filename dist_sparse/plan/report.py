@@ -134,10 +134,10 @@ def _wire(outlook: Outlook) -> list[str]:
 
 def _packed(outlook: Outlook, dense: int) -> list[str]:
     """What ``engine.exchange`` makes of it."""
-    if outlook.forecast.dense_gradients == len(outlook.made):
+    if len(outlook.forecast.dense_gradient_steps) == len(outlook.made):
         return [_line("", "engine.exchange sends all of it, too: every step needs all gradients")]
     auto = outlook.config.engine.exchange == "auto"
-    final = elements_per_step(outlook.parameters, outlook.active(outlook.final_densities))
+    final = elements_per_step(outlook.parameters, outlook.active(outlook.final_gradients))
     share = f"{final / dense:.3f} of all"
     if auto and final > WORTH_PACKING * dense:
         return [_line("", f"engine.exchange=auto sends about all of it, too: {share} belong to weights active at the end")]
@@ -145,7 +145,10 @@ def _packed(outlook: Outlook, dense: int) -> list[str]:
     update = f"; an update sends masks of {masks}" if outlook.update_steps else ""
     return [
         _line("", f"{_traffic(outlook, final)} where engine.exchange sends only those of weights that are active at the end"),
-        _line("", f"({final:,} elements, {share}); {outlook.forecast.dense_gradients:,} steps need all gradients{update}"),
+        _line(
+            "",
+            f"({final:,} elements, {share}); {len(outlook.forecast.dense_gradient_steps):,} steps need all gradients{update}",
+        ),
         *([_line("", "(auto does not between the GPUs of one machine: engine.exchange=masked does)")] if auto else []),
     ]
 

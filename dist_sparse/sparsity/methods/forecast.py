@@ -20,6 +20,8 @@ class MaskUpdate:
     """The first step whose forward has the new masks."""
     densities: Mapping[str, float]
     """The density of every layer from then on."""
+    gradient_densities: Mapping[str, float] | None = None
+    """The share of every layer's weights whose gradients each step needs from then on; None if it is ``densities``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class NetworkForecast:
 
     label: str = ""
     initial: Mapping[str, float]
+    initial_gradients: Mapping[str, float] | None = None
+    """The share of every layer's weights whose gradients the first steps need; None if it is ``initial``."""
     updates: Sequence[MaskUpdate] = ()
 
 
@@ -36,8 +40,8 @@ class Forecast:
     """The networks, which take steps in turn; the last is the one that the run is for."""
 
     networks: Sequence[NetworkForecast]
-    dense_gradients: int = 0
-    """Steps that need the gradients of inactive weights too."""
+    dense_gradient_steps: Sequence[int] = ()
+    """Indices of the steps that need the gradients of all weights, in order."""
     replaced_steps: Sequence[int] = ()
     """Indices of the steps in which an update takes the place of the optimizer's step."""
     chosen_every_step: bool = False

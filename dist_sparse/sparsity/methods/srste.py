@@ -46,7 +46,7 @@ class SrStePlan(Plan):
     def forecast(self, made: Sequence[int]) -> Forecast:
         """Every step needs all gradients."""
         networks = [NetworkForecast(initial=self.initial_densities)]
-        return Forecast(networks=networks, chosen_every_step=True, dense_gradients=len(made), weight_copies=1)
+        return Forecast(networks=networks, chosen_every_step=True, dense_gradient_steps=range(len(made)), weight_copies=1)
 
 
 class SrSte(Method):

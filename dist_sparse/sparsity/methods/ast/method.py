@@ -64,7 +64,7 @@ class AstPlan(Plan):
         networks = self.schedule.forecast(made, self.initial_densities, self.context.shapes)
         return Forecast(
             networks=networks,
-            dense_gradients=sum(len(network.updates) for network in networks),
+            dense_gradient_steps=sorted(update.index for network in networks for update in network.updates),
             mask_copies=len(networks) + 1,  # and their union
             weight_copies=1,
             estimate="" if self.context.config.ast.structures else LIKE_ERK,

@@ -90,12 +90,13 @@ class DropAndGrowPlan(ScheduledPlan):
 
     def forecast(self, made: Sequence[int]) -> Forecast:
         indices, densities = list(scheduled_updates(self.schedule, made)), self.initial_densities
-        growing = [min(self.gradient_steps, index + 1) for index in indices] if self.growth == "gradient" else []
+        growing = indices if self.growth == "gradient" else []
+        summing = {step for index in growing for step in range(max(0, index + 1 - self.gradient_steps), index + 1)}
         summed = bool(indices and self.needs_gradient and self.gradient_steps > 1)
         updates = [MaskUpdate(index=index, from_index=index + 1, densities=densities) for index in indices]
         return Forecast(
             networks=[NetworkForecast(initial=densities, updates=updates)],
-            dense_gradients=len(made) if self.needs_average else sum(growing),
+            dense_gradient_steps=range(len(made)) if self.needs_average else sorted(summing),
             replaced_steps=indices if self.form == "original" else [],
             weight_copies=self.needs_average + summed,
             estimate="" if self.redistribution == "none" else REDISTRIBUTED,
