@@ -31,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         randomly.entrypoint_reseeds = []
 
 
+@pytest.hookimpl(trylast=True)  # after the order has been drawn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -12,8 +12,18 @@ from pathlib import Path
 from tests.command import ROOT
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-PROMPTLY = 8.0
-"""Seconds from a run's last message to the end of all its processes: five, and what a busy machine adds."""
+PROMPTLY = 5.0
+"""Seconds from a run's last message to the end of all its processes, on a machine that has nothing else to do."""
+STUCK = 120.0
+"""Seconds after which it hangs, however busy the machine is."""
+
+
+def waiting_for_a_core() -> float:
+    """Seconds since the machine's start in which some process waited for a core; 0 where the kernel does not count them."""
+    pressure = Path("/proc/pressure/cpu")
+    if not pressure.exists():
+        return 0.0
+    return int(pressure.read_text().partition("total=")[2].split()[0]) / 1e6
 
 
 @dataclass
@@ -24,8 +34,15 @@ class Watched:
     mark: str
     said: str = ""
     last_word: float = field(default_factory=time.monotonic)
+    starved: float = field(default_factory=waiting_for_a_core)
     silence: float = 0.0
     """Seconds between the last word and the end of the last process, once it is over."""
+    idle: float = 0.0
+    """Those of them in which the machine had a core for everybody."""
+
+    @property
+    def ended_promptly(self) -> bool:
+        return self.idle < PROMPTLY and self.silence < STUCK
 
     def until(self, beginning: str) -> "Watched":
         """Read up to the first line that begins like this, which must come."""
@@ -46,6 +63,7 @@ class Watched:
             self._hear(line)
         code = self.process.wait()
         self.silence = time.monotonic() - self.last_word
+        self.idle = self.silence - (waiting_for_a_core() - self.starved)
         assert not self.left(), self.said
         return code
 
@@ -63,7 +81,7 @@ class Watched:
 
     def _hear(self, line: str) -> None:
         self.said += line
-        self.last_word = time.monotonic()
+        self.last_word, self.starved = time.monotonic(), waiting_for_a_core()
 
     def _is_ours(self, pid: int) -> bool:
         try:

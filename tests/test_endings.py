@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.command import train_here, words
-from tests.endings import PROMPTLY, TORCHRUN, Watched, watch
+from tests.endings import TORCHRUN, Watched, watch
 from tests.photos import write_photos
+
+pytestmark = pytest.mark.waits
 
 FOLDER = {
     "engine.device": "cpu",
@@ -60,7 +62,7 @@ def ended(run: Watched, code: int) -> str:
     try:
         found = run.end()
         assert found == code, run.said
-        assert run.silence < PROMPTLY, f"{run.silence:.1f} s after its last word:\n{run.said}"
+        assert run.ended_promptly, f"{run.silence:.1f} s after its last word:\n{run.said}"
     finally:
         run.kill()
     return run.said

@@ -19,6 +19,8 @@ from tests.full_disk import small_disk
 from tests.photos import write_photos
 from tests.test_completeness import SMALL
 
+pytestmark = pytest.mark.waits
+
 NO_SPACE = "No space left on device"
 
 

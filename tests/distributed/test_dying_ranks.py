@@ -9,7 +9,9 @@ import pytest
 
 from tests.command import ROOT, words
 from tests.distributed.test_runs import SMALL
-from tests.endings import PROMPTLY, Watched, watch
+from tests.endings import Watched, watch
+
+pytestmark = pytest.mark.waits
 
 ZERO = {"engine.name": "deepspeed", "engine.zero.stage": 2}
 
@@ -36,7 +38,7 @@ def test_a_killed_rank_is_named(tmp_path: Path, size: int, dying: int, more: dic
     assert re.match(rf"error: rank {dying} \(process {pid} on \S+\) has died: ", line)
     assert "resume=auto goes on from the last checkpoint" in line
     assert "gloo" not in run.said
-    assert run.silence < PROMPTLY
+    assert run.ended_promptly, f"{run.silence:.1f} s after its last word:\n{run.said}"
 
 
 @pytest.mark.parametrize("place", ["before they meet", "after they met"])

@@ -11,6 +11,8 @@ from tests.distributed import cases
 from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
 
+pytestmark = pytest.mark.waits
+
 RUN = {
     "engine.device": "cpu",
     "tracking.wandb": "disabled",

@@ -16,6 +16,8 @@ from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
 from tests.photos import write_photos
 
+pytestmark = pytest.mark.waits
+
 COMMON = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1, "resume": "auto"}
 BATCH_NORM = {
     **COMMON,

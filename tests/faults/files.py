@@ -58,7 +58,7 @@ def refused_operations(bench: Bench, draw: random.Random) -> Case:
 
 def _judge(bench: Bench, case: Case, run: Run, folder: Path, ended: Ended) -> None:
     """An end with 0 has left everything but checkpoints that it has warned of; any other is a line, and can be resumed."""
-    refused = any(re.match(r"no checkpoint at step \d+", warning) for warning in ended.warnings)
+    refused = any(re.match(r"no (best )?checkpoint at step \d+", warning) for warning in ended.warnings)
     if ended.code == 0:
         case.outcome = "equal, with warnings" if ended.warnings else "equal"
         found = differences(folder, bench.reference(run).folder, but_best=refused)

@@ -14,6 +14,8 @@ from tests.faults.campaign import Figures, try_case
 from tests.faults.compare import differences, not_finite
 from tests.faults.processes import servers
 
+pytestmark = pytest.mark.waits
+
 SEED = 1
 CASES = {
     "kills": 1, "kills_at_files": 2, "signals": 1, "stopped": 1, "full_disk": 1, "refused_operations": 2, "damage": 3,

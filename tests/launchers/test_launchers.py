@@ -13,6 +13,8 @@ import pytest
 
 from tests.command import ROOT
 
+pytestmark = pytest.mark.waits
+
 TRAIN = "-m dist_sparse.train"
 DIGITS = "configs/digits/rigl.yaml"
 WAIT = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=100"

@@ -22,6 +22,8 @@ from tests.slurm.cluster import Cluster, Job
 from tests.sweeps.client import wandb
 from tests.sweeps.stand_in_server import ENTITY, stand_in_server
 
+pytestmark = pytest.mark.waits
+
 TINY = (
     "--engine.device=cpu",
     "--model.kwargs={width: 0.25}",

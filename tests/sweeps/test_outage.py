@@ -9,6 +9,8 @@ import pytest
 from tests.sweeps.client import environment, wandb
 from tests.sweeps.stand_in_server import StandInServer
 
+pytestmark = pytest.mark.waits
+
 RUN = """
 import logging, sys
 from pathlib import Path

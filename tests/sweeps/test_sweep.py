@@ -14,6 +14,8 @@ from tests.command import ROOT, read_until
 from tests.sweeps.client import BIN, environment, offline_run, wandb
 from tests.sweeps.stand_in_server import ENTITY, StandInServer
 
+pytestmark = pytest.mark.waits
+
 TINY = ["--train.batch_size=128", "--model.kwargs={width: 0.25}", "--tracking.log_every=5"]
 
 
