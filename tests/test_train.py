@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from dist_sparse.config import load_config, to_flat
+from dist_sparse.config import load_config, parse_args, to_flat
+from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.train import main
-from tests.command import ROOT, here, metrics, train_here
+from tests.command import ROOT, here, metrics, train_here, words
 from tests.distributed.cases import TINY_VIT
 
 RIGL = {
@@ -184,6 +185,32 @@ def test_training_costs_the_density_of_the_time(tmp_path: Path) -> None:
     forward, density = summary["inference_flops_relative"], summary["density"]
     dense_share = (forward - density) / (1 - density)
     assert summary["train_flops_relative"] == pytest.approx(dense_share + (1 - dense_share) * summary["mean_density"], rel=1e-3)
+
+
+def test_a_larger_backward_costs_what_it_computes(tmp_path: Path) -> None:
+    """Two of three units of a step go by the forward's density, one by the backward's, each the same in all masked layers."""
+    values = {
+        "engine.device": "cpu",
+        "tracking.wandb": "disabled",
+        "train.epochs": 1,
+        "model.kwargs": {"width": 0.25},
+        "optim.weight_decay": 0.0,
+        "sparsity.method": "top_kast",
+        "sparsity.density": 0.25,
+        "sparsity.distribution": "uniform",
+        "sparsity.keep_dense": ["first", "last"],
+        "sparsity.top_kast.backward_density": 0.75,
+        "sparsity.update.interval": "5 steps",
+        "output": tmp_path,
+    }
+    assert train_here(values).code == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    forward = summary["inference_flops_relative"]
+    dense_layers = (forward - 0.25) / 0.75
+    expected = (2 * forward + dense_layers + (1 - dense_layers) * 0.75) / 3
+    assert summary["train_flops_relative"] == pytest.approx(expected, rel=2e-3)  # whole weights of small layers
+    planned = look_ahead(parse_args(words(values)).config, 1).training_share
+    assert planned == pytest.approx(summary["train_flops_relative"], rel=1e-9)
 
 
 def test_the_checkpoint_is_a_plain_timm_model(finished: tuple[Path, str]) -> None:

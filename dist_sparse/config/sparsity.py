@@ -104,11 +104,22 @@ class SrsteConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TopKastConfig:
+    __pydantic_config__ = STRICT
+
+    backward_density: Density | None = None
+    """Fraction of the sparse layers' weights that are trained, those of the forward among them. Default: twice the density."""
+    decay: NonNegative = 1e-4
+    """Weight decay of the weights that are trained, times 1/density for those that the forward leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
     __pydantic_config__ = STRICT
 
     method: str = "rigl"
-    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform, mest, shuffled_block, ast or srste."""
+    """dense, static, set, rigl, snfs, granet, granet_uniform, gmp, gmp_uniform, mest, shuffled_block, ast, srste,
+    acdc or top_kast."""
     density: Density | None = None
     """Fraction of the sparse layers' weights that are active in the end (`keep_dense` not counted). Structure nm gives it."""
     distribution: Literal["erk", "er", "uniform", "table"] | None = None
@@ -136,3 +147,5 @@ class SparsityConfig:
     """Sub-nets of method ast."""
     srste: SrsteConfig = SrsteConfig()
     """Decay of method srste."""
+    top_kast: TopKastConfig = TopKastConfig()
+    """Backward masks and decay of method top_kast."""

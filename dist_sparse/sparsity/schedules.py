@@ -1,7 +1,7 @@
 """How far and when the masks move, as functions of the optimizer step (1 is the first)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -70,7 +70,11 @@ class UpdateSchedule:
         latest = min(step, self.end - 1) // self.interval * self.interval
         return latest if max(previous, self.start - 1) < latest else None
 
-    def regular(self, last: int) -> range:
+    def number(self, regular: int) -> int:
+        """Which of the updates a regular one is; the one at step 0 is number 0."""
+        return regular // self.interval
+
+    def regular(self, last: int) -> Sequence[int]:
         """The steps of all regular updates up to step ``last``."""
         earliest = max(self.start, 1)
         return range(earliest + -earliest % self.interval, min(self.end, last + 1), self.interval)
@@ -80,6 +84,30 @@ class UpdateSchedule:
         earliest = max(step, self.start)
         following = earliest + -earliest % self.interval
         return following - step if following < self.end else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedSteps(UpdateSchedule):
+    """Updates at listed steps, in their order."""
+
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, steps: Sequence[int]) -> "ListedSteps":
+        return cls(interval=1, start=steps[0], end=steps[-1] + 1, drop=Constant(start=0.0), steps=tuple(steps))
+
+    def number(self, regular: int) -> int:
+        """Which of the listed steps it is; the first is number 0."""
+        return self.steps.index(regular)
+
+    def due_step(self, previous: int, step: int) -> int | None:
+        return next((each for each in reversed(self.steps) if previous < each <= step), None)
+
+    def regular(self, last: int) -> Sequence[int]:
+        return [each for each in self.steps if each <= last]
+
+    def until_next(self, step: int) -> int | None:
+        return next((each - step for each in self.steps if each >= step), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ METHOD_KEYS: dict[str, dict[str, Any]] = {
     "granet_uniform": {**EVERY_OTHER, "sparsity.update.removal": "taylor"},
     "gmp": EVERY_OTHER,
     "gmp_uniform": EVERY_OTHER,
+    "acdc": EVERY_OTHER,
+    "top_kast": EVERY_OTHER,
     "mest": {
         **EVERY_OTHER,
         **{"sparsity.mest.keep": [0.2], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []},

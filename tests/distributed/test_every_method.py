@@ -35,6 +35,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "granet_uniform": RAMP,
     "gmp": {**EVERY_STEP, "sparsity.ramp.end": "100%"},
     "gmp_uniform": {**EVERY_STEP, "sparsity.ramp.end": "100%"},
+    "acdc": {**EVERY_STEP, "sparsity.ramp.start": "1 steps"},
+    "top_kast": EVERY_STEP,
     "mest": {**EVERY_STEP, "sparsity.mest.keep": [0.2], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []},
 }
 """What makes each method move at every step, or at every other one where an update takes the place of the optimizer's step."""
@@ -63,7 +65,8 @@ def test_masks_do_not_depend_on_the_number_of_ranks(
         values.pop("sparsity.distribution", None)
     runs = [worlds(size).run(cases.train, values, str(tmp_path / str(size))) for size in SIZES]
     alone = runs[0][0]
-    assert method == "static" or given is not None or alone.updates >= 3
+    seldom = method == "static" or (method == "top_kast" and structure != "unstructured")  # the largest units stay the largest
+    assert seldom or given is not None or alone.updates >= 3
     for trained in (each for ranks in runs for each in ranks):
         assert trained.initial == alone.initial
         assert trained.digests == alone.digests

@@ -32,6 +32,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "granet": _RAMP,
     "granet_uniform": _RAMP,
     "gmp": _RAMP,
+    "acdc": _RAMP,
+    "top_kast": _MOVING,
     "shuffled_block": {**_MOVING, "sparsity.shuffled_block.size": 4},
     "mest": {
         "sparsity.density": 0.3, "sparsity.update.interval": "1 epochs", "sparsity.mest.keep": [0.2],
@@ -72,7 +74,9 @@ def choose(draw: random.Random, variety: int, ranks: tuple[int, ...] = (1, 1, 2,
     number = draw.choice(ranks)
     draw = random.Random(draw.randrange(variety))
     method = draw.choice(list(METHODS))
-    options = [each for each in _OPTIONS if not (method in ("ast", "srste") and "train.ema" in each)]  # which they refuse
+    options = [
+        each for each in _OPTIONS if not (method in ("ast", "srste", "top_kast") and "train.ema" in each)
+    ]  # which they refuse
     option = draw.choice(options)
     exchange = draw.choice(("dense", "masked")) if number > 1 else "auto"
     values = {**_COMMON, **METHODS[method], "sparsity.method": method, **option, "engine.exchange": exchange}

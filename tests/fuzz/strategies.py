@@ -58,7 +58,19 @@ METHODS: list[dict[str, Any]] = [
     ),
     *(
         {"sparsity.method": method, "sparsity.density": 0.3, "sparsity.update.interval": 2}
-        for method in ("set", "rigl", "snfs", "granet", "granet_uniform", "gmp", "gmp_uniform", "mest", "shuffled_block")
+        for method in (
+            "set",
+            "rigl",
+            "snfs",
+            "granet",
+            "granet_uniform",
+            "gmp",
+            "gmp_uniform",
+            "acdc",
+            "mest",
+            "shuffled_block",
+            "top_kast",
+        )
     ),
     {"sparsity.method": "set", "sparsity.density": 0.3, "sparsity.structure": "kernel", "sparsity.update.interval": 1},
     {"sparsity.method": "rigl", "sparsity.structure": "nm:2:4", "sparsity.keep_dense": "first", "sparsity.update.interval": 2},

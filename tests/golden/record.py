@@ -99,6 +99,16 @@ MORE: dict[str, dict[str, Any]] = {
         "sparsity.keep_dense": ["first", "last"],
     },
     "ast_single": {**_SUB_NETS, "sparsity.ast.densities": [0.2], "sparsity.ast.correction": "none"},
+    "acdc": {**_MOVING, "sparsity.method": "acdc"},
+    "acdc_filter": {
+        **_MOVING,
+        "sparsity.method": "acdc",
+        "sparsity.structure": "filter",
+        "sparsity.density": 0.4,
+        "sparsity.keep_dense": ["last"],
+    },
+    "top_kast": {**_MOVING, "sparsity.method": "top_kast", "optim.weight_decay": 0.0},
+    "top_kast_kernel": {**_MOVING, "sparsity.method": "top_kast", "sparsity.structure": "kernel"},
     "srste": {"sparsity.method": "srste", "sparsity.structure": "nm:2:4", "sparsity.keep_dense": ["first"]},
 }
 """Every other method and start, and a structure of each, tried on the model with batch norm."""

@@ -77,7 +77,8 @@ class Method(ABC):
     =========================  ================================  ========================================================
     :meth:`start`              masks the model                   what ranks must share is not shared
     :meth:`before_forward`     nothing                           the forward has the weights of the step before
-    :meth:`gradient_masks`     the masks                         inactive weights have no gradient to grow by: ranks that
+    :attr:`backward_masks`     the masks                         weights that the forward leaves out are not trained
+    :meth:`gradient_masks`     the backward masks                inactive weights have no gradient to grow by: ranks that
                                                                  exchange active gradients only would grow by zeros
     :meth:`chooses`            no step chooses                   masks are chosen by numbers that are not finite
     :meth:`after_backward`     masks the gradients               masks do not move
@@ -167,12 +168,17 @@ class Method(ABC):
     def before_forward(self, step: int) -> None:  # noqa: B027 - a hook that most methods do without
         """Prepare the weights of step ``step``; called again before each further micro-batch of it."""
 
+    @property
+    def backward_masks(self) -> Masks:
+        """The weights that are trained: gradients outside of these masks are zeroed. They hold the :attr:`masks`."""
+        return self.masks
+
     def gradient_masks(self, step: int) -> Masks | None:
         """Outside of these masks step ``step`` uses no gradient, so that none is exchanged; None if it uses all.
 
-        Asked between :meth:`before_forward` and :meth:`after_backward`. Steps that use all count in the cost of training.
+        Asked between :meth:`before_forward` and :meth:`after_backward`; the cost of training counts them.
         """
-        return self.masks
+        return self.backward_masks
 
     def chooses(self, step: int) -> bool:
         """The gradients of step ``step``, or the weights, choose masks in it, or its gradients are kept to choose by later.
@@ -185,7 +191,7 @@ class Method(ABC):
 
     def after_backward(self, step: int) -> Decision:
         """Move the masks if it is time, then mask the gradients."""
-        self.access.mask_gradients(self.masks)
+        self.access.mask_gradients(self.backward_masks)
         return Decision()
 
     def after_overflow(self, step: int) -> Decision:

@@ -43,7 +43,7 @@ class Updating(Method):
         due = self._due is not None
         if self._due is not None and self.replaces_step:
             self._update_gathered(step, self._due)
-        self.access.mask_gradients(self.masks)
+        self.access.mask_gradients(self.backward_masks)
         return Decision(skip_optimizer=due and self.replaces_step, updates_masks=due)
 
     def after_step(self, step: int) -> None:

@@ -203,7 +203,7 @@ def test_every_method_goes_on_from_its_own_state(small_run, name: str, structure
     keys: dict = {} if name in ("dense", "static") else {"update": update}
     patterns = structure == "pattern"
     if "ramp.end" in METHODS[name].uses:
-        keys["ramp"] = RampConfig(end=Length(6, "steps"), initial_density=0.4 if patterns else None)
+        keys["ramp"] = RampConfig(start=Length(0, "steps"), end=Length(6, "steps"), initial_density=0.4 if patterns else None)
     if patterns:
         keys |= {"distribution": "uniform", "keep_dense": ["last"]}
     if name == "shuffled_block":

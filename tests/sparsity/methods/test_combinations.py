@@ -21,7 +21,7 @@ from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.sparsity.structures import STRUCTURES, Structure, parse_structure
 from tests.idle import idle
 
-SHARED = ("gmp", "granet", "snfs", "ast")
+SHARED = ("gmp", "granet", "snfs", "ast", "acdc")
 EXAMPLES = [cls.example for cls in STRUCTURES.values()]
 STRUCTURED = [name for name, cls in METHODS.items() if "structure" in cls.uses]
 RUN = RunFacts(seed=0, steps_per_epoch=100, total_steps=1000, rank=0, world_size=1, device=torch.device("cpu"))
@@ -42,7 +42,11 @@ LINEAR = ["5.weight", "7.weight"]
 
 def ramp(cutter: Structure) -> RampConfig:
     """Over after two steps, from the densest that the structure can be."""
-    return RampConfig(end=Length(2, "steps"), initial_density=float(cutter.capacity) if cutter.capacity < 1 else None)
+    return RampConfig(
+        start=Length(0, "steps"),
+        end=Length(2, "steps"),
+        initial_density=float(cutter.capacity) if cutter.capacity < 1 else None,
+    )
 
 
 @pytest.mark.usefixtures("group")

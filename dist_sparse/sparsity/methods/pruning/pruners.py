@@ -42,6 +42,11 @@ class Pruner(ABC):
             return None
         return self.select(self.ramp(regular // self.interval), access, masks, agreement)
 
+    @property
+    def final(self) -> Fraction:
+        """The density that the ramp ends at."""
+        return self.ramp(self.ramp.last)
+
     def done(self, step: int) -> bool:
         """With the update that belongs to ``step``, if one does, the density is the last one."""
         return self.ramp.done(step // self.interval)
