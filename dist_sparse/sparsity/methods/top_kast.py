@@ -130,8 +130,9 @@ class TopKast(Updating):
         return Decision()
 
     def update(self, step: int, regular: int) -> None:
-        self._backward.replace(self._largest(self._plan.backward))
-        self.replace_masks(self._largest(self._plan.forward))
+        with self.one_update():
+            self._backward.replace(self._largest(self._plan.backward))
+            self.replace_masks(self._largest(self._plan.forward))
 
     def _zero_inactive(self) -> None:
         """Weights keep their values; those that are not trained have no momentum."""
@@ -140,8 +141,9 @@ class TopKast(Updating):
     def views(self) -> Sequence[View]:
         return [View(label="", masks=self.masks, show=lambda: self._dense.masked(self.masks))]
 
-    def digests(self) -> dict[str, int]:
-        return super().digests() | {f"backward {name}": digest for name, digest in self._backward.digests().items()}
+    def digests(self, *, in_memory: bool = False) -> dict[str, int]:
+        backward = self._backward.digests(in_memory=in_memory)
+        return super().digests(in_memory=in_memory) | {f"backward {name}": digest for name, digest in backward.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "backward": self._backward.state_dict()}
