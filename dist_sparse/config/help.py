@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from dist_sparse.config.parse import to_flat
+from dist_sparse.config.dump import to_flat
 from dist_sparse.config.schema import Config
 from dist_sparse.config.tree import Leaf, leaves, nearest, sections
 from dist_sparse.errors import UserError, did_you_mean

@@ -12,12 +12,10 @@ from typing import Any
 
 from dist_sparse.config.assign import apply
 from dist_sparse.config.command_line import Words, read_words
-from dist_sparse.config.duration import Length
 from dist_sparse.config.files import Assignment, read_yaml
+from dist_sparse.config.help import format_help
 from dist_sparse.config.recipes import find
 from dist_sparse.config.schema import Config
-from dist_sparse.config.tree import flat
-from dist_sparse.config.yaml_text import dump
 from dist_sparse.errors import shown
 
 
@@ -73,33 +71,6 @@ def with_values(config: Config, overrides: Sequence[str] | Mapping[str, Any]) ->
     return apply(config, words.assignments, words.errors)
 
 
-def to_flat(config: Config) -> dict[str, Any]:
-    """Every key's value by dotted path, in the order of the schema, as plain numbers, text, lists and mappings."""
-    return {key: _plain(value) for key, value in flat(config)}
-
-
-def dump_config(config: Config) -> str:
-    """The whole configuration as YAML, in the order of the schema; it reads back as an equal :class:`Config`."""
-    tree: dict[str, Any] = {}
-    for key, value in to_flat(config).items():
-        *path, last = key.split(".")
-        section = tree
-        for part in path:
-            section = section.setdefault(part, {})
-        section[last] = value
-    return dump(tree)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Length):
-        return str(value)
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return value
-
-
 def _is_request(word: str) -> bool:
     """The word asks for something else than training, and is no key."""
     return word in ("--print-config", "--plan", "--smoke") or word.startswith("--plan=")
@@ -133,8 +104,6 @@ def _help_if_asked(argv: Sequence[str]) -> None:
     for position, word in enumerate(argv):
         flag, _, wanted = word.partition("=")
         if flag in ("-h", "--help"):
-            from dist_sparse.config.help import format_help
-
             following = "".join(argv[position + 1 : position + 2])
             sys.stdout.write(format_help(wanted or ("" if following.startswith("-") else following)))
             raise SystemExit(0)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from dist_sparse.config import parse_args
@@ -27,6 +29,17 @@ def test_every_key_has_meaning_kind_and_default():
     assert entry(text, "scheduler.warmup").startswith("--scheduler.warmup LENGTH ")
     assert entry(text, "data.image_size").startswith("--data.image_size INT >= 1 ")
     assert entry(text, "sparsity.keep_dense").startswith("--sparsity.keep_dense LIST of TEXT ")
+
+
+def test_it_names_what_the_registries_hold():
+    from dist_sparse.sparsity.methods import METHODS
+    from dist_sparse.sparsity.structures import STRUCTURES
+
+    text = format_help("sparsity", width=10**6)
+    methods = entry(text, "sparsity.method").partition(" TEXT ")[2].partition(".")[0]
+    assert set(re.findall(r"\w+", methods)) - {"or"} == set(METHODS)
+    structures = entry(text, "sparsity.structure").partition(": ")[2].partition(".")[0]
+    assert structures.split(", ") == [cls.example for cls in STRUCTURES.values()]
 
 
 def test_every_key_and_section_is_documented():
