@@ -25,7 +25,7 @@ class Incomplete(Exception):
     """The run could not be completed, by no mistake of the user's, and one line says why."""
 
     exit_code = 1
-    aloud = True
+    reports = True
     """This rank is to tell it; another one does if not."""
     at_once = False
     """Nobody has to be left time to speak: the launcher ends all ranks already, and some wait for this one to close its
@@ -53,9 +53,9 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-def refuse(error: UserError | Incomplete, *, aloud: bool = True) -> int:
-    """Tell the user, a line for each mistake, on the rank that speaks ``aloud``; returns the exit code."""
-    if aloud:
+def refuse(error: UserError | Incomplete, *, reports: bool = True) -> int:
+    """Tell the user, a line for each mistake, if this is the rank that ``reports`` it; returns the exit code."""
+    if reports:
         for line in str(error).splitlines():
             with contextlib.suppress(OSError):  # nobody reads it, or a full disk
                 print(f"error: {line}", file=sys.stderr, flush=True)

@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = RunFolder(path=arguments.run_dir)
         config, checkpoint = folder.config(overrides), folder.checkpoint(arguments.checkpoint)
     except UserError as error:  # the same on every rank
-        return refuse(error, aloud=is_first)
+        return refuse(error, reports=is_first)
     try:
         with loading_explained():
             lines = evaluate(config, checkpoint)
     except UserError as error:
-        return refuse(error, aloud=is_first or not error.on_all_ranks)
+        return refuse(error, reports=is_first or not error.on_all_ranks)
     if is_first:
         print("\n".join(lines))
     return 0

@@ -25,7 +25,7 @@ def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
     try:
         code = 0 if is_needless() and not on_all_ranks else main()
     except Incomplete as error:
-        code = refuse(error, aloud=error.aloud)
+        code = refuse(error, reports=error.reports)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     finally:

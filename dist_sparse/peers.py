@@ -141,7 +141,7 @@ def _explain(store: dist.Store, error: RuntimeError, over: threading.Event) -> N
         if lost is None:
             return
         _leave_word(store, str(lost), mendable=False)
-        lost.aloud, lost.at_once = store.add(_SPEAKER, 1) == 1, True
+        lost.reports, lost.at_once = store.add(_SPEAKER, 1) == 1, True
     except dist.DistError:  # without an agent of torchrun the store is the first rank's own
         raise Incomplete(f"rank 0 has died: {_ADVICE}") from error
     raise lost from error
@@ -196,7 +196,7 @@ def _raise_word(store: dist.Store, error: RuntimeError) -> None:
         if mendable:
             raise ToldElsewhere(text) from error
         told = Incomplete(text)
-        told.aloud, told.at_once = False, _ADVICE in text
+        told.reports, told.at_once = False, _ADVICE in text
         raise told from error
 
 

@@ -27,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         with speaking_once():
             invocation = parse_args(given_words(argv))
     except UserError as error:
-        return refuse(error, aloud=is_first)
+        return refuse(error, reports=is_first)
     try:
-        _do(invocation, aloud=is_first)
+        _do(invocation, reports=is_first)
     except ToldElsewhere as error:
-        return refuse(error, aloud=False)
+        return refuse(error, reports=False)
     except UserError as error:
-        return refuse(error, aloud=is_first or not error.on_all_ranks)
+        return refuse(error, reports=is_first or not error.on_all_ranks)
     except Incomplete as error:
-        return refuse(error, aloud=error.aloud)
+        return refuse(error, reports=error.reports)
     except StopAsked as asked:
         return EXIT_PREEMPTED if asked.preempted else EXIT_INTERRUPTED
     except KeyboardInterrupt:
@@ -43,20 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _do(invocation: Invocation, *, aloud: bool) -> None:
+def _do(invocation: Invocation, *, reports: bool) -> None:
     """Heavy packages are imported only here, once the command line is in order."""
     config = invocation.config
     if invocation.print_config:
         from dist_sparse.build import resolved
 
         text = dump_config(resolved(config))
-        if aloud:
+        if reports:
             print(text, end="")
     elif invocation.plan is not None:
         from dist_sparse.plan.outlook import look_ahead
         from dist_sparse.plan.report import report
 
-        if aloud:
+        if reports:
             ranks = invocation.plan or int(os.environ.get("WORLD_SIZE", "1"))
             print(report(look_ahead(config, ranks, typed=invocation.typed)))
     else:

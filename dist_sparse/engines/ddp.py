@@ -20,7 +20,7 @@ from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.exchange import Choice, build_exchange, describe
 from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
 from dist_sparse.engines.precision import Precision
-from dist_sparse.engines.wire import Compress
+from dist_sparse.engines.traffic import Compress
 from dist_sparse.sparsity.masks import Masks
 
 

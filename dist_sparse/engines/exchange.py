@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from dist_sparse.engines.wire import WORTH_PACKING, Compress, elements_per_step
+from dist_sparse.engines.traffic import WORTH_PACKING, Compress, elements_per_step
 from dist_sparse.sparsity.masks import Masks
 
 Choice = Literal["auto", "masked", "dense"]

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from dist_sparse.engines.build import capabilities_of
-from dist_sparse.engines.wire import WORTH_PACKING, bytes_per_step, elements_per_step
+from dist_sparse.engines.traffic import WORTH_PACKING, bytes_per_step, elements_per_step
 from dist_sparse.plan.outlook import Outlook
 from dist_sparse.sparsity.methods.forecast import NetworkForecast
 
@@ -15,7 +15,7 @@ _ROWS = 8
 def report(outlook: Outlook) -> str:
     """The whole text, without a newline at its end."""
     title = f"plan of {outlook.config.name} on {_count(outlook.world_size, 'rank')}; nothing is trained"
-    parts = [_length(outlook), _masks(outlook), _densities(outlook), _flops(outlook), _memory(outlook), _wire(outlook)]
+    parts = [_length(outlook), _masks(outlook), _densities(outlook), _flops(outlook), _memory(outlook), _traffic_lines(outlook)]
     return "\n".join([title, *(line for part in parts for line in part)])
 
 
@@ -118,12 +118,12 @@ def _memory(outlook: Outlook) -> list[str]:
     return lines
 
 
-def _wire(outlook: Outlook) -> list[str]:
+def _traffic_lines(outlook: Outlook) -> list[str]:
     if outlook.world_size == 1:
-        return [_line("wire", "nothing: one rank")]
+        return [_line("traffic", "nothing: one rank")]
     engine, dense = capabilities_of(outlook.config.engine), elements_per_step(outlook.parameters, {})
     told = _traffic(outlook, dense)
-    lines = [_line("wire", f"{told} a step that each rank sends for all gradients ({dense:,} elements)")]
+    lines = [_line("traffic", f"{told} a step that each rank sends for all gradients ({dense:,} elements)")]
     if "weights" in engine.shared_out:
         weights = _traffic(outlook, dense + dense // 2)
         lines.append(_line("", f"{weights} with the weights, which are gathered for forward and backward"))

@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = RunFolder(path=arguments.run_dir)
         config, request = folder.config(overrides), _request(arguments, folder)
     except UserError as error:  # the same on every rank
-        return refuse(error, aloud=is_first)
+        return refuse(error, reports=is_first)
     try:
         with loading_explained():
             _probe(config, request, folder.path / "plasticity")
     except UserError as error:
-        return refuse(error, aloud=is_first or not error.on_all_ranks)
+        return refuse(error, reports=is_first or not error.on_all_ranks)
     return 0
 
 

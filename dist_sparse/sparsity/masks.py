@@ -16,7 +16,7 @@ class Masks:
     Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except
     on the CPU, where a multiplier in the weight's dtype is several times faster. Beside it lie the mask's bits, one bit a
     weight, which are packed once when the mask is replaced: counts, digests and checkpoints are made of them. The record of
-    explored weights is one bit a weight, too, and stays in host memory (but see :meth:`follow`).
+    explored weights is one bit a weight, too, and stays in host memory (but see :meth:`replace_unsynchronised`).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -54,7 +54,7 @@ class Masks:
             explored = packed.cpu()
             self._explored[name] = self._explored.get(name, explored).cpu() | explored
 
-    def follow(self, masks: Mapping[str, Tensor]) -> None:
+    def replace_unsynchronised(self, masks: Mapping[str, Tensor]) -> None:
         """As :meth:`replace`, with masks of as many active weights as before, at every step: no host waits for the device."""
         self.version += 1
         for name, mask in masks.items():

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from dist_sparse import distributed
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
-from dist_sparse.engines.wire import elements_per_step
+from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.masks import Masks

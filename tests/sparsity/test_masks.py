@@ -212,7 +212,7 @@ def test_following_is_replacing_by_masks_of_equal_counts(masks: Masks) -> None:
     turned = {name: mask.flatten().roll(1).view_as(mask) for name, mask in first.items()}
     for each in (masks, other):
         each.replace(first)
-    masks.follow(turned)
+    masks.replace_unsynchronised(turned)
     other.replace(turned)
     assert masks.digest() == other.digest() and masks.active() == other.active()
     assert masks.exploration() == other.exploration() > masks.density()

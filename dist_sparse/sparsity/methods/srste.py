@@ -102,7 +102,9 @@ class SrSte(Method):
         with self.access.gathered(weights=self.masks.names):
             finite = all_finite(self.access.weight(name) for name in self.masks.names)
             chosen = {name: self._mask(name) for name in self.masks.names}
-            self.masks.follow({name: torch.where(finite, mask, self.masks[name]) for name, mask in chosen.items()})
+            self.masks.replace_unsynchronised(
+                {name: torch.where(finite, mask, self.masks[name]) for name, mask in chosen.items()}
+            )
 
     def _mask(self, name: str) -> Tensor:
         return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)

@@ -1,4 +1,4 @@
-"""What the exchange of gradients puts on the wire, from counts alone: no tensor, no process group."""
+"""How many bytes the exchange of gradients sends, from counts alone: no tensor, no process group."""
 
 from collections.abc import Mapping
 from typing import Literal

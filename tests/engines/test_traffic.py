@@ -2,7 +2,7 @@
 
 import pytest
 
-from dist_sparse.engines.wire import bytes_per_step, elements_per_step
+from dist_sparse.engines.traffic import bytes_per_step, elements_per_step
 
 PARAMETERS = {"conv.weight": 1000, "bn.weight": 10, "fc.weight": 500, "fc.bias": 5}
 
