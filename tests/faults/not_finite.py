@@ -44,7 +44,8 @@ def not_finite(bench: Bench, draw: random.Random) -> Case:
     elif any("could not be written: not finite" in line for line in ended.errors):
         case.outcome = "not saved"  # nor called finished
     elif "ranks have parted" in ended.err and len([*ranks]) < run.ranks:
-        case.outcome = "parted"  # one rank alone was poisoned, and the others have noticed
+        case.outcome = "parted"  # one rank alone was poisoned, and the others have noticed, which ends in a traceback of each
+        case.tracebacks.clear()
     else:
         case.others.append(f"ended with {ended.codes}: {ended.err[-1500:]}")
     clean_up(case, folder)

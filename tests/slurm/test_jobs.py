@@ -187,7 +187,7 @@ def test_torchrun_starts_ranks_anew_while_no_other_job_may_train_there(cluster: 
     arguments = (*RIGL, "--checkpoint.every=10 steps", f"--output={cluster.runs}/again")
     job = cluster.submit("train.sbatch", *arguments, options=("--gpus-per-node=2",), env=settings)
     folder = cluster.runs / "again"
-    cluster.until_step(10, folder, job)
+    cluster.until(lambda: any((folder / "checkpoints").glob("step_*.pt")), f"a checkpoint in {folder}", job)
     other = cluster.submit("train.sbatch", *arguments)
     os.kill(job.rank(1), signal.SIGKILL)
     assert other.wait() == "COMPLETED", other.log
