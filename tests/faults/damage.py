@@ -65,12 +65,16 @@ def damage(bench: Bench, draw: random.Random) -> Case:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stories, kept = [], bench.new_folder()
     shutil.copytree(folder, kept)
+    newest, unread = max((folder / "checkpoints").glob("step_*.pt"), default=None), set[str]()
     for path in draw.sample(files, min(len(files), draw.choice((1, 1, 2)))):
         name = draw.choice(list(DAMAGES))
         DAMAGES[name](path, draw)
         stories.append(f"{path.relative_to(folder)}: {name}")
+        if path.match("checkpoints/step_*.pt") and path != newest:
+            unread.add(path.name)  # it stays as it is until the newer one is lost: then it is checked
     case.story = f"{run.name}: killed before file operation {operation}; {'; '.join(stories)}"
     told = bench.resume(case, run, folder)
+    case.differences = [line for line in case.differences if not _is_of(line, unread)]
     if case.outcome == "refused":
         shutil.rmtree(folder)
         kept.rename(folder)
@@ -84,6 +88,11 @@ def damage(bench: Bench, draw: random.Random) -> Case:
     clean_up(case, folder)
     shutil.rmtree(kept, ignore_errors=True)
     return case
+
+
+def _is_of(difference: str, names: set[str]) -> bool:
+    """The difference is of one of these files."""
+    return difference.partition(":")[0] in names
 
 
 def _was_told(difference: str, warnings: list[str]) -> bool:
