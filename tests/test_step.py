@@ -6,12 +6,9 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from dist_sparse import distributed
 from dist_sparse.config.duration import Length
-from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.precision import Precision
@@ -20,6 +17,7 @@ from dist_sparse.sparsity.methods.build import begin, plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.step import TrainStep
+from tests import process_group
 
 CPU = torch.device("cpu")
 CALLS = {
@@ -32,12 +30,8 @@ UNDONE = ["before_forward", "forward_backward", "before_forward", "forward_backw
 
 @pytest.fixture(autouse=True)
 def group() -> Iterator[None]:
-    """The process group of one process; a group that another test module left running stays."""
-    started_here = not dist.is_initialized()
-    distributed.start(EngineConfig(device="cpu"))
-    yield
-    if started_here:
-        distributed.stop()
+    with process_group.of_one():
+        yield
 
 
 class Run:

@@ -7,20 +7,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dist_sparse import distributed
-from dist_sparse.config.engine import EngineConfig
 from dist_sparse.engines.exchange import build_exchange, describe
 from dist_sparse.sparsity.masks import Masks
+from tests import process_group
 
 
 @pytest.fixture(scope="module", autouse=True)
 def group() -> Iterator[None]:
-    """The process group of one process; a group that another test module left running stays."""
-    started_here = not dist.is_initialized()
-    distributed.start(EngineConfig(device="cpu"))
-    yield
-    if started_here:
-        distributed.stop()
+    with process_group.of_one():
+        yield
 
 
 def model_and_masks(active: int) -> tuple[nn.Module, Masks]:

@@ -9,12 +9,9 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import settings
 from torch import Tensor, nn
 
-from dist_sparse import distributed
-from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.optimizer_state import parameter_state
@@ -25,6 +22,7 @@ from dist_sparse.sparsity.methods.build import begin, plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.step import TrainStep
+from tests import process_group
 
 CPU = torch.device("cpu")
 
@@ -35,12 +33,8 @@ settings.load_profile("untimed")
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
-    """The process group of one process; a group that another test module left running stays."""
-    started_here = not dist.is_initialized()
-    distributed.start(EngineConfig(device="cpu"))
-    yield
-    if started_here:
-        distributed.stop()
+    with process_group.of_one():
+        yield
 
 
 @pytest.fixture(scope="session")

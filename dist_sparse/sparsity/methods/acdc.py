@@ -22,12 +22,14 @@ import torch
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
+from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.forecast import LIKE_ERK, Forecast, MaskUpdate, NetworkForecast, scheduled_updates
 from dist_sparse.sparsity.methods.gmp import Gmp
 from dist_sparse.sparsity.methods.pruning.ramp import PruningPlan, Window
 from dist_sparse.sparsity.schedules import ListedSteps
+from dist_sparse.sparsity.structures import Structure
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +58,20 @@ class AcDc(Gmp):
     name = "acdc"
 
     @classmethod
+    def refusal(cls, structure: Structure) -> str | None:
+        return None if structure.layer_wide else "it compresses all layers together, whatever is then left in a set"
+
+    @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
         return fill(config, update={"interval": Length(5, "epochs")}, ramp=_RAMP)
 
     @classmethod
     def plan(cls, context: Context) -> AcDcPlan:
-        window = Window.of(context)
+        window, total = Window.of(context), context.run.total_steps
+        if window.end >= total:
+            raise UserError(
+                f"sparsity.ramp.end={context.config.ramp.end} leaves none of the run's {total} steps to the compressed network"
+            )
         begins = range(max(window.start, 1), window.end - 2 * window.interval + 1, 2 * window.interval)
         if not begins:
             _log.warning("no phases of %d steps fit into the ramp: the network is compressed once, at its end", window.interval)

@@ -1,10 +1,12 @@
 """AC/DC: dense and sparse phases in their places, and what comes back begins anew."""
 
+import pytest
 import torch
 from torch import nn
 
 from dist_sparse.config.duration import Length, Unit
 from dist_sparse.config.sparsity import RampConfig, SparsityConfig, UpdateConfig
+from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.acdc import AcDcPlan
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
@@ -29,6 +31,11 @@ def test_the_phases_are_the_authors() -> None:
     epochs = [step // 10 for step in steps_of(config("epochs", 10, 5, 85), 100, 10)]
     assert epochs[::2] == [*range(10, 71, 10), 85]
     assert epochs[1::2] == [*range(15, 66, 10), 75]
+
+
+def test_a_run_that_ends_with_its_ramp_is_refused() -> None:
+    with pytest.raises(UserError, match=r"ramp\.end=100 epochs leaves none of the run's 1000 steps to the compressed network"):
+        steps_of(config("epochs", 10, 5, 100), 100, 10)
 
 
 def test_dense_and_sparse_phases(small_run) -> None:
