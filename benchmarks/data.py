@@ -19,14 +19,14 @@ from torchvision.transforms import v2
 
 from benchmarks import timing
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data import build_data
+from dist_sparse.data import Loading, build_data
 from dist_sparse.data.batch import Normalise
 from dist_sparse.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 SIDES = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 500), (480, 360))
 """Widths and heights that are frequent in ImageNet."""
 QUALITY = 95
-"""Of the JPEGs, so that they have about the 110 kB of ImageNet's."""
+"""The quality of the JPEGs, so that they have about the 110 kB of ImageNet's."""
 BASE = "torchvision's ImageFolder"
 
 
@@ -90,8 +90,7 @@ def write_images(root: Path, count: int) -> float:
 
 
 def _ours(root: Path, args: argparse.Namespace, backend: str) -> Callable[[], None]:
-    data = build_data(
-        DataConfig(name="image_folder", root=str(root), backend=backend, image_size=args.size, workers=args.workers),
+    loading = Loading(
         batch_size=args.batch,
         accumulation=1,
         eval_batch_size=args.batch,
@@ -100,6 +99,8 @@ def _ours(root: Path, args: argparse.Namespace, backend: str) -> Callable[[], No
         device=torch.device("cpu"),
         seed=0,
     )
+    config = DataConfig(name="image_folder", root=str(root), backend=backend, image_size=args.size, workers=args.workers)
+    data = build_data(config, loading)
     return lambda: _consume((batch.images for batch in data.train.epoch(0)), args)
 
 

@@ -18,7 +18,7 @@ from dist_sparse import distributed
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data import Data, DataInfo, build_data
+from dist_sparse.data import Data, DataInfo, Loading, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.data.normalisation import Normalisation, chosen
@@ -102,17 +102,22 @@ def _with_normalisation(config: Config) -> DataConfig:
 
 def load_data(config: Config, ranks: Ranks) -> Data:
     """This rank's share of the data set."""
-    return build_data(
-        config.data,
-        batch_size=config.train.batch_size,
-        accumulation=config.train.accumulation,
-        eval_batch_size=config.train.eval_batch_size,
+    return build_data(config.data, loading_of(config, ranks))
+
+
+def loading_of(config: Config, ranks: Ranks) -> Loading:
+    """How this rank loads."""
+    train = config.train
+    return Loading(
+        batch_size=train.batch_size,
+        accumulation=train.accumulation,
+        eval_batch_size=train.eval_batch_size,
         rank=ranks.rank,
         world_size=ranks.world_size,
         device=ranks.device,
         seed=config.seed,
-        epochs=config.train.epochs,
-        channels_last=config.train.channels_last,
+        epochs=train.epochs,
+        channels_last=train.channels_last,
     )
 
 

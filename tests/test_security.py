@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data import build_data
+from dist_sparse.data import Loading, build_data
 from dist_sparse.data.forgetting import Ranking
 from dist_sparse.data.images.files import BadImage, decode
 from dist_sparse.data.images.shards import index, webdataset
@@ -143,11 +143,9 @@ def test_cifar_s_pickles_are_read_only_with_the_published_checksum(tmp_path: Pat
     (tmp_path / cls.base_folder).mkdir()
     for name, _ in [*cls.train_list, *cls.test_list, (cls.meta["filename"], "")]:
         as_pickle({"data": Payload(mark)}, tmp_path / cls.base_folder / name)
-    keys = {"batch_size": 8, "accumulation": 1, "eval_batch_size": 8, "rank": 0, "world_size": 1, "seed": 0, "epochs": 1}
+    loading = Loading(batch_size=8, accumulation=1, eval_batch_size=8, rank=0, world_size=1, device=torch.device("cpu"), seed=0)
     with pytest.raises(UserError, match="is missing or damaged"):
-        build_data(
-            DataConfig(name=f"cifar{classes}", root=str(tmp_path)), device=torch.device("cpu"), channels_last=False, **keys
-        )
+        build_data(DataConfig(name=f"cifar{classes}", root=str(tmp_path)), loading)
     assert not mark.exists()
 
 

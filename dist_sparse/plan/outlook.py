@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_pieces, check_sub_nets, plan_masks, resolved, try_optimizer
+from dist_sparse.build import check_average, check_pieces, check_sub_nets, loading_of, plan_masks, resolved, try_optimizer
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
-from dist_sparse.data.batch import DataInfo, Loading
+from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import make_clock, plan_efficient
 from dist_sparse.data.expected import expected_info
@@ -76,13 +76,13 @@ class Outlook:
     """The numbers of the optimizer steps."""
     forecast: Forecast
     shapes: Mapping[str, torch.Size]
-    """Of the masked layers."""
+    """Shapes of the masked layers' weights."""
     parameters: Mapping[str, int]
     """Numbers of the trainable parameter's elements."""
     cost: Cost
     """With the last network's final masks."""
     flops: float
-    """Of a training image's dense forward, averaged over the sizes that they have during the run."""
+    """FLOPs of a training image's dense forward, averaged over the sizes that images have during the run."""
     memory: Memory
 
     @property
@@ -102,7 +102,7 @@ class Outlook:
 
     @property
     def final_densities(self) -> Mapping[str, float]:
-        """Of the network that the run is for, after the last step."""
+        """Densities by layer of the network that the run is for, after the last step."""
         return self.densities_at(self.forecast.networks[-1], len(self.made))
 
     @property
@@ -166,7 +166,7 @@ class Outlook:
 
     @property
     def dense_training_flops(self) -> float:
-        """Of the whole run: forward, gradients of inputs and gradients of weights of every image."""
+        """FLOPs of the whole run: forward, gradients of inputs and gradients of weights of every image."""
         return 3 * self.flops * len(self.made) * self.config.train.batch_size
 
     def active(self, densities: Mapping[str, float]) -> dict[str, int]:
@@ -221,22 +221,13 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
 
 def _clock(config: Config, info: DataInfo, ranks: Ranks) -> Clock:
     train = config.train
-    loading = Loading(
-        batch_size=train.batch_size,
-        accumulation=train.accumulation,
-        eval_batch_size=train.eval_batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-        seed=config.seed,
-    )
-    steps = BatchPlan(config.data.name, info.train_size, loading).steps_per_epoch
+    steps = BatchPlan(config.data.name, info.train_size, loading_of(config, ranks)).steps_per_epoch
     plan_efficient(config.data.forgetting, train, info)  # refuses what cannot be
     return make_clock(config.data.forgetting, train, info, steps)
 
 
 def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clock, ranks: Ranks) -> float | None:
-    """Of a training image's dense forward, averaged over the steps; None where all see images as in validation.
+    """FLOPs of a training image's dense forward, averaged over the steps; None where all see images as in validation.
 
     Raises:
         UserError: sizes that do not fit together, or that the network cannot take or be trained at.
@@ -277,7 +268,7 @@ def _memory(
 
 
 def _state_bytes(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Of the optimizer's state after a step."""
+    """Bytes of the optimizer's state after a step."""
 
     def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         for parameter in model.parameters():
@@ -296,7 +287,7 @@ def _state_bytes(config: Config, model: nn.Module, optimizer: torch.optim.Optimi
 
 
 def _bytes(value: Any) -> int:
-    """Of the tensors in nested lists and mappings."""
+    """Bytes of the tensors in nested lists and mappings."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):

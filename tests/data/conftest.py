@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data import Batch, Data, build_data
+from dist_sparse.data import Batch, Data, Loading, build_data
 
 LOADING = {
     "batch_size": 8,
@@ -30,7 +30,7 @@ def load() -> Callable[..., Data]:
 
     def build(name: str, **keys) -> Data:
         loading = {key: keys.pop(key, default) for key, default in LOADING.items()}
-        return build_data(DataConfig(name=name, **keys), device=torch.device("cpu"), **loading)
+        return build_data(DataConfig(name=name, **keys), Loading(device=torch.device("cpu"), **loading))
 
     return build
 

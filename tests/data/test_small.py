@@ -149,11 +149,11 @@ def test_mistakes_are_one_clear_line(load, keys, message):
 @pytest.mark.gpu
 def test_a_gpu_sees_the_same_batches(load):
     from dist_sparse.config.data import DataConfig
-    from dist_sparse.data import build_data
+    from dist_sparse.data import Loading, build_data
 
     config = DataConfig(name="digits", padding_mode="reflect", flip=True)
     keys = {"batch_size": 64, "accumulation": 2, "eval_batch_size": 100, "rank": 0, "world_size": 1, "seed": 0}
-    on_cpu, on_gpu = (build_data(config, device=torch.device(device), **keys) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (build_data(config, Loading(device=torch.device(device), **keys)) for device in ("cpu", "cuda"))
     for a, b in zip(first_steps(on_cpu), first_steps(on_gpu), strict=True):
         assert b.images.is_cuda
         assert torch.allclose(a.images, b.images.cpu(), atol=1e-6)
