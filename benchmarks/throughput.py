@@ -94,7 +94,7 @@ def _speeds(rounds: list[tuple[list[float], list[Step]]], images: int) -> str:
 
 
 def _shares(steps: list[Step], seconds: dict[str, float]) -> str:
-    """Of one round of steps without a mask update."""
+    """Shares of the time of one round of steps without a mask update."""
     total = sum(step.total for step in steps)
     parts = {**seconds, "loader": sum(step.wait for step in steps)}
     parts["backward and exchange"] = parts.pop("forward and backward") - parts["forward"]

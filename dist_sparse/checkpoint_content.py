@@ -72,7 +72,7 @@ def _check_networks(state: Mapping[str, Any]) -> None:
 
 
 def _mask_states(method: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of one network the masks themselves, of several a list of them."""
+    """Labels and states of the masks: a checkpoint holds those of one network as they are, of several as a list."""
     masks = _entry(method, "masks", (dict, list), within="method")
     if isinstance(masks, dict):
         yield "method", method

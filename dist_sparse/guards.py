@@ -21,7 +21,7 @@ MANY = 0.3
 """Share of a run's steps in which updates replace the optimizer's, from which on it is told."""
 
 FEW = 1e-6
-"""Of the peak rate: less is no training to speak of."""
+"""A smaller share of the peak learning rate is no training to speak of."""
 
 _SAMPLES = 1000
 """Steps at which the learning rate is looked at."""

@@ -11,11 +11,11 @@ from typing import Any
 from dist_sparse.errors import UserError, shown
 
 MOST_BYTES = 1 << 20
-"""Of a configuration. The longest recipe has 4 KB."""
+"""The size of a configuration file. The longest recipe has 4 KB."""
 MOST_LEVELS = 50
-"""Of lists and mappings within one another."""
+"""The depth of lists and mappings within one another."""
 _LONGEST = 300
-"""Of a path in a message, in characters."""
+"""Characters of a path in a message."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -16,7 +16,7 @@ from filelock import LeaseCompromise, SoftFileLease, Timeout
 from dist_sparse.errors import UserError
 
 SECONDS = 60.0
-"""Of silence after which the holder of a lease counts as dead. All that start in one folder must agree on it."""
+"""Seconds of silence after which the holder of a lease counts as dead. All that start in one folder must agree on it."""
 RENEWALS = 6
 """In that time."""
 _MARGIN = 5.0

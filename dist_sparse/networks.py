@@ -30,7 +30,7 @@ class StoredNetwork:
 def networks_of(state: Mapping[str, Any], *, averaged: bool = False) -> list[StoredNetwork]:
     """The networks of a checkpoint's ``state``, the one that the run is for last; ``averaged`` weights where it has them."""
     stored = []
-    for network in METHODS[state["config"]["sparsity.method"]].networks(state["method"]):
+    for network in METHODS[state["config"]["sparsity.method"]].stored_masks(state["method"]):
         weights = {**state["state_dict_ema" if averaged else "state_dict"], **network.tensors}
         for name, packed in network.masks.items():
             weights[name] = weights[name] * bits.unpack(packed, weights[name].shape)

@@ -46,7 +46,7 @@ class Progress:
                 sums[name] = sums.get(name, 0.0) + density
 
     def training_cost(self, cost: Cost) -> float:
-        """Of the steps made, relative to dense training; ``cost`` tells the layers' shares. See :mod:`dist_sparse.flops`."""
+        """FLOPs of the steps made, relative to dense training, by the layers' shares of ``cost`` (:mod:`dist_sparse.flops`)."""
         steps = max(self.steps_made, 1)
         forward, gradients = (
             {name: total / steps for name, total in sums.items()}

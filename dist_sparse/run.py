@@ -170,7 +170,7 @@ def _normalisation(config: Config) -> str:
 
 def _with_masks(cost: Cost, trainer: Trainer) -> Cost:
     """What the network costs with the masks of now."""
-    return cost.with_active(trainer.method.views()[-1].masks.active())
+    return cost.with_active(trainer.method.networks()[-1].masks.active())
 
 
 def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "best_step": progress.best_step or None,
         "no_best": None if progress.best_step else _why_no_best(trainer),
         "last_top1": progress.last_top1 if progress.last_top1 >= 0 else None,
-        "density": trainer.method.views()[-1].masks.density(),
+        "density": trainer.method.networks()[-1].masks.density(),
         "mean_density": progress.mean_density,
         "peak_density": progress.peak_density,
         **cost.summary(),

@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _of_a_run(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a checkpoint of this program, the network that the run was for: of several sub-nets the last, with its norms."""
+    """The network that a checkpoint's run was for, if this program wrote it: of several sub-nets the last, with its norms."""
     if not zipfile.is_zipfile(path):
         return weights
     with torch.serialization.safe_globals([argparse.Namespace]):  # as timm reads files of its own training script

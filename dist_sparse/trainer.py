@@ -189,10 +189,10 @@ class Trainer:
 
     def _log_update(self, step: int) -> None:
         """Log what the update of a network has changed; of several, the overall figures stay those of the last."""
-        views, changed = self.method.views(), self.method.changed
-        moved = next(view for view in views if view.masks is self.method.masks)
+        networks, changed = self.method.networks(), self.method.changed
+        moved = next(network for network in networks if network.masks is self.method.masks)
         own = {f"sparsity/{moved.label}_density": moved.masks.density()} if moved.label else {}
-        self._log({**self._sparsity(views[-1].masks), **own, "sparsity/changed": moved.masks.share(changed)})
+        self._log({**self._sparsity(networks[-1].masks), **own, "sparsity/changed": moved.masks.share(changed)})
         densities, changes = (
             {f"{moved.label} {name}".lstrip(): value for name, value in values.items()}
             for values in (moved.masks.densities(), moved.masks.shares(changed))
@@ -207,23 +207,23 @@ class Trainer:
         """Log the validation metrics; True if the accuracy is the best so far of a network at its final density."""
         self._verify_ranks()
         values, top1 = {}, 0.0
-        views = self.method.views()
-        for view in views:
-            with view.show(), self.engine.full_parameters():
+        networks = self.method.networks()
+        for network in networks:
+            with network.applied(), self.engine.full_parameters():
                 self.engine.synchronise_buffers()
                 replicas.verify(replicas.of_network(self.engine.model), self.ranks.device)
                 scores = self._scores(self.engine.model)
             values |= {f"val/{name}": value for name, value in scores.items()}
             top1 = scores["top1"]
-            if view.label:
-                values |= {f"val/{view.label}_top1": top1, f"sparsity/{view.label}_density": view.masks.density()}
+            if network.label:
+                values |= {f"val/{network.label}_top1": top1, f"sparsity/{network.label}_density": network.masks.density()}
         if self.ema is not None:
             copy_first_rank(self.ema.module.buffers())
             replicas.verify({"averaged": dict(self.ema.module.named_buffers())}, self.ranks.device)
             averaged = self._scores(self.ema.module)
             values |= {f"val/ema_{name}": value for name, value in averaged.items()}
             top1 = averaged["top1"]
-        self._log({**values, **self._sparsity(views[-1].masks)})
+        self._log({**values, **self._sparsity(networks[-1].masks)})
         self.progress.last_top1 = top1
         if improved := top1 > self.progress.best_top1 and self.method.at_final_density():
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step

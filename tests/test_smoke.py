@@ -67,7 +67,7 @@ def test_a_smoke_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_lengths_keep_their_share_of_the_run() -> None:
-    """Of 120 steps an epoch and 100 epochs, ten steps are left."""
+    """Ten steps are left of 120 steps an epoch and 100 epochs."""
     config = load_config(str(CONFIGS / "imagenet/resnet50/granet_from_50_10.yaml"), {"data.root": "/nowhere"})
     short = shortened(config, 2, data_is_there=False)
     assert [str(each) for each in short.scheduler.milestones] == ["3 steps", "6 steps", "9 steps"]

@@ -10,7 +10,7 @@ from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural
 from dist_sparse.config.paths import AnyPath
 
 Side = Annotated[int, Field(ge=1, le=2048)]
-"""Of an image, in pixels."""
+"""The side of an image in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,4 +22,4 @@ def _for_float32(rate: float) -> float:
 
 Rate = Annotated[Positive, AfterValidator(_for_float32)]
 LeastRate = Annotated[NonNegative, AfterValidator(_for_float32)]
-"""Of learning. Steps are made in float32, which has no room for more than 3e38."""
+"""A learning rate. Steps are made in float32, which has no room for more than 3e38."""

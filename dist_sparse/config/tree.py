@@ -11,7 +11,7 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.schema import Config
 
 _MOST_PARTS = 8
-"""Of a key of the schema, and more."""
+"""A dotted key may have this many parts; the longest of the schema has fewer."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _RESOLVERS = {
     "merge": (r"<<", "<"),
 }
 _MOST_NODES = 100_000
-"""Of a file, each alias (`*name`) counted as all that its anchor stands for: aliases of aliases multiply."""
+"""A file may have this many nodes. An alias (`*name`) counts as all that its anchor stands for: aliases of aliases multiply."""
 
 
 class Loader(yaml.SafeLoader):

@@ -99,7 +99,7 @@ class Loading:
     device: torch.device
     seed: int
     epochs: int = 1
-    """Of the run; what grows over the run needs it."""
+    """The length of the run, which what grows over the run needs."""
     channels_last: bool = False
     """Give images in the NHWC memory format where that costs nothing."""
 

@@ -21,15 +21,15 @@ class Samples:
     """A split's samples in order. Empty where they are not known: in a plan, or a checkpoint from before they were kept."""
 
     counts: tuple[int, ...] = ()
-    """Of each class."""
+    """Samples of each class."""
     digests: tuple[str, ...] = ()
-    """Of each class's samples, in order."""
+    """A digest of each class's samples, in order."""
     order: str = ""
     """Digest of the labels in order."""
 
     @property
     def digest(self) -> str:
-        """Of it all; empty where it is not known."""
+        """A digest of everything; empty where it is not known."""
         whole = " ".join((*self.digests, self.order))
         return hashlib.blake2b(whole.encode(), digest_size=8).hexdigest() if self.order else ""
 

@@ -49,7 +49,7 @@ class SmallSet:
     hint: str = ""
     """Another way to get them."""
     side: int
-    """Of the images in pixels."""
+    """The side of the images in pixels."""
     train_size: int
     val_size: int
 

@@ -25,7 +25,7 @@ from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""
+"""The loss of logits [B, classes] and targets ([B] class numbers, or [B, classes] probabilities)."""
 
 
 class Engine(WeightAccess, ABC):

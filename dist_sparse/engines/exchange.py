@@ -33,7 +33,7 @@ class _Packing:
     whole: Sequence[slice]
     """Runs of the bucket of which every entry is sent, copied as they are: far faster than entry by entry."""
     positions: Tensor
-    """Of all other entries that are sent, ascending."""
+    """Positions of all other entries that are sent, ascending."""
     values: Tensor
     """Room for what is sent, the single entries before the runs."""
 

@@ -10,7 +10,7 @@ WORTH_PACKING = 0.5
 save."""
 
 _ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "bf16": 4, "fp16": 4}
-"""Of a gradient by ``train.precision``: mixed precision keeps weights and their gradients in fp32."""
+"""Bytes of a gradient's element by ``train.precision``: mixed precision keeps weights and their gradients in fp32."""
 
 
 def elements_per_step(parameters: Mapping[str, int], active: Mapping[str, int]) -> int:

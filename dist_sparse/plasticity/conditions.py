@@ -18,7 +18,7 @@ from dist_sparse.networks import StoredNetwork, networks_of
 from dist_sparse.sparsity.plasticity import Probe
 
 LEAST_SHARE = 0.01
-"""Of the run's peak rate: the recovery's where the checkpoint's is lower. Schedules end near 0, where nothing recovers."""
+"""Share of the run's peak rate that the recovery has at least: schedules end near 0, where nothing recovers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def log_artifacts(run: "wandb.Run", folder: Path, facts: Mapping[str, float | int | str]) -> None:
-    """Of a run's folder the last checkpoint (``checkpoint-<run id>``) and ``layers.csv`` (``masks-<run id>``), with some facts.
+    """Log a run's last checkpoint (``checkpoint-<run id>``) and ``layers.csv`` (``masks-<run id>``), with some facts.
 
     W&B reads them where they lie, in its own time; they are not copied.
     """

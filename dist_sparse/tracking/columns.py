@@ -25,5 +25,5 @@ COLUMNS = (
 
 def columns_of(method: Method) -> tuple[str, ...]:
     """The columns of a run; where it trains several networks, with those of each."""
-    labels = [view.label for view in method.views() if view.label]
+    labels = [network.label for network in method.networks() if network.label]
     return (*COLUMNS, *(f"val/{label}_top1" for label in labels), *(f"sparsity/{label}_density" for label in labels))

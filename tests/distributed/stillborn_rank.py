@@ -15,7 +15,7 @@ meet = peers.meet
 
 
 def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> None:
-    """Of rank 0 the others shall see that it has come, and is gone; rank 1 comes too late."""
+    """The others shall see that rank 0 has come, and is gone; rank 1 comes too late."""
     if rank == 0:
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
         meet(store, rank, world_size, **more)

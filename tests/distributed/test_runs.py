@@ -110,7 +110,7 @@ def children(pid: int) -> dict[str, int]:
 
 
 def test_a_mistake_that_one_rank_meets_in_training_is_told_once(tmp_path: Path) -> None:
-    """Of the validation images it is rank 1 that reads the bad one, while rank 0 waits."""
+    """Rank 1 reads the bad one of the validation images, while rank 0 waits."""
     root = write_photos(tmp_path / "photos", train=4, val=2)
     bad = sorted(root.glob("val/*/*"))[1]
     bad.write_bytes(b"not an image")

@@ -41,10 +41,10 @@ NAMES: dict[str, Sequence[str]] = {
     "sparsity.structure": ["unstructured", "block:4x1", "nm:2:4", "fan_in", "kernel", "kernel_per_filter", "channel", "filter"],
     "resume": ["auto", "never"],
 }
-"""Of text keys whose values are names: those that are known, mostly. Text is drawn of them too, and of all others."""
+"""Known values of text keys whose values are names, which are drawn mostly; any text is drawn too, and for all other keys."""
 
 LARGEST = {"data.image_size": 24, "data.eval_size": 24, "data.progressive.start_size": 24, "train.epochs": 5}
-"""Of values that are fine in themselves and cost memory or minutes."""
+"""Bounds of values that are fine in themselves and cost memory or minutes."""
 
 KWARGS = {
     "model.kwargs": {"width": [0.25, 0.5, 0, -1, None, "wide", 1e-9], "drop_rate": [0.0, 0.5, 1.0, 2, "x"], "depth": [1, 0]},
@@ -130,7 +130,7 @@ ODD = st.one_of(
     st.lists(st.integers(-1, 2) | TEXT, max_size=3),
     st.dictionaries(TEXT, st.integers(-1, 2) | TEXT, max_size=2),
 )
-"""Of no type in particular."""
+"""Values of no type in particular."""
 
 
 def fine(leaf: Leaf) -> st.SearchStrategy[Any]:

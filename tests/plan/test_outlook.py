@@ -104,7 +104,7 @@ def test_memory_is_that_of_the_parts() -> None:
 
 
 def test_zero_shares_memory_out_and_exchanges_all() -> None:
-    """Of 272,186 parameters and as many of momentum, on two ranks; the master copy counts to the optimizer."""
+    """For 272,186 parameters and as many of momentum, on two ranks; the master copy counts to the optimizer."""
     values = {"config": DIGITS / "rigl.yaml", "engine.name": "deepspeed"}
     whole = outlook(values | {"engine.zero.stage": 0}, ranks=2).memory
     for stage, keys, (weights, gradients, optimizer) in (

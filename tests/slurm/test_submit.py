@@ -39,7 +39,7 @@ def submit(settings: Path, *words: str, cwd: Path = ROOT) -> subprocess.Complete
 def test_what_is_asked_for_comes_after_the_settings(
     settings: Path, words: list[str], options: list[str], job: list[str]
 ) -> None:
-    """Of an option that is given twice sbatch takes the last."""
+    """If an option is given twice, sbatch takes the last."""
     done = submit(settings, *words)
     assert shlex.split(done.stdout) == ["sbatch", "--partition=gpu", "--time=8:00:00", *options, *job], done.stderr
 

@@ -12,7 +12,13 @@ from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, extract, move, packed_length, whole_lines
+from dist_sparse.sparsity.methods.shuffled_block.blocks import (
+    Blocks,
+    drop_and_grow,
+    drop_rows_and_columns,
+    extract,
+    packed_length,
+)
 from dist_sparse.sparsity.methods.shuffled_block.row_groups import _distances, cluster_rows, row_groups
 from dist_sparse.sparsity.schedules import Cosine, drop_count
 from dist_sparse.sparsity.selection import top_k
@@ -66,7 +72,7 @@ def test_an_update_is_the_reference(vectors: Vectors) -> None:
     drop = drop_count(rate, int(mask.sum()), up=False)
     assert drop == case["requested_drop"]
     small = mask & ~largest(weight.abs(), int(mask.sum()) - drop, among=mask)
-    moved = move(blocks, weight.abs(), mask, whole_lines(small, blocks), gradient.abs())
+    moved = drop_and_grow(blocks, weight.abs(), mask, drop_rows_and_columns(small, blocks), gradient.abs())
     after = check(moved, case["out"], case["inp"], 2)
     assert after.int().tolist() == case["mask_after"]
     assert moved.rows[moved.groups.long()].tolist() == case["block_rows"]
@@ -88,10 +94,10 @@ def test_only_lines_of_which_half_is_dropped_leave() -> None:
     )
     dropped = torch.zeros(8, 8, dtype=torch.bool)
     dropped[5, 7] = dropped[5, 0] = dropped[1, 4] = True
-    assert whole_lines(dropped, blocks).nonzero().tolist() == [[5, 0], [5, 7]]
+    assert drop_rows_and_columns(dropped, blocks).nonzero().tolist() == [[5, 0], [5, 7]]
     dropped[2, 4] = True  # now the third column has half
-    assert whole_lines(dropped, blocks).nonzero().tolist() == [[1, 4], [2, 4], [5, 0], [5, 7]]
-    assert not whole_lines(torch.zeros(8, 8, dtype=torch.bool), blocks).any()
+    assert drop_rows_and_columns(dropped, blocks).nonzero().tolist() == [[1, 4], [2, 4], [5, 0], [5, 7]]
+    assert not drop_rows_and_columns(torch.zeros(8, 8, dtype=torch.bool), blocks).any()
 
 
 @given(rows=st.integers(2, 12), columns=st.integers(1, 10), density=st.floats(0, 1), seed=st.integers(0, 999), data=st.data())
@@ -160,10 +166,10 @@ def test_counts_are_exact_whatever_ties(layer: tuple[Tensor, Tensor, int, int], 
         weight = weight * mask
         drop = drop_count(rate, int(mask.sum()), up=False)
         small = mask & ~largest(weight.abs(), int(mask.sum()) - drop, among=mask)
-        dropped = whole_lines(small, blocks)
+        dropped = drop_rows_and_columns(small, blocks)
         assert not (dropped & ~small).any()
-        assert torch.equal(whole_lines(mask, blocks), mask), "all may leave at once"
-        blocks = move(blocks, weight.abs(), mask, dropped, gradient.abs())
+        assert torch.equal(drop_rows_and_columns(mask, blocks), mask), "all may leave at once"
+        blocks = drop_and_grow(blocks, weight.abs(), mask, dropped, gradient.abs())
     check(blocks, *weight.shape, count)
 
 
@@ -176,7 +182,7 @@ def test_growth_draws_a_block_to_where_the_gradient_is() -> None:
     mask = blocks.mask(weight.shape)
     gradient = torch.zeros(4, 8)
     gradient[2:, 6:] = 1.0
-    moved = move(blocks, weight, mask, mask & (weight == weight[2, 2]), gradient)
+    moved = drop_and_grow(blocks, weight, mask, mask & (weight == weight[2, 2]), gradient)
     after = check(moved, 4, 8, 2)
     assert after[:2, :2].all() and after[2:, 6:].all()
 

@@ -78,7 +78,7 @@ class ImageTrainLoader:
             yield batch
 
     def _keys(self, epoch: int, start_step: int, among: Tensor | None) -> Iterator[list[Key]]:
-        """Of this rank's micro-batches."""
+        """The keys of this rank's micro-batches, one list each."""
         for _, positions in self._plan.steps(epoch, start_step, among):
             for share in self._plan.shares:
                 yield [Key(epoch, position) for position in positions[share].tolist()]

@@ -53,7 +53,7 @@ class RandomWindows:
     min_scale: float
     flip: bool
     size: Callable[[int], int]
-    """Of an epoch."""
+    """The side of the images in an epoch, in pixels."""
 
     def __call__(self, key: Key, height: int, width: int) -> Window:
         flip, down, right, *tries = uniforms(3 + 2 * TRIES, "augment", self.seed, key.epoch, key.position)
@@ -80,7 +80,7 @@ class CentreWindows:
     """
 
     size: Callable[[int], int]
-    """Of an epoch."""
+    """The side of the images in an epoch, in pixels."""
     resize_ratio: float
 
     def __call__(self, key: Key, height: int, width: int) -> Window:

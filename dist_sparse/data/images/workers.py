@@ -19,7 +19,7 @@ from dist_sparse.data.batch import Closable
 from dist_sparse.preemption import leave_signals_to_parent
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl."""
+"""An option of Linux's prctl: the signal that a process gets when its parent dies."""
 _SECONDS = 1.0
 """For the kernel to end a killed process. One that waits for a disk may take longer; nobody has to see that."""
 

@@ -26,18 +26,18 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class Network:
     """One network that a method trains; most train a single one, without a label."""
 
     label: str
     masks: Masks
-    show: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Between two steps: within the context the model is this network."""
+    applied: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Between two steps: within the context the model computes as this network."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """The same in a checkpoint: packed masks by layer, and what stands in place of the model's own tensors."""
+class StoredMasks:
+    """A network in a checkpoint: its packed masks by layer, and the tensors that it has in place of the model's own."""
 
     label: str
     masks: Mapping[str, Tensor]
@@ -87,12 +87,12 @@ class Method(ABC):
                                does not keep zeros
     :meth:`after_overflow`     nothing; it stands in place of    what ``before_forward`` did to the weights is not undone
                                the three before it
-    :meth:`views`              one network                       sub-nets are neither validated nor counted
+    :meth:`networks`           one network                       sub-nets are neither validated nor counted
     :meth:`at_final_density`   always                            a denser network than was asked for becomes the best
     :meth:`digests`            of the masks                      ranks that differ in further masks are not found out
     :meth:`state_dict`         the masks                         a resumed run differs from an uninterrupted one
     :meth:`load_state_dict`    the masks                         the same
-    :meth:`networks`           one network                       exports and ``evaluate`` see the first network only
+    :meth:`stored_masks`       one network                       exports and ``evaluate`` see the first network only
     =========================  ================================  ========================================================
 
     Whether a method's forecast is what its runs do, and whether they go on bit for bit, the tests check of every entry of
@@ -203,12 +203,12 @@ class Method(ABC):
         if self._remask:
             self._zero_inactive()
 
-    def views(self) -> Sequence[View]:
+    def networks(self) -> Sequence[Network]:
         """The networks that are trained; the last is the one that the run is for."""
-        return [View(label="", masks=self.masks)]
+        return [Network(label="", masks=self.masks)]
 
     def at_final_density(self) -> bool:
-        """Between two steps: the last of the :meth:`views` has come to the density where it stays to the end of the run.
+        """Between two steps: the last of the :meth:`networks` has come to the density where it stays to the end of the run.
 
         Networks from before are denser, or thinner, than was asked for: none of them can be the run's best. A method whose
         density moves overrides this.
@@ -279,6 +279,6 @@ class Method(ABC):
         self.masks.load_state_dict(state)
 
     @classmethod
-    def networks(cls, state: Mapping[str, Any]) -> Sequence[Network]:
-        """The :meth:`views` of a :meth:`state_dict`."""
-        return [Network(label="", masks=state["masks"])]
+    def stored_masks(cls, state: Mapping[str, Any]) -> Sequence[StoredMasks]:
+        """The :meth:`networks` that a :meth:`state_dict` holds."""
+        return [StoredMasks(label="", masks=state["masks"])]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.methods.base import Decision, Method, View
+from dist_sparse.sparsity.methods.base import Decision, Method, Network
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.dense_weights import DenseWeights
 from dist_sparse.sparsity.methods.drop_grow.gradients import all_finite
@@ -112,5 +112,5 @@ class SrSte(Method):
     def _zero_inactive(self) -> None:
         """Inactive weights keep their values."""
 
-    def views(self) -> Sequence[View]:
-        return [View(label="", masks=self.masks, show=lambda: self._dense.masked(self.masks))]
+    def networks(self) -> Sequence[Network]:
+        return [Network(label="", masks=self.masks, applied=lambda: self._dense.masked(self.masks))]

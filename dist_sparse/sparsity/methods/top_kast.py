@@ -24,7 +24,7 @@ from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.distributions import allocate
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.base import Decision, View
+from dist_sparse.sparsity.methods.base import Decision, Network
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.dense_weights import DenseWeights
@@ -138,8 +138,8 @@ class TopKast(Updating):
         """Weights keep their values; those that are not trained have no momentum."""
         self.access.mask_optimizer_state(self._backward)
 
-    def views(self) -> Sequence[View]:
-        return [View(label="", masks=self.masks, show=lambda: self._dense.masked(self.masks))]
+    def networks(self) -> Sequence[Network]:
+        return [Network(label="", masks=self.masks, applied=lambda: self._dense.masked(self.masks))]
 
     def digests(self, *, in_memory: bool = False) -> dict[str, int]:
         backward = self._backward.digests(in_memory=in_memory)

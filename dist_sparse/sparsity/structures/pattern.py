@@ -48,7 +48,7 @@ class Pattern(Structure):
         return shape[0], shape[1], 4
 
     def score(self, weight_score: Tensor) -> Tensor:
-        """Of a unit that becomes active its best pattern's L2 norm; of an active one, whose other scores are 0, its own's."""
+        """The L2 norm under a unit's best pattern; for an active unit, whose other scores are 0, that is under its own."""
         return _energies(self.split(weight_score)).amax(2).sqrt().to(weight_score.dtype)
 
     def mask(
@@ -74,7 +74,7 @@ def _table(device: torch.device) -> Tensor:
 
 
 def _energies(units: Tensor) -> Tensor:
-    """Of each unit [S, U, 9] the sum of squares under each pattern [S, U, 8], in float64: float32 would lose small weights."""
+    """Sums of squares of units [S, U, 9] under each pattern [S, U, 8], in float64: float32 would lose small weights."""
     places = _table(units.device).nonzero()[:, 1].view(len(_PATTERNS), 4)
     return units.double().square()[:, :, places].sum(3)
 

@@ -68,28 +68,28 @@ def ast_run(small_run, settings: SparsityConfig, model: nn.Module | None = None,
 def test_counts_follow_each_ramp(small_run, structures: list[str] | None) -> None:
     """Every sub-net comes down by itself, arrives, and stays where it is while layers regenerate."""
     run = ast_run(small_run, config(**({"structures": structures} if structures else {})), total_steps=48)
-    views = run.method.views()
-    assert [view.label for view in views] == ["subnet1", "subnet2", "subnet3"]
+    networks = run.method.networks()
+    assert [network.label for network in networks] == ["subnet1", "subnet2", "subnet3"]
     total = sum(run.engine.weight(name).numel() for name in run.method.masks.names)
     updates = [0, 0, 0]
     for step in range(1, 49):
         before = run.method.digests()
         number = (step - 1) % 3
         decision = run.step(*batch(step))
-        assert run.method.masks is views[number].masks
+        assert run.method.masks is networks[number].masks
         changed = {name.split()[0] for name, digest in run.method.digests().items() if digest != before[name]}
         assert changed <= ({f"subnet{number + 1}"} if decision.updates_masks else set())
         if decision.updates_masks:
             updates[number] += 1
             if structures is None:
                 ramp = CubicRamp(initial=1.0, final=LADDER[number], first=0, last=4)
-                assert sum(views[number].masks.active().values()) == share_of(ramp(updates[number]), total)
+                assert sum(networks[number].masks.active().values()) == share_of(ramp(updates[number]), total)
     finals = [0.5, 0.25, 0.125] if structures else LADDER
-    assert [view.masks.density() for view in views] == pytest.approx(finals, abs=1 / total)
+    assert [network.masks.density() for network in networks] == pytest.approx(finals, abs=1 / total)
     assert min(updates) >= 6
-    for view, final in zip(views, structures or (), strict=False):
+    for network, final in zip(networks, structures or (), strict=False):
         structure = NM.parse(final.removeprefix("nm:"))
-        assert all((structure.active(view.masks[name]).sum(1) == structure.n).all() for name in view.masks.names)
+        assert all((structure.active(network.masks[name]).sum(1) == structure.n).all() for name in network.masks.names)
 
 
 def test_batch_norms_of_other_subnets_rest(vectors, small_run) -> None:
@@ -130,10 +130,10 @@ def test_looking_at_subnets_changes_nothing(small_run) -> None:
         for run in (looked, plain):
             run.step(*batch(step))
         outputs = []
-        for view in looked.method.views():
-            with view.show(), torch.no_grad():
-                for name in view.masks.names:
-                    assert not looked.engine.weight(name)[~view.masks[name]].any()
+        for network in looked.method.networks():
+            with network.applied(), torch.no_grad():
+                for name in network.masks.names:
+                    assert not looked.engine.weight(name)[~network.masks[name]].any()
                 looked.engine.model.eval()
                 outputs.append(looked.engine.model(batch(0)[0]))
                 looked.engine.model.train()
@@ -152,8 +152,13 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
+def union_of(run, name: str) -> Tensor:
+    """The weights of a layer that are active in some sub-net."""
+    return torch.stack([network.masks[name] for network in run.method.networks()]).any(0)
+
+
 def gradients_of(run, count: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """Of each step and layer the gradient, as the optimizer gets it, and the mask."""
+    """By step and layer: the gradient, as the optimizer gets it, and the mask."""
     seen, method = [], run.method
 
     def look() -> None:
@@ -196,10 +201,10 @@ def test_unused_weights(small_run, unused: str) -> None:
     returned = 0
     for step in range(1, 31):
         before = {name: run.engine.weight(name).clone() for name in run.method.masks.names}
-        previous = {n: torch.stack([view.masks[n] for view in run.method.views()]).any(0) for n in run.method.masks.names}
+        previous = {name: union_of(run, name) for name in run.method.masks.names}
         run.step(*batch(step))
         for name in run.method.masks.names:
-            union = torch.stack([view.masks[name] for view in run.method.views()]).any(0)
+            union = union_of(run, name)
             weight, state = run.engine.weight(name), run.per_weight_state(name)["momentum_buffer"]
             if unused == "zero":
                 assert not weight[~union].any() and not state[~union].any()
@@ -217,7 +222,7 @@ def test_a_whole_correction_revives_nothing_unused(small_run) -> None:
     for step in range(1, 31):
         run.step(*batch(step))
         for name in run.method.masks.names:
-            union = torch.stack([view.masks[name] for view in run.method.views()]).any(0)
+            union = union_of(run, name)
             assert not run.engine.weight(name)[~union].any()
 
 
@@ -240,7 +245,7 @@ def test_overflow_moves_nothing_and_repeats_the_subnet(small_run) -> None:
         bad = step in (2, 5, 6)
         before = snapshot()
         decision = run.step(GOOD * 1e30 if bad else GOOD, labels)
-        subnets.append([view.masks for view in run.method.views()].index(run.method.masks))
+        subnets.append([network.masks for network in run.method.networks()].index(run.method.masks))
         assert same(snapshot(), before) == bad
         assert not (bad and decision.updates_masks)
     assert subnets == [0, 1, 1, 2, 0, 0, 0, 1, 2, 0, 1, 2]

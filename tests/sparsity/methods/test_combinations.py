@@ -100,7 +100,7 @@ def test_what_the_table_allows_trains(small_run, structure: str, method: str, fo
                 assert active.sum(1).tolist() == [units // 2] * sets, name
             assert torch.equal(cutter.mask(active, masks[name].shape, before=masks[name]), masks[name])
             assert int(masks[name].sum()) == int(active.sum()) * cutter.counts(masks[name].shape)[2]
-            with run.method.views()[-1].show():
+            with run.method.networks()[-1].applied():
                 assert not network.get_parameter(name)[~masks[name]].count_nonzero()
     assert (masks.digest() != first) == (bool(update) or method == "srste")
     assert 0.4 < masks.density() / cutter.capacity <= 0.5 + 1e-9

@@ -69,7 +69,7 @@ def test_from_when_on_the_density_is_final(small_run, case: str) -> None:
     for step in range(STEPS):
         run.step(torch.randn(6, 16, generator=torch.Generator().manual_seed(step)), torch.arange(6) % 4)
         final.append(run.method.at_final_density())
-        densities.append(run.method.views()[-1].masks.density())
+        densities.append(run.method.networks()[-1].masks.density())
     first = final.index(True)
     assert all(final[first:])
     assert set(densities[first:]) == {densities[-1]}

@@ -131,7 +131,7 @@ def test_weights_and_momentum_stay_where_they_are_in_memory(small_run, method: s
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
 @pytest.mark.parametrize("method", MOVING)
 def test_the_state_of_any_optimizer_is_masked(small_run, method: str, optimizer: type) -> None:
-    """Of Adam's nothing was, and a weight that grew jumped with what it had left behind."""
+    """The references mask none of Adam's state, and a weight that grew jumped with what it had left behind."""
     run = run_of(small_run, method, optimizer=optimizer)
     advance(run, 9)
     for name in run.method.masks.names:

@@ -76,12 +76,12 @@ def test_the_view_is_masked_and_leaves_the_weights(small_run) -> None:
     run = srste(small_run)
     run.step(images(0), LABELS)
     before = copy.deepcopy(run.engine.model.state_dict())
-    (view,) = run.method.views()
-    with view.show():
-        assert all(not run.engine.weight(name)[~view.masks[name]].any() for name in view.masks.names)
+    (network,) = run.method.networks()
+    with network.applied():
+        assert all(not run.engine.weight(name)[~network.masks[name]].any() for name in network.masks.names)
     after = run.engine.model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert after["0.weight"][~view.masks["0.weight"]].all()
+    assert after["0.weight"][~network.masks["0.weight"]].all()
 
 
 def test_overflow_moves_nothing(small_run) -> None:

@@ -17,13 +17,13 @@ class Format:
     """How a kind of shard is recognised, named, read and written."""
 
     patterns: tuple[str, ...]
-    """Of file names."""
+    """Patterns of the shards' file names."""
     file_name: str
     """With the split, the shard's number and their count."""
     scan: Callable[[Path], Iterator[Entry]]
     write: Callable[[Iterable[Packed], BinaryIO], None]
     sample_name: Callable[[int, str], str]
-    """Of a position and the name of a file."""
+    """A sample's name, from its position and the name of the image's file."""
 
 
 FORMATS = {

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
-    """Of N images in S shards, in the order of the images' names, or of the shards where they have none."""
+    """Where N images in S shards lie, in the order of the images' names, or of the shards where they have none."""
 
     shards: np.ndarray
     """[S] file names."""

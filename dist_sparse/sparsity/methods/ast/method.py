@@ -39,8 +39,8 @@ from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.ast.correction import Correction, Kind
 from dist_sparse.sparsity.methods.ast.pruners import Layers
 from dist_sparse.sparsity.methods.ast.schedule import RoundRobin, SubNetSchedule, derive, plan_sub_nets
-from dist_sparse.sparsity.methods.ast.sub_nets import SubNets, networks_of
-from dist_sparse.sparsity.methods.base import Decision, Method, Network, View
+from dist_sparse.sparsity.methods.ast.sub_nets import SubNets, stored_masks
+from dist_sparse.sparsity.methods.base import Decision, Method, Network, StoredMasks
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
 from dist_sparse.sparsity.methods.drop_grow.plan import DEFAULTS
@@ -181,8 +181,8 @@ class Ast(Method):
             self.access.mask_weights(self._nets.union)
             self.access.mask_optimizer_state(self._nets.union)
 
-    def views(self) -> Sequence[View]:
-        return self._nets.views()
+    def networks(self) -> Sequence[Network]:
+        return self._nets.networks()
 
     def at_final_density(self) -> bool:
         return self._round_robin.done(len(self._nets) - 1)
@@ -199,5 +199,5 @@ class Ast(Method):
         self._correct.load_state_dict(state["previous"])
 
     @classmethod
-    def networks(cls, state: Mapping[str, Any]) -> Sequence[Network]:
-        return networks_of(state)
+    def stored_masks(cls, state: Mapping[str, Any]) -> Sequence[StoredMasks]:
+        return stored_masks(state)

@@ -47,7 +47,7 @@ class NormSets:
         self.present = number
 
     @contextlib.contextmanager
-    def shown(self, number: int) -> Iterator[None]:
+    def applied(self, number: int) -> Iterator[None]:
         """A set is in the model within the context."""
         before = self.present
         self.put(number)

@@ -19,7 +19,7 @@ from dist_sparse.sparsity.schedules import CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import NM, parse_structure
 
 _OFFSET = 0.3
-"""Of the interval, between the updates of two sub-nets: the reference's 300 of 999 steps for CIFAR."""
+"""The share of the interval between the updates of two sub-nets: the reference's 300 of 999 steps for CIFAR."""
 
 
 def derive(config: SparsityConfig) -> SparsityConfig:
@@ -125,9 +125,9 @@ class RoundRobin:
         self._schedule = schedule
         self._made = 0
         self._times = [0] * len(schedule.pruners)
-        """Of each sub-net's last step, in its time."""
+        """The time of each sub-net at its last step."""
         self._time = 0
-        """Of this step."""
+        """The time at this step."""
 
     @property
     def number(self) -> int:

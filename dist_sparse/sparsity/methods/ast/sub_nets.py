@@ -10,7 +10,7 @@ from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.bits import Unpacked
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.ast.norms import NormSets
-from dist_sparse.sparsity.methods.base import Network, View
+from dist_sparse.sparsity.methods.base import Network, StoredMasks
 from dist_sparse.sparsity.methods.dense_weights import DenseWeights
 
 
@@ -57,22 +57,22 @@ class SubNets:
         self._dense.restore()
 
     @contextlib.contextmanager
-    def _shown(self, number: int) -> Iterator[None]:
-        with self._norms.shown(number), self._dense.masked(self._masks[number]):
+    def _applied(self, number: int) -> Iterator[None]:
+        with self._norms.applied(number), self._dense.masked(self._masks[number]):
             yield
 
-    def views(self) -> list[View]:
+    def networks(self) -> list[Network]:
         return [
-            View(label=label, masks=masks, show=partial(self._shown, number))
+            Network(label=label, masks=masks, applied=partial(self._applied, number))
             for number, (label, masks) in enumerate(zip(labels(len(self)), self._masks, strict=True))
         ]
 
     def digests(self, *, in_memory: bool) -> dict[str, int]:
-        """Of all sub-nets' masks; a single one's go by their layer's name alone."""
+        """Digests of all sub-nets' masks; those of a single one go by the layer's name alone."""
         return {
-            f"{view.label} {name}".lstrip(): digest
-            for view in self.views()
-            for name, digest in view.masks.digests(in_memory=in_memory).items()
+            f"{network.label} {name}".lstrip(): digest
+            for network in self.networks()
+            for name, digest in network.masks.digests(in_memory=in_memory).items()
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,10 +84,10 @@ class SubNets:
         self._norms.load_state_dict(state["norms"])
 
 
-def networks_of(state: Mapping[str, Any]) -> Sequence[Network]:
+def stored_masks(state: Mapping[str, Any]) -> Sequence[StoredMasks]:
     """The sub-nets of a :meth:`SubNets.state_dict`."""
     saved = zip(labels(len(state["masks"])), state["masks"], state["norms"]["sets"], strict=True)
-    return [Network(label=label, masks=masks["masks"], tensors=norms) for label, masks, norms in saved]
+    return [StoredMasks(label=label, masks=masks["masks"], tensors=norms) for label, masks, norms in saved]
 
 
 def labels(count: int) -> list[str]:

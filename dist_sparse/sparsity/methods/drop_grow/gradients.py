@@ -9,7 +9,7 @@ from torch import Tensor
 from dist_sparse.sparsity.access import WeightAccess
 
 _MEMORY = 0.9
-"""Of the average gradient, per step (SNFS's momentum)."""
+"""The share of the average gradient that stays from one step to the next (SNFS's momentum)."""
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:

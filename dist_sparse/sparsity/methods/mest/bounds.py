@@ -42,7 +42,7 @@ class Bounds:
     phases: tuple[Phase, ...]
 
     def latest_mutation(self, done: int) -> int:
-        """Of the numbers of done steps at which a mutation is due, the last up to ``done``; the first is 0."""
+        """The last number of done steps, up to ``done``, at which a mutation is due; the first is 0."""
         return done // self.interval * self.interval
 
     def phase(self, done: int) -> Phase:

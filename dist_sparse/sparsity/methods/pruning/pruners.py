@@ -168,7 +168,7 @@ def best_units_of_all_layers(
     weights: Mapping[str, Tensor],
     agreement: Agreement,
 ) -> dict[str, Tensor]:
-    """Of this rank's layers, which candidates [S, U] are among the best that hold ``keep`` weights together. Collective.
+    """Which candidates [S, U] of this rank's layers are among the best that hold ``keep`` weights together. Collective.
 
     ``score`` and ``among`` are of this rank's layers, ``weights`` of all.
     """

@@ -20,7 +20,7 @@ _ROUNDING = 0.02  # relative difference between the density asked for and the on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class BlockAllocation:
     """Blocks of ``size`` x ``size``; ``units`` weights are meant to be active in each layer."""
 
     context: Context
@@ -52,8 +52,8 @@ class Layout:
         return self.blocks[name].mask(weight.shape)
 
 
-def plan_layout(context: Context, size: int) -> Layout:
-    """The layout with blocks in all convolutions that ``size`` fits.
+def allocate_blocks(context: Context, size: int) -> BlockAllocation:
+    """The allocation with blocks in all convolutions that ``size`` fits.
 
     Raises:
         UserError: it fits none, or the density cannot be reached.
@@ -68,7 +68,7 @@ def plan_layout(context: Context, size: int) -> Layout:
     counts = {name: count for name, count in fitting.items() if count * size**2 < shapes[name].numel()}
     full = {name for name, shape in shapes.items() if units[name] == shape.numel()} | fitting.keys() - counts.keys()
     _warn_of_rounding(shapes, units, {name: shapes[name].numel() for name in full} | _active(counts, size))
-    return Layout(context=context, size=size, units=units, counts=counts, dense=frozenset(full))
+    return BlockAllocation(context=context, size=size, units=units, counts=counts, dense=frozenset(full))
 
 
 def _fits(shape: torch.Size, size: int) -> bool:

@@ -37,7 +37,7 @@ class Blocks:
         return mask.view(shape)
 
     def pack(self) -> Tensor:
-        """All in one int32 vector of :func:`packed_length`."""
+        """The blocks as one int32 vector of :func:`packed_length`."""
         return torch.cat([self.rows.view(-1), self.groups, self.columns.view(-1)])
 
     @classmethod
@@ -57,8 +57,8 @@ def extract(mask: Tensor, value: Tensor, *, size: int, count: int) -> Blocks:
     """The ``count`` blocks that hold most of ``value``.
 
     Rows with similar masks come together (:func:`.row_groups`). In each group the columns are ordered by the norm of their
-    values, the largest first, and every b columns in that order are a candidate, worth the sum of their norms. The best
-    candidates of the whole layer are taken; where they tie, those of the lower group, and in it those that come first.
+    values, the largest first, and every b columns in that order are a candidate, whose score is the sum of their norms. The
+    best candidates of the whole layer are taken; where they tie, those of the lower group, and in it those that come first.
 
     Args:
         mask: bool [rows, columns], both multiples of ``size``.
@@ -69,17 +69,17 @@ def extract(mask: Tensor, value: Tensor, *, size: int, count: int) -> Blocks:
     norms = value.square()[groups.view(-1)].view(len(groups), size, -1).sum(1).sqrt_()
     ordered, columns = norms.sort(dim=1, descending=True, stable=True)
     candidates = columns.view(len(groups), -1, size)
-    worth = ordered.view_as(candidates).sum(2)
-    chosen = top_k(worth.view(1, -1), torch.tensor([count]), among=torch.ones_like(worth, dtype=torch.bool).view(1, -1))
-    group, place = chosen.view_as(worth).nonzero(as_tuple=True)
+    score = ordered.view_as(candidates).sum(2)
+    chosen = top_k(score.view(1, -1), torch.tensor([count]), among=torch.ones_like(score, dtype=torch.bool).view(1, -1))
+    group, place = chosen.view_as(score).nonzero(as_tuple=True)
     return Blocks(groups.int(), group.int(), candidates[group, place].int())
 
 
-def whole_lines(dropped: Tensor, blocks: Blocks) -> Tensor:
+def drop_rows_and_columns(dropped: Tensor, blocks: Blocks) -> Tensor:
     """Which of the dropped weights leave, bool [rows, columns].
 
-    A weight leaves if of its row or of its column within its block at least half is dropped. Small weights in lines that are
-    mostly good stay, so that a block is eaten line by line.
+    A weight leaves if at least half of its row or of its column within its block is dropped. Small weights in rows and columns
+    that are mostly good stay, so that a block loses whole rows and columns.
 
     Args:
         dropped: bool [rows, columns], all of them in some block.
@@ -93,10 +93,10 @@ def whole_lines(dropped: Tensor, blocks: Blocks) -> Tensor:
     return leaves.view_as(dropped)
 
 
-def move(blocks: Blocks, magnitude: Tensor, mask: Tensor, dropped: Tensor, grow_score: Tensor) -> Blocks:
-    """Blocks anew, after so many weights grew as were dropped.
+def drop_and_grow(blocks: Blocks, magnitude: Tensor, mask: Tensor, dropped: Tensor, grow_score: Tensor) -> Blocks:
+    """The blocks after an update, in which as many weights grow as are dropped.
 
-    A grown weight is worth the mean of those that were kept, so that it can draw a block to itself.
+    A grown weight counts with the mean of those that were kept, so that it can draw a block to itself.
 
     Args:
         magnitude: [rows, columns], not negative.
@@ -109,6 +109,6 @@ def move(blocks: Blocks, magnitude: Tensor, mask: Tensor, dropped: Tensor, grow_
     grown = top_k(grow_score.reshape(1, -1), count, among=~kept.view(1, -1)).view_as(kept)
     value = magnitude * kept
     held = value.count_nonzero()
-    worth = torch.where(held > 0, value.sum() / held, 1)
-    value = torch.where(grown, worth, value)
+    mean = torch.where(held > 0, value.sum() / held, 1)
+    value = torch.where(grown, mean, value)
     return extract(kept | grown, value, size=blocks.columns.shape[1], count=len(blocks.columns))

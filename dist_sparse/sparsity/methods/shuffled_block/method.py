@@ -45,8 +45,8 @@ from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
 from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.plan import Plan
-from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, move, packed_length, whole_lines
-from dist_sparse.sparsity.methods.shuffled_block.layout import plan_layout
+from dist_sparse.sparsity.methods.shuffled_block.allocation import allocate_blocks
+from dist_sparse.sparsity.methods.shuffled_block.blocks import Blocks, drop_and_grow, drop_rows_and_columns, packed_length
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule
 from dist_sparse.sparsity.structures import Structure, Unstructured
 
@@ -95,12 +95,15 @@ class ShuffledBlock(DropAndGrow):
     @classmethod
     def plan(cls, context: Context) -> Plan:
         config = context.config.shuffled_block
-        layout = plan_layout(context, config.size) if config.size else None  # first, for it may refuse the configuration
+        # First, for it may refuse the configuration.
+        allocation = allocate_blocks(context, config.size) if config.size else None
         plan = _moving(context) if config.dynamic else _static(context)
-        if layout is None:
+        if allocation is None:
             return plan
-        active = layout.active()
-        return replace(plan, initial_mask=layout.initial_mask, active=active, blocks=layout.blocks, counts=layout.counts)
+        active = allocation.active()
+        return replace(
+            plan, initial_mask=allocation.initial_mask, active=active, blocks=allocation.blocks, counts=allocation.counts
+        )
 
     def start(self) -> None:
         super().start()
@@ -115,11 +118,13 @@ class ShuffledBlock(DropAndGrow):
             return super()._select(name, step, kept, grow)
         weight, mask, blocks = self.access.weight(name), self.masks[name], self.blocks[name]
         matrix = (len(weight), -1)
-        dropped = whole_lines(mask.reshape(matrix) & ~kept.view(matrix), blocks)
+        dropped = drop_rows_and_columns(mask.reshape(matrix) & ~kept.view(matrix), blocks)
         if not dropped.any():
             return mask
         score = self.grow_score(name, step).view(matrix)
-        self.blocks[name] = move(blocks, scores.magnitude(weight).reshape(matrix), mask.reshape(matrix), dropped, score)
+        self.blocks[name] = drop_and_grow(
+            blocks, scores.magnitude(weight).reshape(matrix), mask.reshape(matrix), dropped, score
+        )
         return self.blocks[name].mask(weight.shape)
 
     def _share_blocks(self) -> None:
