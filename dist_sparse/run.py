@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,23 @@ from dist_sparse.resuming import choose_checkpoint, load_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
 from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
-from dist_sparse.trainer import Diverged, Trainer
+from dist_sparse.trainer import Diverged, Hook, Trainer
 
 _log = logging.getLogger(__name__)
 
 
-def train(config: Config, signals: StopSignals | None = None, *, typed: Collection[str] | None = ()) -> dict[str, Any]:
+def train(
+    config: Config,
+    signals: StopSignals | None = None,
+    *,
+    typed: Collection[str] | None = (),
+    hooks: Sequence[Hook] = (),
+) -> dict[str, Any]:
     """Train, and return the summary that the run's folder holds. Collective: every rank calls it.
 
     Args:
         typed: keys of the command line, of which those without effect are told in any case; with None no key is.
+        hooks: called at every :class:`.Moment`.
 
     Raises:
         UserError: whatever the user can mend; before the first step on all ranks alike.
@@ -44,7 +51,7 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
     ranks = distributed.start(config.engine, signals)
     try:
         with CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout)) as stop:
-            summary = _train(config, ranks, stop, typed)
+            summary = _train(config, ranks, stop, typed, hooks)
     except StopAsked:
         distributed.stop()
         raise
@@ -55,11 +62,13 @@ def train(config: Config, signals: StopSignals | None = None, *, typed: Collecti
     return summary
 
 
-def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None) -> dict[str, Any]:
+def _train(
+    config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None, hooks: Sequence[Hook]
+) -> dict[str, Any]:
     folder, held = _choose_folder(config, ranks)
     try:
         with held:
-            return _train_in(folder, config, ranks, stop, typed)
+            return _train_in(folder, config, ranks, stop, typed, hooks)
     except UserError:
         if ranks.is_first:
             folder.discard_if_unused()
@@ -67,7 +76,12 @@ def _train(config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str
 
 
 def _train_in(
-    folder: RunFolder, config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None
+    folder: RunFolder,
+    config: Config,
+    ranks: Ranks,
+    stop: CommonStop,
+    typed: Collection[str] | None,
+    hooks: Sequence[Hook],
 ) -> dict[str, Any]:
     with distributed.agreeing_on_errors():
         setup_logging(folder.path, ranks.rank)
@@ -82,7 +96,7 @@ def _train_in(
         folder.preempted.unlink(missing_ok=True)
     with peers.watched():
         trainer, cost = _prepare(config, folder, ranks, typed)
-    trainer.stop = stop
+    trainer.stop, trainer.hooks = stop, hooks
     with contextlib.closing(trainer.data):
         return _fit(trainer, cost, folder)
 

@@ -11,7 +11,7 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from dist_sparse.models import build_meta_model
 from dist_sparse.preemption import StopSignals
 from dist_sparse.run import train
 from dist_sparse.tracking import say
+from dist_sparse.trainer import Hook
 
 _STEPS = 10
 _IMAGES = 2
@@ -39,10 +40,12 @@ _EPOCHS = 2
 _INTERVAL = 2
 _SIDE = 64
 _MULTIPLE = 32
-"""Of sides beside that one: the stride of most networks."""
+"""Other sides of images are multiples of this, the stride of most networks."""
 
 
-def smoke(config: Config, signals: StopSignals | None = None, *, typed: Collection[str] = ()) -> dict[str, Any]:
+def smoke(
+    config: Config, signals: StopSignals | None = None, *, typed: Collection[str] = (), hooks: Sequence[Hook] = ()
+) -> dict[str, Any]:
     """Train what :func:`shortened` leaves, and return its summary; keys without effect are those of the recipe. Collective.
 
     Raises:
@@ -60,7 +63,7 @@ def smoke(config: Config, signals: StopSignals | None = None, *, typed: Collecti
     except UserError:
         distributed.stop(failed=True)
         raise
-    return train(distributed.from_first_rank(short), signals, typed=None)
+    return train(distributed.from_first_rank(short), signals, typed=None, hooks=hooks)
 
 
 def _notice(config: Config, short: Config, there: bool) -> str:

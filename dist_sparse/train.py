@@ -8,6 +8,7 @@ ends with 1 whatever its processes end with: there the file ``preempted`` in the
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import dump_config, parse_args
@@ -16,12 +17,15 @@ from dist_sparse.errors import Incomplete, ToldElsewhere, UserError, refuse
 from dist_sparse.leaving import EXIT_INTERRUPTED, leave
 from dist_sparse.preemption import StopAsked, StopSignals
 
+if TYPE_CHECKING:
+    from dist_sparse.trainer import Hook
+
 EXIT_PREEMPTED = 75
 """EX_TEMPFAIL of sysexits.h: try again."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line and train; errors become exit codes."""
+def main(argv: Sequence[str] | None = None, *, hooks: Sequence["Hook"] = ()) -> int:
+    """Read the command line and train; errors become exit codes. ``hooks``: see :func:`dist_sparse.run.train`."""
     is_first = is_first_process()
     try:
         with speaking_once():
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return refuse(error, reports=is_first)
     try:
-        _do(invocation, reports=is_first)
+        _do(invocation, hooks, reports=is_first)
     except ToldElsewhere as error:
         return refuse(error, reports=False)
     except UserError as error:
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _do(invocation: Invocation, *, reports: bool) -> None:
+def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> None:
     """Heavy packages are imported only here, once the command line is in order."""
     config = invocation.config
     if invocation.print_config:
@@ -67,7 +71,7 @@ def _do(invocation: Invocation, *, reports: bool) -> None:
             else:
                 from dist_sparse.run import train
 
-            train(config, signals, typed=invocation.typed)
+            train(config, signals, typed=invocation.typed, hooks=hooks)
 
 
 if __name__ == "__main__":

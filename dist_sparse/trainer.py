@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -36,6 +37,19 @@ from dist_sparse.tracking import Tracker
 _log = logging.getLogger(__name__)
 
 
+class Moment(Enum):
+    """When a run calls its hooks, on every rank alike."""
+
+    STARTED = "the masks are in force and all ranks agree; the first step of this process is to come"
+    GRADIENTS_READY = "the gradients of a step are averaged; masks, weights and ``progress`` are still those before it"
+    STEPPED = "a step is made; nothing of it has been logged, validated or saved yet"
+    STEP_ENDED = "whatever was due after a step is done"
+
+
+Hook = Callable[[Moment, "Trainer"], None]
+"""Something that a program of one's own, or a test, does within a run: it may look at the trainer's parts, or raise."""
+
+
 class Diverged(UserError):
     """The loss has not been finite for too many steps in a row."""
 
@@ -62,6 +76,7 @@ class Trainer:
     """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
     stop: CommonStop = dataclasses.field(default_factory=CommonStop)
+    hooks: Sequence[Hook] = ()
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -84,6 +99,7 @@ class Trainer:
         self._mask_average()
         self._verify_ranks()
         self._set_learning_rate()
+        self._call_hooks(Moment.STARTED)
         if self.progress.step == 0:
             self._log(self._sparsity(self.method.masks))
         started = time.perf_counter() - self.progress.seconds
@@ -100,6 +116,7 @@ class Trainer:
                     self.progress.seconds = time.perf_counter() - started
                     self._end_epoch_of_forgetting()
                     self._after_step(decision, learning_rate, previous)
+                    self._call_hooks(Moment.STEP_ENDED)
         self.progress.seconds = time.perf_counter() - started
         return self.progress
 
@@ -128,6 +145,7 @@ class Trainer:
 
     def _optimizer_step(self, step: int) -> Decision:
         """From averaged gradients to new weights; a step that must not count moves neither masks nor weights."""
+        self._call_hooks(Moment.GRADIENTS_READY)
         torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
         progress.add_densities(self.method.masks, self.method.gradient_masks(step))
@@ -141,7 +159,12 @@ class Trainer:
         progress.step = step
         progress.steps_made += 1
         self._set_learning_rate()
+        self._call_hooks(Moment.STEPPED)
         return outcome.decision
+
+    def _call_hooks(self, moment: Moment) -> None:
+        for hook in self.hooks:
+            hook(moment, self)
 
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""

@@ -29,7 +29,7 @@ def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     for images, labels, _ in batches:
         with precision.autocast():
             logits = model(precision.place_images(images))
-        sums += _sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
+        sums += batch_sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
     model.train(was_training)
     correct1, correct5, loss, count = distributed.sum_over_ranks(sums).tolist()
     if not count:
@@ -37,8 +37,8 @@ def validate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     return {"top1": correct1 / count, "top5": correct5 / count, "loss": loss / count}
 
 
-def _sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Correct in the first, correct in the first five, summed loss, and count of a batch."""
+def batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """A batch's samples that are correct in the first and in the first five, its summed loss, and its count: float64 [4]."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dist_sparse.trainer import Hook, Trainer
 
 ROOT = Path(__file__).parents[1]
 MACHINE_DEPENDENT = ("time/", "memory/")
@@ -45,20 +48,16 @@ def here(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def train_here(values: dict[str, Any], *, interrupt_after: int | None = None) -> Outcome:
+def train_here(values: dict[str, Any], *, interrupt_after: int | None = None, hooks: Sequence["Hook"] = ()) -> Outcome:
     """``python -m dist_sparse.train`` in this process; Ctrl-C arrives at the end of a step if one is given."""
     from dist_sparse.train import main
-    from dist_sparse.trainer import Trainer
+    from dist_sparse.trainer import Moment
 
-    after_step = Trainer._after_step
-
-    def then_interrupt(trainer: Trainer, *arguments: Any) -> None:
-        after_step(trainer, *arguments)
-        if trainer.progress.step == interrupt_after:
+    def interrupt(moment: Moment, trainer: "Trainer") -> None:
+        if moment is Moment.STEP_ENDED and trainer.progress.step == interrupt_after:
             raise KeyboardInterrupt
 
-    with mock.patch.object(Trainer, "_after_step", then_interrupt):
-        return here(main, words(values))
+    return here(partial(main, hooks=[*hooks, interrupt]), words(values))
 
 
 def start(command: Sequence[str], *, cwd: Path = ROOT) -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.engines.ddp import DDPEngine
-from dist_sparse.trainer import Trainer
+from dist_sparse.trainer import Moment, Trainer
 from tests.command import Outcome, metrics, train_here
 
 NORMS = {
@@ -111,7 +111,7 @@ def test_many_of_them_in_a_row_end_the_run(tmp_path: Path) -> None:
 
 
 def spoilt_gradients(*calls: int) -> Callable[[DDPEngine, int], float | None]:
-    """Of one weight, after the backward of the micro-batches of these numbers; the loss stays as it is."""
+    """Spoil the gradient of one weight after the backward of the micro-batches of these numbers; the loss stays as it is."""
     now: list[bool] = [False]
 
     def hook(gradient: Tensor) -> Tensor:
@@ -161,17 +161,12 @@ def _some_stored_gradient(trainer: Trainer) -> Tensor:
 )
 def test_a_checkpoint_of_it_is_refused(tmp_path: Path, spoilt: Callable[[Trainer], Tensor], named: str) -> None:
     """Whatever it is that is not finite after step 6, the checkpoints before it stay and none comes after them."""
-    whole = Trainer._after_step
 
-    def after_step(trainer: Trainer, *arguments: Any) -> None:
-        if trainer.progress.step == 6:
+    def spoil(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.STEPPED and trainer.progress.step == 6:
             spoilt(trainer).detach().view(-1)[0] = float("inf")
-        whole(trainer, *arguments)
-        if trainer.progress.step == 6:
-            raise KeyboardInterrupt
 
-    with mock.patch.object(Trainer, "_after_step", after_step):
-        outcome = run(METHODS["mest"], tmp_path, lambda *_: None)
+    outcome = train_here({**NORMS, **METHODS["mest"], "output": tmp_path}, interrupt_after=6, hooks=[spoil])
     assert list(checkpoints(tmp_path)) == [1, 2, 3, 4, 5]
     assert f"WARNING: no checkpoint at step 6: not finite: {named}" in outcome.err
 

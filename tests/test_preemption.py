@@ -53,8 +53,8 @@ def weights(folder: Path) -> dict[str, list[float]]:
 )
 def test_a_signal_stops_the_run_which_then_goes_on(tmp_path: Path, whole: Path, place: str, call: int, stopped_at: int) -> None:
     values = {**RUN, "output": tmp_path}
-    with asked(place, call, SIGUSR1):
-        outcome = train_here(values)
+    with asked(place, call, SIGUSR1) as hooks:
+        outcome = train_here(values, hooks=hooks)
     assert outcome.code == 75
     assert f"stopped by SIGUSR1 after step {stopped_at} of 10; the last checkpoint is " in outcome.out
     assert (tmp_path / "preempted").read_text() == f"SIGUSR1 at step {stopped_at}\n"
@@ -70,8 +70,8 @@ def test_a_signal_stops_the_run_which_then_goes_on(tmp_path: Path, whole: Path, 
 
 def test_more_signals_while_it_saves_harm_nothing(tmp_path: Path, whole: Path) -> None:
     values = {**RUN, "output": tmp_path}
-    with asked("step", 4, SIGTERM), asked("saving", 1, SIGTERM, SIGUSR1, SIGINT):
-        assert train_here(values).code == 75
+    with asked("step", 4, SIGTERM) as hooks, asked("saving", 1, SIGTERM, SIGUSR1, SIGINT):
+        assert train_here(values, hooks=hooks).code == 75
     assert (tmp_path / "preempted").read_text() == "SIGTERM at step 4\n"
     assert train_here(values).code == 0
     assert metrics(tmp_path) == metrics(whole)
@@ -79,8 +79,8 @@ def test_more_signals_while_it_saves_harm_nothing(tmp_path: Path, whole: Path) -
 
 def test_ctrl_c_saves_too_but_asks_for_no_new_start(tmp_path: Path, whole: Path) -> None:
     values = {**RUN, "output": tmp_path}
-    with asked("step", 3, SIGINT):
-        assert train_here(values).code == 130
+    with asked("step", 3, SIGINT) as hooks:
+        assert train_here(values, hooks=hooks).code == 130
     assert not (tmp_path / "preempted").exists()
     assert reason(tmp_path) == "interrupted"
     assert "going on after step 3 of 10" in train_here(values).out
@@ -88,8 +88,8 @@ def test_ctrl_c_saves_too_but_asks_for_no_new_start(tmp_path: Path, whole: Path)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with asked("step", 3, SIGINT, SIGINT):
-        assert train_here({**RUN, "output": tmp_path}).code == 130
+    with asked("step", 3, SIGINT, SIGINT) as hooks:
+        assert train_here({**RUN, "output": tmp_path}, hooks=hooks).code == 130
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
@@ -100,8 +100,8 @@ def test_a_signal_after_the_last_validation_comes_too_late(tmp_path: Path) -> No
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    with asked("step", 4, SIGTERM):
-        outcome = train_here({**RUN, "sparsity.method": "static", "optim.lr": 1e30, "output": tmp_path})
+    with asked("step", 4, SIGTERM) as hooks:
+        outcome = train_here({**RUN, "sparsity.method": "static", "optim.lr": 1e30, "output": tmp_path}, hooks=hooks)
     assert outcome.code == 75
     assert "no checkpoint at step 4" in outcome.err
     assert "there is no checkpoint" in outcome.out
@@ -109,6 +109,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 def test_the_process_has_its_handlers_back(tmp_path: Path) -> None:
     before = {number: signal.getsignal(number) for number in (SIGUSR1, SIGTERM, SIGINT)}
-    with asked("step", 1, SIGUSR1):
-        assert train_here({**RUN, "output": tmp_path}).code == 75
+    with asked("step", 1, SIGUSR1) as hooks:
+        assert train_here({**RUN, "output": tmp_path}, hooks=hooks).code == 75
     assert {number: signal.getsignal(number) for number in before} == before

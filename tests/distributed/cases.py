@@ -22,7 +22,7 @@ from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.shuffled_block.method import ShuffledBlock
 from dist_sparse.tracking import Tracker
-from dist_sparse.trainer import Trainer
+from dist_sparse.trainer import Hook, Trainer
 from tests.asking import asked
 from tests.command import Outcome, here, train_here
 
@@ -193,17 +193,17 @@ def ranks() -> tuple[int, int, int]:
     return dist.get_rank(), dist.get_world_size(), torch.get_num_threads()
 
 
-def command(values: dict[str, Any], interrupt_after: int | None = None) -> Outcome:
+def command(values: dict[str, Any], interrupt_after: int | None = None, hooks: Sequence[Hook] = ()) -> Outcome:
     """The whole training command on the ranks of the world, whose group it leaves as it is."""
     os.environ["RANK"] = str(dist.get_rank())
     with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
-        return train_here(values, interrupt_after=interrupt_after)
+        return train_here(values, interrupt_after=interrupt_after, hooks=hooks)
 
 
 def command_asked(values: dict[str, Any], *, place: str, nth: int, rank: int) -> Outcome:
     """The whole training command, which one rank is asked to stop by SIGTERM at the end of the so many-th call of a place."""
-    with asked(place, nth, signal.SIGTERM, here=dist.get_rank() == rank):
-        return command(values)
+    with asked(place, nth, signal.SIGTERM, here=dist.get_rank() == rank) as hooks:
+        return command(values, hooks=hooks)
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:

@@ -1,8 +1,6 @@
 """Runs in which one rank's copy of something changes by a bit, or would."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.sparsity.agreement import Disagreement
-from dist_sparse.trainer import Trainer
+from dist_sparse.trainer import Hook, Moment, Trainer
 from tests.command import Outcome
 from tests.distributed import cases
 
@@ -33,50 +31,45 @@ def copy_of(trainer: Trainer, what: str, name: str) -> Tensor:
     return parameters[name] if what == "weight" else parameter_state(optimizer)[parameters[name]][what]
 
 
-@contextmanager
-def one_bit_flipped(what: str, name: str, *, rank: int, step: int) -> Iterator[None]:
+def one_bit_flipped(what: str, name: str, *, rank: int, step: int) -> Hook:
     """On one rank, after a step and before anything is made of it; a buffer as soon as it has been synchronised."""
-    finish = Trainer._finish_step
 
-    def then_finish(trainer: Trainer, *, save: bool) -> None:
-        if dist.get_rank() == rank and trainer.progress.step == step:
-            if what == "buffer":
-                synchronise = trainer.engine.synchronise_buffers
-                flipped = dict(trainer.engine.model.named_buffers())[name]
-                trainer.engine.synchronise_buffers = lambda: (synchronise(), flip(flipped))  # type: ignore[method-assign]
-            else:
-                flip(copy_of(trainer, what, name))
-        finish(trainer, save=save)
+    def hook(moment: Moment, trainer: Trainer) -> None:
+        if moment is not Moment.STEPPED or dist.get_rank() != rank or trainer.progress.step != step:
+            return
+        if what == "buffer":
+            synchronise = trainer.engine.synchronise_buffers
+            flipped = dict(trainer.engine.model.named_buffers())[name]
+            trainer.engine.synchronise_buffers = lambda: (synchronise(), flip(flipped))  # type: ignore[method-assign]
+        else:
+            flip(copy_of(trainer, what, name))
 
-    with mock.patch.object(Trainer, "_finish_step", then_finish):
-        yield
+    return hook
 
 
 def command(values: dict[str, Any], what: str, name: str, step: int) -> str:
     """The whole training command; what the Disagreement said that must end it on every rank."""
-    with one_bit_flipped(what, name, rank=dist.get_world_size() - 1, step=step):
-        try:
-            cases.command(values)
-        except Disagreement as error:
-            return str(error)
+    try:
+        cases.command(values, hooks=[one_bit_flipped(what, name, rank=dist.get_world_size() - 1, step=step)])
+    except Disagreement as error:
+        return str(error)
     return "nobody noticed"
 
 
 def uncompiled(values: dict[str, Any], interrupt_after: int | None = None) -> tuple[Outcome, list[float]]:
     """The command without compiling an optimizer's parts, which takes a minute; and the last weights of this rank, in short."""
     weights: list[float] = []
-    finish = Trainer._finish_step
 
-    def then_look(trainer: Trainer, *, save: bool) -> None:
-        finish(trainer, save=save)
-        weights[:] = [float(each.double().sum()) for each in trainer.engine.model.parameters()]
+    def look(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.STEP_ENDED:
+            weights[:] = [float(each.double().sum()) for each in trainer.engine.model.parameters()]
 
-    with mock.patch("timm.optim.kron.has_dynamo", False), mock.patch.object(Trainer, "_finish_step", then_look):
-        return cases.command(values, interrupt_after=interrupt_after), weights
+    with mock.patch("timm.optim.kron.has_dynamo", False):
+        return cases.command(values, interrupt_after=interrupt_after, hooks=[look]), weights
 
 
 if __name__ == "__main__":
     from dist_sparse.train import main
 
-    with one_bit_flipped("weight", "fc.weight", rank=1, step=4):
-        sys.exit(main([*sys.argv[1:], f"--output={Path.cwd() / 'run'}"]))
+    flipped = one_bit_flipped("weight", "fc.weight", rank=1, step=4)
+    sys.exit(main([*sys.argv[1:], f"--output={Path.cwd() / 'run'}"], hooks=[flipped]))

@@ -11,9 +11,8 @@ import traceback
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from dist_sparse.config.tree import leaves, sections
 from tests.command import here
@@ -45,19 +44,16 @@ class TooLong(BaseException):
 def run(words: Sequence[str], keys: Sequence[str], limit: float) -> Verdict:
     """Train with the words of a command line, in an empty folder, for at most so many seconds."""
     from dist_sparse.train import main
-    from dist_sparse.trainer import Trainer
+    from dist_sparse.trainer import Moment, Trainer
 
-    after_step = Trainer._after_step
-
-    def then_interrupt(trainer: Trainer, *arguments: Any) -> None:
-        after_step(trainer, *arguments)
-        if trainer.progress.step >= STEPS and trainer.progress.step < trainer.total_steps:
+    def interrupt(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.STEP_ENDED and STEPS <= trainer.progress.step < trainer.total_steps:
             raise KeyboardInterrupt
 
-    with _empty_folder(), mock.patch.object(Trainer, "_after_step", then_interrupt):
+    with _empty_folder():
         try:
             with _time_limit(limit):
-                outcome = here(main, words)
+                outcome = here(partial(main, hooks=[interrupt]), words)
         except TooLong:
             return Verdict(HANG, words, traceback.format_exc(limit=-6))
         except (Exception, SystemExit):
