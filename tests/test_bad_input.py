@@ -10,13 +10,12 @@ import torch
 
 from dist_sparse.checkpoint import CheckpointStore
 from tests.command import metrics, train_here
-from tests.distributed.cases import TINY_VIT
 from tests.full_disk import small_disk
 from tests.photos import write_photos
+from tests.values import QUIET, TINY_VIT
 
 SMALL = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 1,

@@ -12,11 +12,10 @@ from dist_sparse import evaluate, export_subnet
 from dist_sparse.plasticity import __main__ as plasticity
 from dist_sparse.results import __main__ as results
 from tests.command import here, metrics, train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 GMP = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 4,

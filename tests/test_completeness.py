@@ -11,13 +11,11 @@ import pytest
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.evaluate import main as evaluate
 from tests.command import here, metrics, read_until, start, train_here, words
-from tests.distributed.cases import TINY_VIT
 from tests.full_disk import file_size_limit
+from tests.values import LOGGED, TINY_VIT
 
 SMALL = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 3,

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dist_sparse.build import resolved
-from dist_sparse.config import load_config
+from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.plan.report import in_bytes
 from dist_sparse.sparsity.methods import METHODS
@@ -18,20 +18,23 @@ HEADER = ["Source", "Original", "Command", "Hardware", "Expected", "Differs"]
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_can_start_without_a_warning(file: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_recipe(file: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A configuration is read once, and checked for all that holds of every one."""
+    config = load_config(str(CONFIGS / file))
+    assert config.name == file.removesuffix(".yaml").replace("/", "-")
+    check_header(file)
+    check_ranks(config, header(file)["Command"])
+    if is_for_any_number_of_gpus(file):
+        check_figures(config, header(file))
+        check_rules(config, header(file)["Nodes"])
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
-        config = resolved(load_config(str(CONFIGS / file)))
-        assert plan(config) > 0
+        assert plan(resolved(config)) > 0
     assert [text for text in caplog.messages if "whole units of structure" not in text] == []
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_name_is_that_of_the_file(file: str) -> None:
-    assert load_config(str(CONFIGS / file)).name == file.removesuffix(".yaml").replace("/", "-")
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_header(file: str) -> None:
+def check_header(file: str) -> None:
+    """It has the entries of its kind, in their order."""
     entries = header(file)
     own = [key for key in HEADER if key not in ("Original", "Differs")]
     scaled = ["Source", "Command", "Nodes", "Hardware", "Memory", "Expected", "FLOPs"]
@@ -40,17 +43,15 @@ def test_header(file: str) -> None:
     assert entries["Command"].endswith(f"-m dist_sparse.train --config configs/{file}")
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_batches_divide_by_the_ranks_of_the_command(file: str) -> None:
-    train = load_config(str(CONFIGS / file)).train
-    ranks = re.search(r"--nproc-per-node=(\d+) ", header(file)["Command"])
-    assert ranks and train.batch_size % (int(ranks[1]) * train.accumulation) == 0
+def check_ranks(config: Config, command: str) -> None:
+    """The batch can be shared out over the ranks of the command."""
+    ranks = re.search(r"--nproc-per-node=(\d+) ", command)
+    assert ranks and config.train.batch_size % (int(ranks[1]) * config.train.accumulation) == 0
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if is_for_any_number_of_gpus(file)])
-def test_figures_of_a_header_are_those_of_the_plan(file: str) -> None:
-    entries, config = header(file), load_config(str(CONFIGS / file), {"data.root": "/nowhere"})
-    outlook = look_ahead(config, 64)
+def check_figures(config: Config, entries: dict[str, str]) -> None:
+    """The header's memory and FLOPs are those of the plan."""
+    outlook = look_ahead(with_values(config, {"data.root": "/nowhere"}), 64)
     assert entries["Memory"].startswith(f"{in_bytes(outlook.memory.total)} a GPU for weights, gradients, optimizer and masks")
     about = "about " if outlook.forecast.estimate else ""
     shares = f"training {about}{outlook.training_share:.2f}, inference {about}{outlook.inference_share:.2f} of dense (--plan)"
@@ -58,16 +59,15 @@ def test_figures_of_a_header_are_those_of_the_plan(file: str) -> None:
     assert outlook.source.startswith("ImageNet's" if config.data.name == "image_folder" else "as published")
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if is_for_any_number_of_gpus(file)])
-def test_a_recipe_for_any_number_of_gpus_keeps_its_rules(file: str) -> None:
-    config = load_config(str(CONFIGS / file))
+def check_rules(config: Config, nodes: str) -> None:
+    """A recipe for any number of GPUs scales its rate, warms up, and divides by the ranks of its examples."""
     assert config.optim.lr_batch_size is not None
     assert (config.train.label_smoothing, config.optim.decay_norm_and_bias) == (0.1, False)
     assert str(config.scheduler.warmup) == "5 epochs"
     assert config.train.precision in ("bf16", "fp16")
     assert config.train.channels_last or "deit" in config.model.name
     assert config.sparsity.update.interval is None or config.sparsity.update.interval.unit == "epochs"
-    batches = re.findall(r"--train.batch_size=(\d+)", header(file)["Nodes"])
+    batches = re.findall(r"--train.batch_size=(\d+)", nodes)
     for batch, ranks in [(config.train.batch_size, 1), (config.train.batch_size, 8), *((int(each), 64) for each in batches)]:
         assert batch % ranks == 0
 

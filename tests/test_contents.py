@@ -23,12 +23,10 @@ from dist_sparse.resuming import check_state
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.stored import read_checkpoint
 from tests.command import Outcome, here, metrics, train_here, words
-from tests.distributed.cases import TINY_VIT
+from tests.values import LOGGED, TINY_VIT
 
 RIGL = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 2,

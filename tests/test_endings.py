@@ -11,13 +11,12 @@ import pytest
 from tests.command import train_here, words
 from tests.endings import TORCHRUN, Watched, watch
 from tests.photos import write_photos
+from tests.values import LOGGED
 
 pytestmark = pytest.mark.waits
 
 FOLDER = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "data.name": "image_folder",
     "data.image_size": 32,
     "data.backend": "torchvision",

@@ -10,11 +10,10 @@ import torch
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.evaluate import main
 from tests.command import Outcome, here, metrics, train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 VALUES = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 3,

@@ -8,11 +8,11 @@ import pytest
 from dist_sparse.config import load_config
 from dist_sparse.sparsity.methods import METHODS
 from tests.command import ROOT, metrics, train_here
+from tests.values import QUIET
 
 CONFIGS = sorted((ROOT / "configs" / "digits").glob("*.yaml"))
 SHORT: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 2,
     "model.kwargs": {"width": 0.5},
     "train.epochs": 3,

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.trainer import Moment, Trainer
 from tests.command import Outcome, metrics, train_here
+from tests.values import LOGGED
 
 NORMS = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
     "train.epochs": 1,

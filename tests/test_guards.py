@@ -10,11 +10,10 @@ from dist_sparse.config import load_config
 from dist_sparse.errors import UserError
 from dist_sparse.plan.outlook import look_ahead
 from tests.command import train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 SMALL: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
     "data.limit": 256,

@@ -13,13 +13,12 @@ from dist_sparse.config import Config
 from dist_sparse.run_folder import RunFolder
 from tests.command import ROOT, train_here, words
 from tests.endings import Watched, watch
+from tests.values import LOGGED
 
 pytestmark = pytest.mark.waits
 
 RUN = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "model.name": "test_resnet",
     "data.limit": 100,
     "train.batch_size": 50,

@@ -10,11 +10,10 @@ import pytest
 from dist_sparse.checkpoint import CheckpointStore
 from tests.asking import asked
 from tests.command import metrics, train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 RUN = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 2,
     "resume": "auto",
     "model.name": "vit_tiny_patch16_224",

@@ -13,10 +13,10 @@ from dist_sparse import finished
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.sparsity.bits import popcount
 from tests.command import Outcome, here, metrics, read_until, start, train_here, words
-from tests.distributed.cases import TINY_VIT
 from tests.photos import write_photos
+from tests.values import QUIET, TINY_VIT
 
-COMMON = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 2, "resume": "auto"}
+COMMON = {**QUIET, "tracking.log_every": 2, "resume": "auto"}
 
 DIGITS = {
     **COMMON,

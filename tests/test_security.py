@@ -24,10 +24,10 @@ from dist_sparse.export_subnet import main as export_subnet
 from dist_sparse.plasticity.__main__ import main as plasticity
 from dist_sparse.train import main as train
 from tests.command import Outcome, here, train_here
+from tests.values import QUIET
 
 RUN = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "data.limit": 60,
     "model.kwargs": {"width": 0.25},
     "train.epochs": 2,

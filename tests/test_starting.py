@@ -22,10 +22,10 @@ from dist_sparse.data import DataInfo
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from tests.command import Outcome, here, train_here
+from tests.values import QUIET
 
 SMALL: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
     "data.limit": 256,

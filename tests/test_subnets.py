@@ -19,10 +19,10 @@ from dist_sparse.evaluate import main as evaluate
 from dist_sparse.export_subnet import main as export
 from dist_sparse.validation import validate
 from tests.command import here, metrics, train_here
+from tests.values import QUIET, TINY_VIT
 
 COMMON = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 2,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
@@ -101,7 +101,6 @@ def test_a_run_goes_on_within_a_group(tmp_path: Path, values: dict[str, Any], st
 
 def test_micro_batches_do_not_change_whose_turn_it_is(tmp_path: Path) -> None:
     """In double precision without batch statistics the masks of all sub-nets are the same."""
-    from tests.distributed.cases import TINY_VIT
 
     values = {**LADDER, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "train.precision": "fp64"}
     for accumulation in (1, 2):

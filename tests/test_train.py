@@ -15,12 +15,11 @@ from dist_sparse.config import load_config, parse_args, to_flat
 from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.train import main
 from tests.command import ROOT, here, metrics, train_here, words
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 RIGL = {
     "name": "small",
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 4,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
@@ -190,8 +189,7 @@ def test_training_costs_the_density_of_the_time(tmp_path: Path) -> None:
 def test_a_larger_backward_costs_what_it_computes(tmp_path: Path) -> None:
     """Two of three units of a step go by the forward's density, one by the backward's, each the same in all masked layers."""
     values = {
-        "engine.device": "cpu",
-        "tracking.wandb": "disabled",
+        **QUIET,
         "train.epochs": 1,
         "model.kwargs": {"width": 0.25},
         "optim.weight_decay": 0.0,

@@ -12,8 +12,8 @@ from dist_sparse.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, check_ke
 from dist_sparse.errors import UserError
 from tests.command import here, train_here
 from tests.data.compare import message_of
-from tests.distributed.cases import TINY_VIT
 from tests.photos import write_photos
+from tests.values import TINY_VIT
 
 HALF = [0.5, 0.5, 0.5]
 

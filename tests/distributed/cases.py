@@ -25,10 +25,7 @@ from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Hook, Trainer
 from tests.asking import asked
 from tests.command import Outcome, here, train_here
-
-QUIET = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1}
-TINY_VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
-"""A transformer without batch statistics, for digits."""
+from tests.values import LOGGED
 
 
 class Recorder(Tracker):
@@ -44,7 +41,7 @@ class Recorder(Tracker):
 
 def trainer_for(values: dict[str, Any], folder: str) -> tuple[Trainer, Recorder]:
     """A trainer of this rank in the world's group, for a run of its own folder that logs into memory."""
-    config = resolved(with_values(Config(), {**QUIET, **values}))
+    config = resolved(with_values(Config(), {**LOGGED, **values}))
     run_folder = RunFolder(path=Path(folder))
     run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(build_parts(config, distributed.start(config.engine)), run_folder, None)

@@ -12,13 +12,13 @@ import pytest
 from dist_sparse import evaluate
 from tests.command import ROOT, metrics, train_here
 from tests.distributed import cases
-from tests.distributed.cases import QUIET, TINY_VIT
 from tests.distributed.world import World
+from tests.values import LOGGED, TINY_VIT
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    values = {**QUIET, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "train.epochs": 1}
+    values = {**LOGGED, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "train.epochs": 1}
     path = tmp_path_factory.mktemp("commands")
     assert train_here({**values, "sparsity.density": 0.3, "output": path}).code == 0
     return path

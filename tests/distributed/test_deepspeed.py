@@ -11,9 +11,9 @@ from dist_sparse import evaluate
 from dist_sparse.sparsity.methods import METHODS
 from tests.command import metrics, start, words
 from tests.distributed import cases, zero_cases
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.test_runs import codes
 from tests.distributed.world import World
+from tests.values import LOGGED, QUIET, TINY_VIT
 
 pytest.importorskip("deepspeed")
 
@@ -98,14 +98,14 @@ def test_sub_nets_have_a_whole_optimizer_state_each_or_are_refused(worlds: World
     ddp = worlds(2).run(cases.train, values, str(tmp_path))[0]
     for sharded in worlds(2).run(zero_cases.train, {**values, **zero(0)}, str(tmp_path)):
         assert list(sharded.trained.losses.values()) == pytest.approx(list(ddp.losses.values()), abs=1e-6)
-    first, other = worlds(2).run(cases.command, {**cases.QUIET, **values, **zero(2), "output": tmp_path / "refused"})
+    first, other = worlds(2).run(cases.command, {**LOGGED, **values, **zero(2), "output": tmp_path / "refused"})
     assert (first.code, other.code) == (2, 2)
     (line,) = first.errors
     assert line.startswith("optim.name=adamw: AST's sub-nets need a state of it each")
 
 
 def test_so_after_a_resume(worlds: Worlds, tmp_path: Path) -> None:
-    values = {**keys_of("ast"), **cases.QUIET, **zero(0), "optim.name": "adamw", "optim.lr": 0.01, "resume": "auto"}
+    values = {**keys_of("ast"), **LOGGED, **zero(0), "optim.name": "adamw", "optim.lr": 0.01, "resume": "auto"}
     values |= {"checkpoint.every": "2 steps", "train.batch_size": 128}
     whole, parts = {**values, "output": tmp_path / "whole"}, {**values, "output": tmp_path / "parts"}
     assert codes(worlds(2).run(cases.command, whole)) == [0, 0]
@@ -144,8 +144,7 @@ def test_an_overflow_on_one_rank_holds_back_all(worlds: Worlds, tmp_path: Path, 
 
 RUN = {
     **CONVOLUTIONS,
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 3,
     "resume": "auto",
     "train.epochs": 2,

@@ -8,8 +8,8 @@ import pytest
 
 from tests.command import metrics
 from tests.distributed import cases, exchanges
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
+from tests.values import LOGGED, TINY_VIT
 
 RUN = {
     "model.name": "vit_tiny_patch16_224",
@@ -120,7 +120,7 @@ def test_a_compiled_network_exchanges_no_more(worlds: Callable[[int], World], tm
 def test_a_resumed_run_equals_the_uninterrupted_one(worlds: Callable[[int], World], tmp_path: Path) -> None:
     values = {
         **RUN,
-        **cases.QUIET,
+        **LOGGED,
         **EVERY_THIRD,
         "sparsity.method": "rigl",
         "checkpoint.every": "2 steps",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.distributed import cases
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
+from tests.values import TINY_VIT
 
 VALUES = {
     "model.name": "vit_tiny_patch16_224",

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.distributed import cases
-from tests.distributed.cases import TINY_VIT, Trained
+from tests.distributed.cases import Trained
 from tests.distributed.world import World
+from tests.values import TINY_VIT
 
 SIZES = (1, 2, 4)
 EXACT = {

@@ -9,11 +9,11 @@ import pytest
 from dist_sparse.plasticity.__main__ import main
 from tests.command import train_here
 from tests.distributed import cases
-from tests.distributed.cases import QUIET, TINY_VIT
 from tests.distributed.world import World
+from tests.values import LOGGED, TINY_VIT
 
 VALUES = {
-    **QUIET,
+    **LOGGED,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 1,

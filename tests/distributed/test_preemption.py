@@ -8,15 +8,13 @@ import pytest
 
 from tests.command import ROOT, metrics, read_until, start, words
 from tests.distributed import cases
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
+from tests.values import LOGGED, TINY_VIT
 
 pytestmark = pytest.mark.waits
 
 RUN = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "resume": "auto",
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,

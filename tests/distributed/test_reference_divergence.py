@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.distributed import cases
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
+from tests.values import TINY_VIT
 
 RUNS = json.loads((Path(__file__).parent.parent / "vectors" / "granet_ddp_mask_divergence.json").read_text())["runs"]
 SETTINGS: dict[str, dict[str, Any]] = {

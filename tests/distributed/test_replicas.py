@@ -11,10 +11,11 @@ import pytest
 from tests.command import ROOT, metrics, start, words
 from tests.distributed import cases, parting
 from tests.distributed.world import World
+from tests.values import LOGGED
 
 Worlds = Callable[[int], World]
 RUN: dict[str, Any] = {
-    **cases.QUIET,
+    **LOGGED,
     "resume": "auto",
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},

@@ -12,13 +12,13 @@ import pytest
 
 from tests.command import Outcome, metrics, read_until, start, words
 from tests.distributed import cases
-from tests.distributed.cases import TINY_VIT
 from tests.distributed.world import World
 from tests.photos import write_photos
+from tests.values import LOGGED, TINY_VIT
 
 pytestmark = pytest.mark.waits
 
-COMMON = {"engine.device": "cpu", "tracking.wandb": "disabled", "tracking.log_every": 1, "resume": "auto"}
+COMMON = {**LOGGED, "resume": "auto"}
 BATCH_NORM = {
     **COMMON,
     "tracking.log_every": 3,

@@ -12,13 +12,12 @@ import torch
 from torch.nn import functional
 
 from tests.command import metrics, train_here
+from tests.values import LOGGED
 
 pytest.importorskip("deepspeed")
 
 RUN: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
     "train.epochs": 1,

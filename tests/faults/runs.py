@@ -4,9 +4,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.values import QUIET
+
 _COMMON: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "tracking.log_every": 2,
     "resume": "auto",
     "data.name": "digits",

@@ -10,15 +10,14 @@ from pydantic.fields import FieldInfo
 
 from dist_sparse.config.duration import Length
 from dist_sparse.config.tree import Leaf, leaves, sections
+from tests.values import LOGGED
 
 BASE = {
     "data.limit": 48,
     "train.batch_size": 16,
     "train.epochs": 1,
     "model.kwargs": {"width": 0.25},
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
-    "tracking.log_every": 1,
+    **LOGGED,
 }
 """Three steps of a small network on digits; what is drawn goes over it."""
 

@@ -15,11 +15,10 @@ from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.plasticity.__main__ import main
 from dist_sparse.sparsity.plasticity import PROBES
 from tests.command import Outcome, here, train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 VALUES: dict[str, Any] = {
-    "engine.device": "cpu",
-    "tracking.wandb": "disabled",
+    **QUIET,
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
     "train.epochs": 2,

@@ -14,7 +14,7 @@ from dist_sparse.results.groups import Group, group
 from dist_sparse.results.plot import draw, lines
 from dist_sparse.results.runs import find_runs
 from tests.command import ROOT, Outcome, here, train_here
-from tests.distributed.cases import TINY_VIT
+from tests.values import QUIET, TINY_VIT
 
 
 def results(*argv: object) -> Outcome:
@@ -159,7 +159,7 @@ def test_a_run_is_taken_once_and_what_lies_in_it_is_its_own(grid: Path) -> None:
 
 
 def test_figures_of_real_runs(tmp_path: Path) -> None:
-    values = {"engine.device": "cpu", "tracking.wandb": "disabled", "model.name": "vit_tiny_patch16_224"}
+    values = {**QUIET, "model.name": "vit_tiny_patch16_224"}
     values |= {"model.kwargs": TINY_VIT, "train.epochs": 1, "train.batch_size": 256, "sparsity.density": 0.3}
     for seed in (1, 2):
         assert train_here({**values, "seed": seed, "output": tmp_path / f"run{seed}"}).code == 0

@@ -1,0 +1,10 @@
+"""Values by dotted key that the runs of tests have in common."""
+
+from typing import Any
+
+QUIET: dict[str, Any] = {"engine.device": "cpu", "tracking.wandb": "disabled"}
+"""A run on the CPU that W&B hears nothing of."""
+LOGGED: dict[str, Any] = {**QUIET, "tracking.log_every": 1}
+"""The same, with a line in ``metrics.csv`` after each step."""
+TINY_VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+"""``model.kwargs`` of a transformer without batch statistics, for digits."""
