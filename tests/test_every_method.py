@@ -15,14 +15,15 @@ SHORT: dict[str, Any] = {
     **QUIET,
     "tracking.log_every": 2,
     "model.kwargs": {"width": 0.5},
-    "train.epochs": 3,
-    "train.batch_size": 128,
+    "data.limit": 352,
+    "train.epochs": 2,
+    "train.batch_size": 32,
     "train.accumulation": 2,
     "scheduler.warmup": "2 steps",
-    "checkpoint.every": "7 steps",
+    "checkpoint.every": "6 steps",
     "resume": "auto",
 }
-"""33 steps."""
+"""22 steps."""
 
 
 def short(path: Path) -> dict[str, Any]:
@@ -45,15 +46,15 @@ def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, path: Path) ->
     """Interrupted after an update, and gone on from a checkpoint before it."""
     values = short(path)
     assert train_here({**values, "output": tmp_path / "whole"}).code == 0
-    assert train_here({**values, "output": tmp_path / "halves"}, interrupt_after=18).code == 130
+    assert train_here({**values, "output": tmp_path / "halves"}, interrupt_after=13).code == 130
     outcome = train_here({**values, "output": tmp_path / "halves"})
-    assert "going on after step 14 of 33" in outcome.out
+    assert "going on after step 12 of 22" in outcome.out
     assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_micro_batches_do_not_change_which_step_is_an_update(tmp_path: Path, path: Path) -> None:
-    values = {**short(path), "train.epochs": 2, "tracking.log_every": 1}
+    values = {**short(path), "tracking.log_every": 1}
     updates = []
     for accumulation in (1, 4):
         folder = tmp_path / str(accumulation)

@@ -15,7 +15,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "torch.distributed", "dist_sparse.build", "tests.distributed.cases"]
+_PRELOAD = ["torch", "torch.distributed", "sklearn.datasets", "dist_sparse.build", "tests.distributed.cases"]
 _GRACE = 20.0
 """Seconds for the other ranks to answer once one has failed. They need few: it leaves the group, so their collectives fail."""
 
