@@ -53,7 +53,9 @@ def start(config: EngineConfig, signals: StopSignals | None = None) -> Ranks:
         backend = "nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(minutes=config.timeout)
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout, **_meeting(timeout, signals))
+            meeting = _meeting(timeout, signals)
+            with peers.watched_from(**meeting):
+                dist.init_process_group(backend, timeout=timeout, **meeting)
             peers.publish(_get_default_store(), dist.get_rank())  # in the group's own store, once it has one
         else:
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)

@@ -32,7 +32,7 @@ _PATIENCE = 10.0
 _NEAR = 32
 """Ranks on either side that may be on the same host."""
 _MET, _WORD, _SPEAKER = "dist_sparse/met", "dist_sparse/failure", "dist_sparse/speaker"
-_OF_COLLECTIVES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "Socket")
+_OF_COLLECTIVES = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "Socket")
 """What the messages of failed collectives name."""
 
 
@@ -106,12 +106,18 @@ def watched() -> Iterator[None]:
         ToldElsewhere: another rank has met a mistake of the user's, and tells it.
         Incomplete: another rank has died or crashed.
     """
-    store = _get_default_store() if dist.is_initialized() and dist.get_world_size() > 1 else None
-    if store is None:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         yield
         return
+    with watched_from(_get_default_store(), dist.get_rank(), dist.get_world_size()):
+        yield
+
+
+@contextlib.contextmanager
+def watched_from(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
+    """As :func:`watched`, for a group that is still being made, by ranks that have met in this store."""
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(store, dist.get_rank(), dist.get_world_size(), over), daemon=True)
+    watch = threading.Thread(target=_watch, args=(store, rank, world_size, over), daemon=True)
     watch.start()
     try:
         yield
@@ -120,24 +126,23 @@ def watched() -> Iterator[None]:
             _leave_word(store, str(error), mendable=isinstance(error, UserError))
         raise
     except RuntimeError as error:
-        _explain(store, error, over)
+        over.set()
+        _explain(store, rank, world_size, error)
         raise
     except Exception as error:
-        _leave_word(store, _crash(error), mendable=False)
+        _leave_word(store, _crash(rank, error), mendable=False)
         raise
     finally:
         over.set()
 
 
-def _explain(store: dist.Store, error: RuntimeError, over: threading.Event) -> None:
+def _explain(store: dist.Store, rank: int, world_size: int, error: RuntimeError) -> None:
     """Raise what is behind an error of a collective; leave word of another one, which is this rank's own, and return."""
-    over.set()
-    rank = dist.get_rank()
     if not isinstance(error, dist.DistError) and not any(each in str(error) for each in _OF_COLLECTIVES):
-        _leave_word(store, _crash(error), mendable=False)
+        _leave_word(store, _crash(rank, error), mendable=False)
         return
     try:
-        lost = _roll_call(store, rank, dist.get_world_size(), error)
+        lost = _roll_call(store, rank, world_size, error)
         if lost is None:
             return
         _leave_word(store, str(lost), mendable=False)
@@ -200,8 +205,8 @@ def _raise_word(store: dist.Store, error: RuntimeError) -> None:
         raise told from error
 
 
-def _crash(error: Exception) -> str:
-    return f"rank {dist.get_rank()} has crashed: {type(error).__name__}: {error}"
+def _crash(rank: int, error: Exception) -> str:
+    return f"rank {rank} has crashed: {type(error).__name__}: {error}"
 
 
 _ADVICE = (

@@ -50,7 +50,9 @@ def train(
     """
     ranks = distributed.start(config.engine, signals)
     try:
-        with CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout)) as stop:
+        with peers.watched():  # a rank that is lost while the group is made is waited for in vain
+            stop = CommonStop(signals, ranks.world_size, timedelta(minutes=config.engine.timeout))
+        with stop:
             summary = _train(config, ranks, stop, typed, hooks)
     except StopAsked:
         distributed.stop()
@@ -65,7 +67,8 @@ def train(
 def _train(
     config: Config, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None, hooks: Sequence[Hook]
 ) -> dict[str, Any]:
-    folder, held = _choose_folder(config, ranks)
+    with peers.watched():
+        folder, held = _choose_folder(config, ranks)
     try:
         with held:
             return _train_in(folder, config, ranks, stop, typed, hooks)
