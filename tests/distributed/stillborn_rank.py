@@ -1,9 +1,9 @@
-"""The training command, in which rank 0 is killed before the ranks have met, or just after. To be started by torchrun."""
+"""The training command on two ranks, of which the first is killed before they have met, or just after."""
 
 import os
 import signal
-import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -34,8 +34,8 @@ def die_after(*arguments: Any) -> Any:
 
 prepare = run._prepare
 
-if __name__ == "__main__":
-    place = sys.argv.pop(1)
+
+def main(place: str, argv: Sequence[str]) -> int:
     name, stand_in = (peers, die_before) if place == "before they meet" else (run, die_after)
     with mock.patch.object(name, "meet" if name is peers else "_prepare", stand_in):
-        sys.exit(train.main())
+        return train.main(argv)
