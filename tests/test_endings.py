@@ -1,5 +1,6 @@
 """Every end of a command is over soon after its last word, with all that it has started: seen from outside."""
 
+import json
 import os
 import signal
 import subprocess
@@ -82,11 +83,17 @@ def test_a_run_that_has_said_its_last_word_is_over(tmp_path: Path, case: Any, va
     ended(run, code)
 
 
-def test_a_mistake_that_one_of_two_ranks_meets_ends_both(tmp_path: Path) -> None:
+def test_a_mistake_that_one_of_two_ranks_meets_is_told_once_and_ends_both(tmp_path: Path) -> None:
+    """Rank 1 reads the bad one of the validation images, while rank 0 waits."""
     root = write_photos(tmp_path / "photos")
-    spoil(sorted(root.glob("val/*/*"))[1])
+    bad = spoil(sorted(root.glob("val/*/*"))[1])
     said = ended(training(root, tmp_path / "run", *TORCHRUN, train__epochs=1), 1)
-    assert "cannot be decoded" in said
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    assert line.startswith(f"error: {bad} cannot be decoded (")
+    assert line.endswith("); mend or remove it, or set data.bad_images=skip")
+    assert "RuntimeError" not in said
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["exit_reason"] == f"stopped: {line.removeprefix('error: ')}"
 
 
 def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs in which one rank's copy of something changes by a bit, or would."""
 
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -68,8 +67,8 @@ def uncompiled(values: dict[str, Any], interrupt_after: int | None = None) -> tu
         return cases.command(values, interrupt_after=interrupt_after, hooks=[look]), weights
 
 
-if __name__ == "__main__":
-    from dist_sparse.train import main
+def main(argv: Sequence[str]) -> int:
+    """The command, in which the copies of the last layer part after the fourth step."""
+    from dist_sparse import train
 
-    flipped = one_bit_flipped("weight", "fc.weight", rank=1, step=4)
-    sys.exit(main([*sys.argv[1:], f"--output={Path.cwd() / 'run'}"], hooks=[flipped]))
+    return train.main(argv, hooks=[one_bit_flipped("weight", "fc.weight", rank=1, step=4)])

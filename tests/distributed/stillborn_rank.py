@@ -1,15 +1,16 @@
-"""The training command, in which rank 0 is killed before the ranks have met, or just after. To be started by torchrun."""
+"""The training command on two ranks, of which the first is killed before they have met, or just after."""
 
 import os
 import signal
-import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 from torch import distributed as dist
 
 from dist_sparse import peers, run, train
+from dist_sparse.preemption import CommonStop
 
 meet = peers.meet
 
@@ -26,16 +27,16 @@ def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> No
     meet(store, rank, world_size, **more)
 
 
-def die_after(*arguments: Any) -> Any:
-    if os.environ["RANK"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return prepare(*arguments)
+class DeadlyStop(CommonStop):
+    """To make its group the other ranks wait for the address of rank 0, which never comes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        if os.environ["RANK"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(*arguments)
 
 
-prepare = run._prepare
-
-if __name__ == "__main__":
-    place = sys.argv.pop(1)
-    name, stand_in = (peers, die_before) if place == "before they meet" else (run, die_after)
-    with mock.patch.object(name, "meet" if name is peers else "_prepare", stand_in):
-        sys.exit(train.main())
+def main(place: str, argv: Sequence[str]) -> int:
+    before = place == "before they meet"
+    with mock.patch.object(peers, "meet", die_before) if before else mock.patch.object(run, "CommonStop", DeadlyStop):
+        return train.main(argv)

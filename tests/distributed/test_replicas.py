@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.command import ROOT, metrics, start, words
-from tests.distributed import cases, parting
+from tests.command import metrics, words
+from tests.distributed import cases, forks, parting
 from tests.distributed.world import World
 from tests.values import LOGGED
 
@@ -78,10 +78,8 @@ def test_so_under_deepspeed(worlds: Worlds, tmp_path: Path, stage: int, what: st
     assert not (tmp_path / "checkpoints" / "best.pt").exists()
 
 
-def test_torchrun_ends_with_the_word_of_it(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = start([*torchrun, str(ROOT / "tests/distributed/parting.py"), *words(RUN)], cwd=tmp_path)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 1
-    assert "ReplicaDisagreement: ranks have parted: ranks [1] do not hold rank 0's fc.weight" in said
+def test_every_rank_ends_with_the_word_of_it(tmp_path: Path) -> None:
+    for rank in forks.live(2, parting.main, words({**RUN, "output": tmp_path / "run"}), folder=tmp_path):
+        assert rank.code == 1
+        assert "ReplicaDisagreement: ranks have parted: ranks [1] do not hold rank 0's fc.weight" in rank.said
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002.pt"]

@@ -1,6 +1,5 @@
 """Whole runs on several ranks: interrupted, resumed on as many or on another number, and refused."""
 
-import json
 import os
 import random
 import re
@@ -13,7 +12,6 @@ import pytest
 from tests.command import Outcome, metrics, read_until, start, words
 from tests.distributed import cases
 from tests.distributed.world import World
-from tests.photos import write_photos
 from tests.values import LOGGED, TINY_VIT
 
 pytestmark = pytest.mark.waits
@@ -107,22 +105,6 @@ def children(pid: int) -> dict[str, int]:
     environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in pids}
     found = {entry: pid for pid, entries in environments.items() for entry in entries if entry.startswith(b"RANK=")}
     return {entry.decode().removeprefix("RANK="): pid for entry, pid in found.items()}
-
-
-def test_a_mistake_that_one_rank_meets_in_training_is_told_once(tmp_path: Path) -> None:
-    """Rank 1 reads the bad one of the validation images, while rank 0 waits."""
-    root = write_photos(tmp_path / "photos", train=4, val=2)
-    bad = sorted(root.glob("val/*/*"))[1]
-    bad.write_bytes(b"not an image")
-    folder = {"data.name": "image_folder", "data.root": root, "data.image_size": 32, "data.workers": 0}
-    network = {"model.name": "test_resnet", "model.kwargs": {}}
-    values = {**SMALL, **folder, **network, "train.batch_size": 4, "output": tmp_path / "run"}
-    process = start([*TORCHRUN, "-m", "dist_sparse.train", *words(values)])
-    said, _ = process.communicate(timeout=400)
-    line = f"{bad} cannot be decoded (not an image in a known format); mend or remove it, or set data.bad_images=skip"
-    assert [each for each in said.splitlines() if "error: " in each] == [f"error: {line}"]
-    assert "RuntimeError" not in said
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == f"stopped: {line}"
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

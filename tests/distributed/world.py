@@ -5,7 +5,6 @@ or the traceback. The functions must be importable by name: they stand in module
 """
 
 import contextlib
-import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "torch.distributed", "sklearn.datasets", "dist_sparse.build", "tests.distributed.cases"]
+from tests.distributed.forks import forking
+
 _GRACE = 20.0
 """Seconds for the other ranks to answer once one has failed. They need few: it leaves the group, so their collectives fail."""
 
@@ -66,9 +66,7 @@ class World:
         self._folder.close()
 
     def _start(self) -> None:
-        # A server that has imported torch once forks every rank off itself.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
+        context = forking()
         # A file of its own for every group: unlike a port, nobody else can take it in between.
         rendezvous = Path(self._folder.enter_context(tempfile.TemporaryDirectory())) / "rendezvous"
         for rank in range(self.size):

@@ -1,6 +1,6 @@
 """The job scripts on a real Slurm: what they train, and that an interruption of any kind costs nothing but time.
 
-Jobs that do not depend on each other run side by side: the fixtures submit them, the tests look at what became of them.
+The tasks of one array run side by side: a fixture submits them, the tests look at what became of each.
 """
 
 import functools
@@ -11,14 +11,15 @@ import shlex
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.command import here, metrics
-from tests.slurm.cluster import Cluster, Job
+from tests.distributed import cases
+from tests.distributed.world import World
+from tests.slurm.cluster import Cluster, Job, last_step
 from tests.sweeps.client import wandb
 from tests.sweeps.stand_in_server import ENTITY, stand_in_server
 
@@ -27,52 +28,45 @@ pytestmark = pytest.mark.waits
 TINY = (
     "--engine.device=cpu",
     "--model.kwargs={width: 0.25}",
-    "--train.epochs=10",
-    "--train.validate_every=10",
+    "--train.epochs=4",
+    "--train.validate_every=4",
     "--checkpoint.every=200 steps",
     "--tracking.log_every=2",
     "--tracking.wandb=disabled",
     "--sparsity.update.interval=5 steps",
 )
-"""220 steps of a small network on digits; the runs' own checkpoints are few, so that those of an interruption are needed."""
+"""A small network on digits; the runs' own checkpoints are too few, so that those of an interruption are needed."""
+STEPS = 88
 
 RIGL = ("--config=configs/digits/rigl.yaml", *TINY)
 LINES = [
     (f"--config=configs/digits/{method}.yaml", f"--name={method}-seed{seed}", f"--seed={seed}")
-    for method in ("rigl", "set")
-    for seed in (1, 2)
+    for method, seed in (("rigl", 1), ("set", 1), ("set", 2))
 ]
 
 
-@dataclass(frozen=True)
-class Jobs:
-    """Jobs that are under way side by side from the start of this file's tests."""
-
-    array: Job
-    """Tasks 1 and 2 are left alone, 3 is told to leave, 4 is cancelled; both when they have told of step 10."""
-    two_nodes: Job
-
-
 @pytest.fixture(scope="module")
-def jobs(cluster: Cluster, grid: Path) -> Jobs:
-    array = cluster.submit("array.sbatch", str(grid), *TINY, options=("--array=1-4%4",))
-    two_nodes = cluster.submit("train.sbatch", *RIGL, options=("--nodes=2", "--job-name=two"))
-    for index in (3, 4):
-        cluster.until_step(10, folder_of(cluster, index), array.task(index))
-        if index == 3:
-            array.task(index).signal("USR1")
-        else:
-            array.task(index).cancel()
+def array(cluster: Cluster, grid: Path) -> Job:
+    """Task 1 is left alone, 2 is cancelled, 3, the last, is told to leave; both when they have told of step 10."""
+    array = cluster.submit("array.sbatch", str(grid), *TINY, options=("--array=1-3%3",))
+    ask = {2: array.task(2).cancel, 3: functools.partial(array.task(3).signal, "USR1")}
+
+    def all_asked() -> bool:
+        for index in [index for index in ask if last_step(folder_of(cluster, index)) >= 10]:
+            ask.pop(index)()
+        return not ask
+
+    cluster.until(all_asked, "step 10 of two tasks", array.task(3))
     array.task(3).start_again_soon()
-    return Jobs(array, two_nodes)
+    return array
 
 
 @pytest.fixture(scope="module")
 def grid(cluster: Cluster) -> Path:
-    """Two methods, two seeds; a comment and an empty line between."""
+    """Three runs; a comment and an empty line between."""
     path = cluster.folder / "small.txt"
     lines = [shlex.join(line) for line in LINES]
-    path.write_text("\n".join(["# four runs", *lines[:2], "", *lines[2:], ""]))
+    path.write_text("\n".join(["# three runs", *lines[:2], "", *lines[2:], ""]))
     return path
 
 
@@ -91,6 +85,19 @@ def directly(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[d
     return train
 
 
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """The metrics of RigL on two ranks, trained without Slurm and without an interruption."""
+    from dist_sparse.train import main
+
+    folder = tmp_path_factory.mktemp("two_ranks") / "run"
+    world = World(2)
+    outcomes = world.run(cases.call, main, [*RIGL, f"--output={folder}"])
+    world.close()
+    assert [outcome.code for outcome in outcomes] == [0, 0]
+    return metrics(folder)
+
+
 def folder_of(cluster: Cluster, index: int) -> Path:
     """The run of a line of the grid."""
     return cluster.runs / "small" / LINES[index - 1][1].removeprefix("--name=")
@@ -98,63 +105,52 @@ def folder_of(cluster: Cluster, index: int) -> Path:
 
 def resumed_at(job: Job) -> list[int]:
     """The steps after which the job's starts went on."""
-    return [int(step) for step in re.findall(r"going on after step (\d+) of 220", job.log)]
+    return [int(step) for step in re.findall(rf"going on after step (\d+) of {STEPS}", job.log)]
 
 
 def test_a_task_of_an_array_that_is_told_to_leave_saves_requeues_itself_and_goes_on(
-    cluster: Cluster, jobs: Jobs, directly: Callable[[int], list[dict[str, str]]]
+    cluster: Cluster, array: Job, directly: Callable[[int], list[dict[str, str]]]
 ) -> None:
-    task = jobs.array.task(3)
+    task = array.task(3)
     assert task.wait() == "COMPLETED", task.log
-    assert [jobs.array.task(index).record["Restarts"] for index in (1, 2, 3)] == ["0", "0", "1"]
+    assert [array.task(index).record["Restarts"] for index in (1, 2, 3)] == ["0", "0", "1"]
     (step,) = resumed_at(task)
-    assert 10 <= step < 220
+    assert 10 <= step < STEPS
     assert metrics(folder_of(cluster, 3)) == directly(3)
 
 
-def test_a_task_that_is_cancelled_saves_and_is_not_requeued(cluster: Cluster, jobs: Jobs) -> None:
-    task, folder = jobs.array.task(4), folder_of(cluster, 4)
+def test_an_array_trains_what_its_grid_says(
+    cluster: Cluster, array: Job, directly: Callable[[int], list[dict[str, str]]]
+) -> None:
+    assert array.task(1).wait() == "COMPLETED", array.task(1).log
+    assert metrics(folder_of(cluster, 1)) == directly(1)
+
+
+def test_a_task_that_is_cancelled_saves_and_waits_until_its_array_is_submitted_again(
+    cluster: Cluster, array: Job, grid: Path, directly: Callable[[int], list[dict[str, str]]]
+) -> None:
+    task, folder = array.task(2), folder_of(cluster, 2)
     assert task.wait() == "CANCELLED"
     cluster.until(lambda: "it is not requeued from here" in task.log, "the last words")
     assert (folder / "preempted").read_text().startswith("SIGTERM at step ")
     assert list((folder / "checkpoints").glob("step_*.pt"))
 
-
-def test_an_array_trains_what_its_grid_says(
-    cluster: Cluster, jobs: Jobs, directly: Callable[[int], list[dict[str, str]]]
-) -> None:
-    for index in (1, 2):
-        assert jobs.array.task(index).wait() == "COMPLETED", jobs.array.task(index).log
-        assert metrics(folder_of(cluster, index)) == directly(index)
-
-
-def test_an_array_submitted_again_does_what_is_left(
-    cluster: Cluster, jobs: Jobs, grid: Path, directly: Callable[[int], list[dict[str, str]]]
-) -> None:
-    jobs.array.task(3).wait()
+    array.task(1).wait()
     before = (folder_of(cluster, 1) / "summary.json").stat().st_mtime_ns
-    again = cluster.submit("array.sbatch", str(grid), *TINY, options=("--array=1,4",))
-    for index in (1, 4):
+    again = cluster.submit("array.sbatch", str(grid), *TINY, options=("--array=1,2",))
+    for index in (1, 2):
         assert again.task(index).wait() == "COMPLETED", again.task(index).log
     assert "is finished: nothing is left to do" in again.task(1).log
     assert "torchrun" not in again.task(1).log
     assert (folder_of(cluster, 1) / "summary.json").stat().st_mtime_ns == before
-    (step,) = resumed_at(again.task(4))
-    assert 10 <= step < 220
-    assert metrics(folder_of(cluster, 4)) == directly(4)
+    (step,) = resumed_at(again.task(2))
+    assert 10 <= step < STEPS
+    assert metrics(folder) == directly(2)
 
 
-def test_one_run_on_two_nodes(cluster: Cluster, jobs: Jobs) -> None:
-    assert jobs.two_nodes.wait() == "COMPLETED", jobs.two_nodes.log
-    folder = cluster.runs / f"two-{jobs.two_nodes.id}"
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["exit_reason"], summary["steps"]) == ("finished", 220)
-    assert {path.name for path in (folder / "logs/torchrun").iterdir()} == {"n1", "n2"}
-    assert "SLURM_JOB_NUM_NODES=2\n" in (folder / f"slurm/{jobs.two_nodes.id}-0.txt").read_text()
-
-
-def test_a_run_makes_room_for_a_job_of_higher_priority_and_goes_on(cluster: Cluster, jobs: Jobs) -> None:
-    jobs.two_nodes.wait()
+def test_a_run_on_two_nodes_makes_room_for_a_job_of_higher_priority_and_goes_on(
+    cluster: Cluster, on_two_ranks: list[dict[str, str]]
+) -> None:
     arguments = (*RIGL, "--tracking.wandb=offline")
     job = cluster.submit("train.sbatch", *arguments, options=("--nodes=2", "--job-name=victim"))
     folder = cluster.runs / f"victim-{job.id}"
@@ -164,8 +160,13 @@ def test_a_run_makes_room_for_a_job_of_higher_priority_and_goes_on(cluster: Clus
     job.start_again_soon()
     assert job.wait() == "COMPLETED", job.log
     (step,) = resumed_at(job)
-    assert 10 <= step < 220
-    assert metrics(folder) == metrics(cluster.runs / f"two-{jobs.two_nodes.id}")
+    assert 10 <= step < STEPS
+    assert metrics(folder) == on_two_ranks
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["exit_reason"], summary["steps"]) == ("finished", STEPS)
+    assert {path.name for path in (folder / "logs/torchrun").iterdir()} == {"n1", "n2"}
+    for start in range(2):
+        assert "SLURM_JOB_NUM_NODES=2\n" in (folder / f"slurm/{job.id}-{start}.txt").read_text()
     starts = [path.name for path in (folder / "wandb").glob("offline-run-*")]
     assert len(starts) == 2 and len({name.rpartition("-")[2] for name in starts}) == 1
 
@@ -181,7 +182,9 @@ def test_a_rank_that_dies_takes_the_job_down_with_its_traceback(cluster: Cluster
     assert "trainer.py" in job.log
 
 
-def test_torchrun_starts_ranks_anew_while_no_other_job_may_train_there(cluster: Cluster, jobs: Jobs) -> None:
+def test_torchrun_starts_ranks_anew_while_no_other_job_may_train_there(
+    cluster: Cluster, on_two_ranks: list[dict[str, str]]
+) -> None:
     """The allocation says GPUs: one rank for each, though they train on the CPU here."""
     settings = cluster.settings(MAX_RESTARTS=1)
     arguments = (*RIGL, "--checkpoint.every=10 steps", f"--output={cluster.runs}/again")
@@ -196,8 +199,7 @@ def test_torchrun_starts_ranks_anew_while_no_other_job_may_train_there(cluster: 
     assert job.record["Restarts"] == "0"
     (step,) = resumed_at(job)
     assert step >= 10
-    jobs.two_nodes.wait()
-    assert metrics(folder) == metrics(cluster.runs / f"two-{jobs.two_nodes.id}")
+    assert metrics(folder) == on_two_ranks
 
 
 def test_a_job_that_is_told_to_leave_again_and_again_gives_up(cluster: Cluster) -> None:
@@ -231,6 +233,6 @@ def test_an_agent_that_is_told_to_leave_comes_back_to_its_run(cluster: Cluster, 
         task.start_again_soon()
         assert task.wait() == "COMPLETED", task.log
     (step,) = resumed_at(task)
-    assert 10 <= step < 220
-    assert int(metrics(folder)[-1]["step"]) == 220
+    assert 10 <= step < STEPS
+    assert int(metrics(folder)[-1]["step"]) == STEPS
     assert {path.name for path in folder.glob("wandb/*/*.wandb")} == {"run-run0.wandb"}

@@ -38,7 +38,7 @@ def wandb(arguments: list[str], server: StandInServer, home: Path, **more: str) 
 
 
 def offline_run(folder: Path) -> dict[str, Any]:
-    """A run's config and summary, as W&B's own reader finds them in its only file."""
-    (path,) = folder.glob("wandb/*run-*/*.wandb")
+    """A run's config and summary, as W&B's own reader finds them in the file of its last start."""
+    *_, path = sorted(folder.glob("wandb/*run-*/*.wandb"))
     command = [BIN / "wandb", "leet", "inspect", "--json", "--summary", path]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
