@@ -117,7 +117,8 @@ def watched() -> Iterator[None]:
 def watched_from(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
     """As :func:`watched`, for a group that is still being made, by ranks that have met in this store."""
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(store, rank, world_size, over), daemon=True)
+    # By a connection of its own: the main thread may be waiting for an answer on this one, and keeps others from it meanwhile.
+    watch = threading.Thread(target=_watch, args=(store.clone(), rank, world_size, over), daemon=True)
     watch.start()
     try:
         yield
