@@ -11,6 +11,9 @@ from typing import Any
 
 _PRELOAD = ["torch", "torch.distributed", "sklearn.datasets", "dist_sparse.build", "tests.distributed.cases"]
 
+_PATIENCE = 300.0
+"""Seconds after which a rank hangs, however busy the machine is."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -41,6 +44,8 @@ def live(size: int, main: Callable[..., int], *arguments: Any, folder: Path) -> 
     for rank in ranks:
         rank.start()
     for rank in ranks:
+        rank.join(_PATIENCE)
+        rank.kill()
         rank.join()
     return [Ended(rank.pid, rank.exitcode, output.read_text()) for rank, output in zip(ranks, outputs, strict=True)]
 

@@ -1,8 +1,7 @@
-"""The training command on two ranks, of which the first is killed before they have met, or just after."""
+"""The training command on ranks of which the first is killed: before they have met, just after, or in its seventh step."""
 
 import os
 import signal
-import threading
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -11,6 +10,7 @@ from torch import distributed as dist
 
 from dist_sparse import peers, run, train
 from dist_sparse.preemption import CommonStop
+from dist_sparse.trainer import Moment, Trainer
 
 meet = peers.meet
 
@@ -18,12 +18,11 @@ meet = peers.meet
 def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> None:
     """The others shall see that rank 0 has come, and is gone; rank 1 comes too late."""
     if rank == 0:
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        meet(store, rank, world_size, **more)
+        peers.publish(store, rank)
+        os.kill(os.getpid(), signal.SIGKILL)
     store.wait([peers._key(0)])
     while not peers._neighbours(store, rank, world_size)[0].is_gone:
         pass
-    store.add(peers._MET, -1)
     meet(store, rank, world_size, **more)
 
 
@@ -36,7 +35,14 @@ class DeadlyStop(CommonStop):
         super().__init__(*arguments)
 
 
+def die_at_step_7(moment: Moment, trainer: Trainer) -> None:
+    if moment is Moment.GRADIENTS_READY and trainer.progress.step == 6 and trainer.ranks.is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(place: str, argv: Sequence[str]) -> int:
+    if place == "in a step":
+        return train.main(argv, hooks=[die_at_step_7])
     before = place == "before they meet"
     with mock.patch.object(peers, "meet", die_before) if before else mock.patch.object(run, "CommonStop", DeadlyStop):
         return train.main(argv)
