@@ -95,8 +95,9 @@ def _train_in(
         return folder.summary()
     if folder.restarted and distributed.from_first_rank(folder.preempted.exists()):
         raise StopAsked(signal.SIGTERM)  # the ranks' exit code made torchrun restart them; that is for another start to do
-    if ranks.is_first:
-        folder.preempted.unlink(missing_ok=True)
+    with distributed.agreeing_on_errors():
+        if ranks.is_first:
+            folder.forget_preemption()
     with peers.watched():
         trainer, cost = _prepare(config, folder, ranks, typed)
     trainer.stop, trainer.hooks = stop, hooks

@@ -111,12 +111,27 @@ class RunFolder:
         """Remove the summary of an earlier start: the run is under way again."""
         (self.path / "summary.json").unlink(missing_ok=True)
 
+    def forget_preemption(self) -> None:
+        """Remove the mark of an earlier start that was preempted: job scripts would take it for this one's.
+
+        Raises:
+            UserError: it cannot be removed.
+        """
+        try:
+            self.preempted.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.preempted} cannot be removed: {error.strerror}") from error
+
     def discard_if_unused(self) -> None:
-        """Remove what a run left that ended before it began, so that it can be started again in the same place."""
+        """Remove what a run left that ended before it began, so that it can be started again in the same place.
+
+        What cannot be removed stays: the reason why the run ended is more important.
+        """
         if self.used:
             return
         for log in (self.path / "logs").glob("rank_*.log"):
-            log.unlink()
+            with contextlib.suppress(OSError):
+                log.unlink()
         for folder in (self.path / "logs", self.checkpoints, self.path):
             with contextlib.suppress(OSError):  # not empty: something else lies here
                 folder.rmdir()

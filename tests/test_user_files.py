@@ -20,7 +20,7 @@ from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as plasticity
 from dist_sparse.results.__main__ import main as results
 from dist_sparse.results.runs import find_runs
-from dist_sparse.run_folder import choose
+from dist_sparse.run_folder import RunFolder, choose
 from tests import hostile
 from tests.command import here
 from tests.privileges import unprivileged
@@ -152,6 +152,19 @@ def test_an_output_folder_that_cannot_be_had(home: Path, what: str) -> None:
     with unprivileged(locked, mode=0o555) if locked else nullcontext(), pytest.raises(UserError) as caught:
         choose(with_values(Config(), {"output": str(path)}))
     assert str(caught.value).startswith(f"output={path} cannot be written: ")
+
+
+def test_the_mark_of_a_preemption_that_cannot_be_removed(home: Path) -> None:
+    """Job scripts would take it for a new one, so the run does not begin."""
+    (home / "run" / "preempted").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run/preempted cannot be removed: "):
+        RunFolder(home / "run").forget_preemption()
+
+
+def test_what_cannot_be_removed_does_not_hide_why_a_run_ended(home: Path) -> None:
+    (home / "run" / "logs" / "rank_0.log").mkdir(parents=True)
+    RunFolder(home / "run").discard_if_unused()
+    assert (home / "run" / "logs" / "rank_0.log").exists()
 
 
 def test_no_folder_for_runs(home: Path) -> None:
