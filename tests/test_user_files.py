@@ -158,12 +158,12 @@ def test_the_mark_of_a_preemption_that_cannot_be_removed(home: Path) -> None:
     """Job scripts would take it for a new one, so the run does not begin."""
     (home / "run" / "preempted").mkdir(parents=True)
     with pytest.raises(UserError, match=r"run/preempted cannot be removed: "):
-        RunFolder(home / "run").forget_preemption()
+        RunFolder(path=home / "run").forget_preemption()
 
 
 def test_what_cannot_be_removed_does_not_hide_why_a_run_ended(home: Path) -> None:
     (home / "run" / "logs" / "rank_0.log").mkdir(parents=True)
-    RunFolder(home / "run").discard_if_unused()
+    RunFolder(path=home / "run").discard_if_unused()
     assert (home / "run" / "logs" / "rank_0.log").exists()
 
 
