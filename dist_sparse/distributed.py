@@ -65,7 +65,7 @@ def start(config: EngineConfig, signals: StopSignals | None = None) -> Ranks:
 def _meeting(timeout: timedelta, signals: StopSignals | None) -> dict[str, Any]:
     """Where torchrun's ranks meet, anew after each restart; returns when all have come.
 
-    In the store itself, which outlives them, restarted ranks would find the addresses of dead ones (pytorch issue 135712).
+    In a store that outlives them restarted ranks would find the addresses of dead ones (pytorch issue 135712).
     """
 
     def check() -> None:
@@ -76,13 +76,22 @@ def _meeting(timeout: timedelta, signals: StopSignals | None) -> dict[str, Any]:
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store.set_timeout(timeout)
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store = dist.PrefixStore(f"attempt_{_attempt()}", store)
         peers.meet(store, rank, world_size, seconds=seconds, check=check)
     except dist.DistError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise Incomplete(f"the ranks' meeting place {place} (MASTER_ADDR, MASTER_PORT) cannot be reached: {error}") from error
     return {"store": store, "rank": rank, "world_size": world_size}
+
+
+def _attempt() -> str:
+    """A number of this start of the ranks, the same on all of them.
+
+    torchrun counts restarts by node, and only those that a rank of the node was the cause of: on several nodes its store does
+    not do for them. Without it (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``) each start has a store of its own, the first rank's.
+    """
+    outlives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if outlives else "0"
 
 
 def world_size() -> int:

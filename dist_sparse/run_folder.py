@@ -194,7 +194,7 @@ def _named(config: Config) -> Path | None:
 
 def _own(config: Config, named: Path | None) -> RunFolder | None:
     """Where this process's torchrun had begun the run before it restarted its processes."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     paths = [named] if named else sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
     folders = [RunFolder(path=path, restarted=True) for path in paths]

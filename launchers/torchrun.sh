@@ -24,6 +24,8 @@ if [[ $options != *' --nproc-per-node='* ]]; then
 fi
 if [[ $options == *' --rdzv-endpoint='* ]]; then
     OWN+=(--rdzv-backend=c10d)
+    # Restarted ranks need a store of their own: the nodes do not agree how often they were restarted.
+    if [[ $options == *' --max-restarts='* ]]; then export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; fi
 elif [[ $options == *' --nnodes='* && $options != *' --nnodes=1 '* ]]; then
     fail "--nnodes needs --rdzv-endpoint=HOST:PORT, the same on every node: where they meet"
 else

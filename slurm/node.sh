@@ -11,6 +11,8 @@ shift
 ranks=${SLURM_GPUS_ON_NODE:-$((CPU_RANKS > 0 ? CPU_RANKS : 1))}
 threads=$((SLURM_CPUS_ON_NODE / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+# On several nodes restarted ranks need a store of their own: the nodes do not agree how often they were restarted.
+if ((SLURM_JOB_NUM_NODES > 1 && MAX_RESTARTS > 0)); then export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; fi
 export PYTHONFAULTHANDLER=1  # a crash in compiled code leaves Python's traceback, too
 
 signals=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
