@@ -1,6 +1,7 @@
 """Signals to one rank of several, and to torchrun."""
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ RUN = {
     "sparsity.update.interval": "3 steps",
 }
 """22 steps in 2 epochs; 5 batches of validation on each of two ranks."""
+DYING_RANK = str(ROOT / "tests/distributed/dying_rank.py")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -79,14 +81,27 @@ def test_a_changed_world_that_cannot_share_the_batch_is_refused(worlds: Callable
 def test_torchrun_restarts_a_run_whose_rank_was_killed(tmp_path: Path, whole: Path) -> None:
     """Without output and resume=auto, too: the restarted ranks go on in the folder that they had begun."""
     values = {**RUN, "resume": "never", "checkpoint.every": "2 steps"}
-    process = start(
-        [*TORCHRUN, "--max-restarts=1", str(ROOT / "tests/distributed/dying_rank.py"), *words(values)], cwd=tmp_path
-    )
+    process = start([*TORCHRUN, "--max-restarts=1", DYING_RANK, *words(values)], cwd=tmp_path)
     said = process.communicate()[0]
     assert process.returncode == 0, said
     assert "going on after step 6 of 22" in said
     (folder,) = (tmp_path / "runs").iterdir()
     assert metrics(folder) == metrics(whole)
+
+
+def test_so_do_the_torchruns_of_two_nodes(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count restarts each for itself; after one, rank 1 may be the other node's, which has not counted any yet."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1"]
+    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint={place}"]
+    values = {**RUN, "checkpoint.every": "2 steps", "output": tmp_path}
+    nodes = [start([*launcher, DYING_RANK, *words(values)]) for _ in range(2)]
+    said = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert any("going on after step 6 of 22" in text for text in said)
+    assert metrics(tmp_path) == metrics(whole)
 
 
 def test_sigterm_to_torchrun_stops_its_ranks_in_good_order(worlds: Callable[[int], World], tmp_path: Path, whole: Path) -> None:
