@@ -27,9 +27,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gmp_uniform": ("gmp", {"sparsity.method": "gmp_uniform"}),
     "granet_uniform": ("granet_05", {"sparsity.method": "granet_uniform"}),
     "granet, a late ramp": ("granet", {"sparsity.ramp.start": "9 steps", "sparsity.ramp.end": "22 steps"}),
-    "mest, fewer samples": ("mest_ems", {"data.forgetting.epochs": 1, "data.forgetting.remove": 600}),
-    "rigl, fewer samples": ("rigl", {"data.forgetting.epochs": 1, "data.forgetting.remove": 600}),
-    "ast, fewer samples": ("ast", {"data.forgetting.epochs": 2, "data.forgetting.remove": 600}),
+    "mest, fewer samples": ("mest_ems", {"data.forgetting.epochs": 1, "data.forgetting.remove": 150}),
+    "rigl, fewer samples": ("rigl", {"data.forgetting.epochs": 1, "data.forgetting.remove": 150}),
+    "ast, fewer samples": ("ast", {"data.forgetting.epochs": 1, "data.forgetting.remove": 150}),
     "srste, accumulated": ("srste", {"train.accumulation": 4}),
 }
 
