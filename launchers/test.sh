@@ -13,13 +13,14 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
 failed=()
 
-# Debian's packages that some tests read or run: Fashion-MNIST, 31 MB of real images, and Slurm's daemons.
+# Debian's packages that some tests read or run: Fashion-MNIST, 31 MB of real images, Slurm's daemons, and a C++ compiler.
 # shellcheck disable=SC2329 # called through step
 install_packages() {
     local missing=()
     [[ -d /usr/share/datasets/fashion-mnist ]] || missing+=(dataset-fashion-mnist)
     [[ -x /usr/sbin/slurmctld && -x /usr/sbin/slurmd ]] || missing+=(slurm-wlm)
     [[ -x /usr/sbin/munged ]] || missing+=(munge)
+    command -v c++ >/dev/null || missing+=(g++)
     ((${#missing[@]})) || return 0
     if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
         say "Not installed (that takes root and apt-get): ${missing[*]}; the tests that need them will be skipped"

@@ -1,0 +1,88 @@
+"""Compiling the kernels: once on each machine, into a cache folder, by the C++ compiler that is there."""
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from dist_sparse.errors import one_line
+
+SOURCES = Path(__file__).parent / "native"
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+_SECONDS = 600
+
+
+class NoKernels(Exception):
+    """There are no kernels on this machine; the message says why, for a line of the log."""
+
+
+def compiled(flags: tuple[str, ...] = ()) -> Path:
+    """The library, compiled now if the cache has none of these sources, compiler, processor and further ``flags``.
+
+    Raises:
+        NoKernels: there is no compiler, it cannot compile the sources, or the cache cannot be written.
+    """
+    compiler = os.environ.get("CXX") or "c++"
+    if (program := shutil.which(compiler)) is None:
+        raise NoKernels(f"there is no C++ compiler ({compiler}; CXX names another)")
+    flags = (*_FLAGS, *flags)
+    folder = cache_folder()
+    path = folder / f"kernels-{_digest(program, flags)}.so"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(program, flags, path)
+        except OSError as error:
+            raise NoKernels(f"{folder} cannot be written: {error.strerror} (XDG_CACHE_HOME names another place)") from error
+    return path
+
+
+def cache_folder() -> Path:
+    """Where what was made for this machine is kept, as the XDG directories have it."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dist_sparse"
+
+
+def _digest(program: str, flags: tuple[str, ...]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (version_of(program), processor(), *flags):
+        digest.update(part.encode())
+    for path in sorted(SOURCES.glob("*.[ch]*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def version_of(program: str) -> str:
+    """The first line in which a compiler tells of itself."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
+    return done.stdout.partition("\n")[0]
+
+
+@functools.cache
+def processor() -> str:
+    """The processor and what it can do, as far as it can be told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))))
+
+
+def _compile(program: str, flags: tuple[str, ...], path: Path) -> None:
+    """Compile beside the path and put the whole file in its place: several processes may do so at once."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        command = [program, *flags, "-o", str(made), str(SOURCES / "kernels.cpp")]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise NoKernels(f"{program} has not compiled the kernels within {_SECONDS} s") from None
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+            raise NoKernels(f"{program} cannot compile the kernels: {one_line(errors[0])[:200]}")
+        made.replace(path)

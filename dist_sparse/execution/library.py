@@ -1,0 +1,315 @@
+"""The kernels' library, loaded and called: tensors in, tensors out, one method a kernel."""
+
+import ctypes
+import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_sparse.errors import one_line
+from dist_sparse.execution.compiling import NoKernels, compiled
+from dist_sparse.execution.geometry import empty_innermost
+
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+
+
+class Pass(ctypes.Structure):
+    """The positions that a kernel visits: ``struct Pass`` of ``native/passes.h``, which tells of each field."""
+
+    _fields_ = (
+        ("in_row", ctypes.c_int64),
+        ("in_step", ctypes.c_int64),
+        ("out_row", ctypes.c_int64),
+        ("out_step", ctypes.c_int64),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("positions", ctypes.c_int32),
+        ("samples", ctypes.c_int32),
+        ("first_sample", ctypes.c_int32),
+        ("last_sample", ctypes.c_int32),
+        ("first_strip", ctypes.c_int64),
+        ("last_strip", ctypes.c_int64),
+        ("streams", ctypes.c_int32),
+        ("reach_rows", ctypes.c_int32),
+        ("reach_row", ctypes.c_int64),
+        ("reach_start", ctypes.c_int64),
+        ("reach_bytes", ctypes.c_int64),
+    )
+
+    @property
+    def strips(self) -> int:
+        """All strips of the image."""
+        return self.height * -(-self.width // self.positions)
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("count", ctypes.c_int32))
+
+
+class _Plane(ctypes.Structure):
+    """``struct Plane`` of ``native/norms.h``."""
+
+    _fields_ = (
+        ("width", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("samples", ctypes.c_int32),
+        ("first_row", ctypes.c_int32),
+        ("last_row", ctypes.c_int32),
+        ("relu", ctypes.c_int32),
+    )
+
+
+class _Groups(ctypes.Structure):
+    _fields_ = (
+        ("start", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("count", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowIndex:
+    """Rows of entries: ``start`` int32 [rows + 1], and the ``offset`` int32 of each entry's input, in elements."""
+
+    start: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupIndex:
+    """Row groups: ``start`` int32 [groups + 1] and ``offset`` int32 of columns, and the ``rows`` int32 [groups, 4] of each."""
+
+    start: Tensor
+    offset: Tensor
+    rows: Tensor
+
+
+_POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
+_NORMS = {
+    "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
+    "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
+    "norm_gradient_sums": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 4),
+    "norm_gradient_apply": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 5),
+}
+
+
+class Kernels:
+    """A compiled library. Tensors lie as ``native/passes.h`` says; results are the same from run to run on as many threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a library that :func:`.compiling.compiled` has made.
+
+        Raises:
+            NoKernels: this machine cannot load it.
+        """
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NoKernels(f"the compiled kernels cannot be loaded: {one_line(error)}") from error
+        for kernel, suffix in itertools.product(("multiply", "correlate"), _SUFFIX.values()):
+            self._declare(f"{kernel}_rows_{suffix}", _Rows)
+        for kernel, suffix in itertools.product(("multiply", "spread", "correlate"), _SUFFIX.values()):
+            self._declare(f"{kernel}_groups_{suffix}", _Groups)
+        for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
+            function = getattr(self._library, f"{kernel}_{suffix}")
+            function.argtypes, function.restype = (ctypes.POINTER(_Plane), *arguments), None
+
+    def __deepcopy__(self, memo: object) -> "Kernels":
+        """A copy of a network computes by the same library."""
+        return self
+
+    def multiply_rows(self, shape: Pass, source: Tensor, target: Tensor, index: RowIndex, values: Tensor) -> None:
+        """``target[position, row]`` becomes the sum over the row's entries of ``value * source[position + offset]``."""
+        _by_strips(shape, self._kernel("multiply_rows", source), source, target, _rows(index), values)
+
+    def correlate_rows(self, shape: Pass, source: Tensor, gradient: Tensor, index: RowIndex) -> Tensor:
+        """Each entry's sum over positions and samples of ``gradient[position, row] * source[position + offset]``."""
+        return _summed(shape, self._kernel("correlate_rows", source), source, gradient, _rows(index), (len(index.offset),))
+
+    def multiply_groups(self, shape: Pass, source: Tensor, target: Tensor, index: GroupIndex, values: Tensor) -> None:
+        """As :meth:`multiply_rows`, of values [columns, 4]."""
+        _by_strips(shape, self._kernel("multiply_groups", source), source, target, _groups(index), values)
+
+    def spread_groups(self, shape: Pass, source_gradient: Tensor, gradient: Tensor, index: GroupIndex, values: Tensor) -> None:
+        """``source_gradient[position + offset]``, of zeros before, becomes the gradient of the source of a multiplication.
+
+        Positions share what they write to: threads take samples.
+        """
+        kernel, parts = self._kernel("spread_groups", gradient), []
+        for first, last in _spans(shape.last_sample, 16):
+            part = _copy(shape, first_sample=first, last_sample=last, last_strip=shape.strips)
+            parts.append((part, source_gradient.data_ptr(), gradient.data_ptr(), _groups(index), values.data_ptr()))
+        _run(kernel, parts)
+
+    def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:
+        """As :meth:`correlate_rows`, of each column [columns, 4]."""
+        size = (len(index.offset), 4)
+        return _summed(shape, self._kernel("correlate_groups", source), source, gradient, _groups(index), size)
+
+    def index_rows(self, packed: Tensor, rows: int, columns: int, active: int) -> tuple[Tensor, Tensor]:
+        """``start`` int32 [rows + 1] and the column int32 [active] of each entry of a matrix, from its packed mask (uint8)."""
+        start, column = torch.empty(rows + 1, dtype=torch.int32), torch.empty(active, dtype=torch.int32)
+        self._library.index_rows_of_bits(_pointer(packed), rows, columns, _pointer(start), _pointer(column))
+        return start, column
+
+    def index_by_key(self, start: Tensor, column: Tensor, key_of_column: Tensor, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries of :meth:`index_rows` by another key, in int32: ``start`` [keys + 1], and each entry's number and row."""
+        made = torch.empty(keys + 1, dtype=torch.int32), torch.empty_like(column), torch.empty_like(column)
+        matrix = _pointer(start), _pointer(column), len(start) - 1
+        self._library.index_rows_by_key(*matrix, _pointer(key_of_column), keys, *(_pointer(each) for each in made))
+        return made
+
+    def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance, float64 [C] each, of images [N, C, H, W] with samples innermost."""
+        rows = _rows_of(images)
+        shift = rows[0, 0, :, 0].clone()
+        sums = self._channel_sums("norm_sums", images, (rows.data_ptr(), rows.stride(0), shift.data_ptr()), relu=False)
+        count = images.numel() // images.shape[1]
+        mean = sums[0] / count
+        return mean + shift, (sums[1] / count - mean.square()).clamp(min=0)
+
+    def scale_and_shift(self, images: Tensor, scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
+        """``images * scale + shift`` by channel, and 0 where that is negative with ``relu``; samples innermost."""
+        rows, made = _rows_of(images), _like(images)
+        factors = [each.to(images.dtype) for each in (scale, shift)]
+        pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), made.data_ptr())
+        _run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
+        return made
+
+    def gradient_sums(self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor) -> Tensor:
+        """By channel, float64 [2, C]: the sum of the gradient, and of its products with ``images - mean``.
+
+        ``out`` is what a ReLU has given: where it is 0, so is the gradient; None without one.
+        """
+        means, pointers = mean.to(images.dtype), _gradient_pointers(gradient, images, out)
+        return self._channel_sums("norm_gradient_sums", images, (*pointers, means.data_ptr()), relu=out is not None)
+
+    def gradient_of_norm(
+        self, gradient: Tensor, images: Tensor, out: Tensor | None, factors: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """``gradient * factors[0] + images * factors[1] + factors[2]`` by channel; ``out`` as in :meth:`gradient_sums`."""
+        made, pointers = _like(images), _gradient_pointers(gradient, images, out)
+        typed = [each.to(images.dtype) for each in factors]
+        pointers = (*pointers, *(each.data_ptr() for each in typed), made.data_ptr())
+        parts = _planes(images, relu=out is not None)
+        _run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
+        return made
+
+    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[int | None, ...], *, relu: bool) -> Tensor:
+        """Two sums by channel, of each thread one, added in the threads' order."""
+        parts = _planes(images, relu=relu)
+        sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
+        _run(
+            self._kernel(kernel, images),
+            [(part, *pointers, own[0].data_ptr(), own[1].data_ptr()) for part, own in zip(parts, sums, strict=True)],
+        )
+        return sums.sum(0)
+
+    def _declare(self, name: str, index: type[ctypes.Structure]) -> None:
+        function, pointer = getattr(self._library, name), ctypes.c_void_p
+        function.argtypes = (ctypes.POINTER(Pass), pointer, pointer, ctypes.POINTER(index), pointer)
+        function.restype = None
+
+    def _kernel(self, name: str, tensor: Tensor) -> Any:
+        return getattr(self._library, f"{name}_{_SUFFIX[tensor.dtype]}")
+
+
+@functools.cache
+def kernels() -> Kernels:
+    """The library for this machine, compiled at the first call unless its cache holds it.
+
+    Raises:
+        NoKernels: it cannot be had.
+    """
+    return Kernels(compiled())
+
+
+def _by_strips(shape: Pass, kernel: Any, source: Tensor, target: Tensor, index: ctypes.Structure, values: Tensor) -> None:
+    _run(kernel, [(part, source.data_ptr(), target.data_ptr(), index, values.data_ptr()) for part in _parts(shape)])
+
+
+def _summed(
+    shape: Pass, kernel: Any, source: Tensor, gradient: Tensor, index: ctypes.Structure, size: tuple[int, ...]
+) -> Tensor:
+    """One sum for each thread, added in the threads' order: the same from run to run."""
+    parts = _parts(shape)
+    sums = [source.new_zeros(size) for _ in parts]
+    pointers = (source.data_ptr(), gradient.data_ptr(), index)
+    _run(kernel, [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)])
+    for other in sums[1:]:
+        sums[0] += other
+    return sums[0]
+
+
+def _rows_of(images: Tensor) -> Tensor:
+    """Images as they lie, [H, W, C, N]; something may lie between the rows."""
+    rows = images.permute(2, 3, 1, 0)
+    assert rows[0].is_contiguous()
+    return rows
+
+
+def _like(images: Tensor) -> Tensor:
+    count, channels, height, width = images.shape
+    return empty_innermost(images, count, channels, (height, width))
+
+
+def _gradient_pointers(gradient: Tensor, images: Tensor, out: Tensor | None) -> tuple[int | None, ...]:
+    rows, of_images = _rows_of(gradient), _rows_of(images)
+    kept = None if out is None else out.data_ptr()
+    return rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), kept
+
+
+def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
+    count, channels, height, width = images.shape
+    return [_Plane(width, channels, count, first, last, relu) for first, last in _spans(height)]
+
+
+def _parts(shape: Pass) -> list[Pass]:
+    return [_copy(shape, first_strip=first, last_strip=last) for first, last in _spans(shape.strips)]
+
+
+def _spans(count: int, grain: int = 1) -> list[tuple[int, int]]:
+    """``range(count)`` in one span for each of torch's threads, of whole grains but for the last."""
+    grains = -(-count // grain)
+    threads = max(1, min(torch.get_num_threads(), grains))
+    bounds = [min(count, grains * each // threads * grain) for each in range(threads + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def _copy(shape: Pass, **values: int) -> Pass:
+    copy = Pass.from_buffer_copy(shape)
+    for name, value in values.items():
+        setattr(copy, name, value)
+    return copy
+
+
+def _run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
+    """Call the kernel, which gives Python's lock free, on a thread for each of the arguments."""
+    others = [_pool(len(calls) - 1).submit(kernel, *call) for call in calls[1:]]
+    kernel(*calls[0])
+    for other in others:
+        other.result()
+
+
+def _rows(index: RowIndex) -> _Rows:
+    return _Rows(index.start.data_ptr(), index.offset.data_ptr(), len(index.start) - 1)
+
+
+def _groups(index: GroupIndex) -> _Groups:
+    return _Groups(index.start.data_ptr(), index.offset.data_ptr(), index.rows.data_ptr(), len(index.start) - 1)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dist_sparse-kernel")

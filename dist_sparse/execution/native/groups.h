@@ -1,0 +1,138 @@
+// Row groups: four rows of the matrix share a list of columns, so that an input that was loaded serves four products.
+#pragma once
+#include "passes.h"
+
+constexpr int kGroup = 4;
+
+struct Groups {
+  const int32_t* start;   // [count + 1]: where each group's columns begin
+  const int32_t* offset;  // of a column's input from the strip's position, in elements
+  const int32_t* rows;    // [count][4]: the rows of each group
+  int32_t count;
+};
+
+// As multiply_strip; `values` are [column][row of the group].
+template <class T, int LANES, int POSITIONS>
+INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Ahead ahead) {
+  using L = Lanes<T, LANES>;
+  using V = typename L::V;
+  const bool streams = pass.streams;
+  for (int group = 0; group < groups.count; group++) {
+    ahead.fetch_share();
+    V sums[kGroup][POSITIONS][L::count] = {};
+    for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
+      const T* source = in + groups.offset[column];
+      const T* value = values + static_cast<int64_t>(column) * kGroup;
+      V held[POSITIONS][L::count];
+#pragma GCC unroll 8
+      for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < L::count; v++) held[p][v] = load<V>(source + p * pass.in_step + v * L::width);
+#pragma GCC unroll 4
+      for (int b = 0; b < kGroup; b++) {
+        const V factor = splat<V>(value[b]);
+#pragma GCC unroll 8
+        for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+          for (int v = 0; v < L::count; v++) sums[b][p][v] += factor * held[p][v];
+      }
+    }
+#pragma GCC unroll 4
+    for (int b = 0; b < kGroup; b++) {
+      T* target = out + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
+#pragma GCC unroll 8
+      for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < L::count; v++) {
+          T* to = target + p * pass.out_step + v * L::width;
+          if (streams) stream(to, sums[b][p][v]); else store(to, sums[b][p][v]);
+        }
+    }
+  }
+}
+
+// The gradient of the input: in_gradient[position + offset] += value * out_gradient[position][row], into a zeroed buffer.
+template <class T, int LANES, int POSITIONS>
+INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values,
+                          Ahead ahead) {
+  using L = Lanes<T, LANES>;
+  using V = typename L::V;
+  for (int group = 0; group < groups.count; group++) {
+    ahead.fetch_share();
+    V held[kGroup][POSITIONS][L::count];
+#pragma GCC unroll 4
+    for (int b = 0; b < kGroup; b++) {
+      const T* from = out_gradient + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
+#pragma GCC unroll 8
+      for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < L::count; v++) held[b][p][v] = load<V>(from + p * pass.out_step + v * L::width);
+    }
+    for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
+      T* target = in_gradient + groups.offset[column];
+      const T* value = values + static_cast<int64_t>(column) * kGroup;
+      V sums[POSITIONS][L::count];
+#pragma GCC unroll 8
+      for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < L::count; v++) sums[p][v] = load<V>(target + p * pass.in_step + v * L::width);
+#pragma GCC unroll 4
+      for (int b = 0; b < kGroup; b++) {
+        const V factor = splat<V>(value[b]);
+#pragma GCC unroll 8
+        for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+          for (int v = 0; v < L::count; v++) sums[p][v] += factor * held[b][p][v];
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < L::count; v++) store(target + p * pass.in_step + v * L::width, sums[p][v]);
+    }
+  }
+}
+
+// As correlate_strip, in tiles of four rows by COLUMNS columns, which stay in registers over all positions of the strip.
+template <class T, int LANES, int COLUMNS>
+INLINE void correlate_tile(const Pass& pass, int positions, const T* const* in, const T* const* out_gradient, T* gradients) {
+  using L = Lanes<T, LANES>;
+  using V = typename L::V;
+  V sums[COLUMNS][kGroup] = {};
+  for (int p = 0; p < positions; p++)
+    for (int v = 0; v < L::count; v++) {
+      V held[kGroup];
+#pragma GCC unroll 4
+      for (int b = 0; b < kGroup; b++) held[b] = load<V>(out_gradient[b] + p * pass.out_step + v * L::width);
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; c++) {
+        const V input = load<V>(in[c] + p * pass.in_step + v * L::width);
+#pragma GCC unroll 4
+        for (int b = 0; b < kGroup; b++) sums[c][b] += input * held[b];
+      }
+    }
+#pragma GCC unroll 4
+  for (int c = 0; c < COLUMNS; c++) add_sums(gradients + c * kGroup, sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
+}
+
+template <class T, int LANES>
+INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const T* out_gradient, const Groups& groups,
+                             T* gradients, Ahead ahead) {
+  constexpr int kColumns = kRegisters >= 32 ? 4 : 2;
+  for (int group = 0; group < groups.count; group++) {
+    ahead.fetch_share();
+    int column = groups.start[group];
+    const int end = groups.start[group + 1];
+    if (column == end) continue;
+    const T* from[kGroup];
+    for (int b = 0; b < kGroup; b++) from[b] = out_gradient + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
+    const T* source[kColumns];
+    for (; column + kColumns <= end; column += kColumns) {
+      for (int c = 0; c < kColumns; c++) source[c] = in + groups.offset[column + c];
+      correlate_tile<T, LANES, kColumns>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
+    }
+    for (; column < end; column++) {
+      source[0] = in + groups.offset[column];
+      correlate_tile<T, LANES, 1>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
+    }
+  }
+}

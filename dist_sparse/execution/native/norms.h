@@ -1,0 +1,169 @@
+// Batch norm, with a ReLU behind it if wanted, of tensors whose samples are innermost.
+#pragma once
+#include <vector>
+
+#include "passes.h"
+
+// The rows of the image that a thread takes. Tensors may lie between other things: each has its own step from row to row.
+struct Plane {
+  int32_t width, channels, samples;
+  int32_t first_row, last_row;
+  int32_t relu;
+};
+
+// Calls visit(channel, Number<LANES>, place within a position's panel) for all of a panel.
+template <class Visit>
+INLINE void each_channel(const Plane& plane, Visit visit) {
+  Pass samples{};
+  samples.last_sample = plane.samples;
+  for (int channel = 0; channel < plane.channels; channel++)
+    each_group_of_samples(samples, [&](auto lanes, int sample) {
+      visit(channel, lanes, static_cast<int64_t>(channel) * plane.samples + sample);
+    });
+}
+
+// Calls visit(row, offset of a position's panel from the row's beginning) for all positions of the thread's rows.
+template <class Visit>
+INLINE void each_position(const Plane& plane, Visit visit) {
+  const int64_t panel = static_cast<int64_t>(plane.channels) * plane.samples;
+  for (int64_t row = plane.first_row; row < plane.last_row; row++)
+    for (int64_t at = 0; at < plane.width * panel; at += panel) visit(row, at);
+}
+
+// Two sums a channel. They are gathered in vectors of T, position by position, and from time to time added up in double.
+template <class T>
+class ChannelSums {
+ public:
+  ChannelSums(const Plane& plane, double* first, double* second)
+      : channels_(plane.channels), first_(first), second_(second), gathered_(2 * kWidth * plane.channels) {}
+
+  template <class V>
+  inline __attribute__((always_inline)) void add(int channel, V first, V second) {
+    T* at = gathered_.data() + 2 * kWidth * channel;
+    store(at, load<V>(at) + first);
+    store(at + kWidth, load<V>(at + kWidth) + second);
+  }
+
+  // To be called after each position.
+  void end_position() {
+    if (++positions_ == kPositions) flush();
+  }
+
+  void flush() {
+    positions_ = 0;
+    for (int channel = 0; channel < channels_; channel++) {
+      T* at = gathered_.data() + 2 * kWidth * channel;
+      first_[channel] += taken(at);
+      second_[channel] += taken(at + kWidth);
+    }
+  }
+
+ private:
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int kPositions = 64;
+
+  static double taken(T* from) {
+    double total = 0;
+    for (int lane = 0; lane < kWidth; lane++) {
+      total += from[lane];
+      from[lane] = 0;
+    }
+    return total;
+  }
+
+  int channels_, positions_ = 0;
+  double *first_, *second_;
+  std::vector<T> gathered_;
+};
+
+// sums[channel] += the sum of x - shift, squares[channel] += that of its square. The shift, some sample of the channel, keeps
+// the variance exact where the mean is far from 0.
+template <class T>
+void norm_sums(const Plane& plane, const T* x, int64_t row_step, const T* shifts, double* sums, double* squares) {
+  ChannelSums<T> gathered(plane, sums, squares);
+  each_position(plane, [&](int64_t row, int64_t at) {
+    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
+      using L = Lanes<T, decltype(lanes)::value>;
+      using V = typename L::V;
+      const V shift = splat<V>(shifts[channel]);
+      V total = {}, square = {};
+#pragma GCC unroll 8
+      for (int v = 0; v < L::count; v++) {
+        const V value = load<V>(x + row * row_step + at + place + v * L::width) - shift;
+        total += value;
+        square += value * value;
+      }
+      gathered.add(channel, total, square);
+    });
+    gathered.end_position();
+  });
+  gathered.flush();
+}
+
+// out = x * scale + shift, and 0 where that is negative if there is a ReLU.
+template <class T>
+void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scales, const T* shifts, T* out) {
+  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  each_position(plane, [&](int64_t row, int64_t at) {
+    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
+      using L = Lanes<T, decltype(lanes)::value>;
+      using V = typename L::V;
+      const V scale = splat<V>(scales[channel]), shift = splat<V>(shifts[channel]);
+#pragma GCC unroll 8
+      for (int v = 0; v < L::count; v++) {
+        V value = load<V>(x + row * row_step + at + place + v * L::width) * scale + shift;
+        if (plane.relu) value = value > V{} ? value : V{};
+        store(out + row * row_length + at + place + v * L::width, value);
+      }
+    });
+  });
+}
+
+// sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean; the gradient of what the
+// ReLU has made 0 is 0.
+template <class T>
+void norm_gradient_sums(const Plane& plane, const T* gradient, int64_t gradient_step, const T* x, int64_t row_step, const T* out,
+                        const T* means, double* sums, double* products) {
+  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  ChannelSums<T> gathered(plane, sums, products);
+  each_position(plane, [&](int64_t row, int64_t at) {
+    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
+      using L = Lanes<T, decltype(lanes)::value>;
+      using V = typename L::V;
+      const V mean = splat<V>(means[channel]);
+      V total = {}, product = {};
+#pragma GCC unroll 8
+      for (int v = 0; v < L::count; v++) {
+        const int64_t where = at + place + v * L::width;
+        V value = load<V>(gradient + row * gradient_step + where);
+        if (plane.relu) value = load<V>(out + row * row_length + where) > V{} ? value : V{};
+        total += value;
+        product += value * (load<V>(x + row * row_step + where) - mean);
+      }
+      gathered.add(channel, total, product);
+    });
+    gathered.end_position();
+  });
+  gathered.flush();
+}
+
+// x_gradient = gradient * by_gradient + x * by_x + constant, the gradient as above.
+template <class T>
+void norm_gradient_apply(const Plane& plane, const T* gradient, int64_t gradient_step, const T* x, int64_t row_step, const T* out,
+                         const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {
+  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  each_position(plane, [&](int64_t row, int64_t at) {
+    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
+      using L = Lanes<T, decltype(lanes)::value>;
+      using V = typename L::V;
+      const V first = splat<V>(by_gradient[channel]), second = splat<V>(by_x[channel]), constant = splat<V>(constants[channel]);
+#pragma GCC unroll 8
+      for (int v = 0; v < L::count; v++) {
+        const int64_t where = at + place + v * L::width;
+        V value = load<V>(gradient + row * gradient_step + where);
+        if (plane.relu) value = load<V>(out + row * row_length + where) > V{} ? value : V{};
+        store(x_gradient + row * row_length + where, value * first + (load<V>(x + row * row_step + where) * second + constant));
+      }
+    });
+  });
+}

@@ -1,0 +1,111 @@
+// Vectors of the compiler's own (GCC, Clang): AVX-512, AVX2 and NEON come from one text.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRegisters = 16;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 32;
+#endif
+
+template <class T, int WIDTH>
+struct Vector {
+  typedef T Type __attribute__((vector_size(WIDTH * sizeof(T))));
+};
+template <class T>
+struct Vector<T, 1> {
+  typedef T Type;
+};
+
+// LANES samples at once: `count` vectors of `width` samples.
+template <class T, int LANES>
+struct Lanes {
+  static constexpr int kNative = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int width = LANES < kNative ? LANES : kNative;
+  static constexpr int count = LANES / width;
+  typedef typename Vector<T, width>::Type V;
+};
+
+template <class V, class T>
+INLINE V load(const T* from) {
+  V value;
+  memcpy(&value, from, sizeof(V));
+  return value;
+}
+
+template <class V, class T>
+INLINE void store(T* to, V value) {
+  memcpy(to, &value, sizeof(V));
+}
+
+template <class V, class T>
+INLINE V splat(T value) {
+  return value - V{};  // x - 0 is x, also where x is -0 or not a number
+}
+
+// Past the caches, for what is not read again soon: whole vectors, at addresses that a vector's size divides.
+template <class V, class T>
+INLINE void stream(T* to, V value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i&>(value));
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i&>(value));
+    return;
+  }
+#endif
+  store(to, value);
+}
+
+template <class T, class V>
+INLINE T sum(V value) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    return value;
+  } else {
+    T total = 0;
+    for (unsigned lane = 0; lane < sizeof(V) / sizeof(T); lane++) total += value[lane];
+    return total;
+  }
+}
+
+// Adds the sums of four vectors to four neighbouring numbers.
+template <class T, class V>
+INLINE void add_sums(T* to, V a, V b, V c, V d) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1))));
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
+    __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1))));
+    return;
+  }
+#endif
+  to[0] += sum<T>(a);
+  to[1] += sum<T>(b);
+  to[2] += sum<T>(c);
+  to[3] += sum<T>(d);
+}

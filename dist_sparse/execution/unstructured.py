@@ -1,0 +1,51 @@
+"""A masked convolution by its active weights alone, one by one: any mask."""
+
+import torch
+from torch import Tensor
+
+from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
+from dist_sparse.execution.library import Kernels, RowIndex
+from dist_sparse.execution.passes import Choice, over_inputs, over_outputs
+
+
+class Unstructured:
+    """The products of one mask in one geometry. Tensors are padded: [height, width, channels, samples]."""
+
+    def __init__(self, kernels: Kernels, packed: Tensor, active: int, geometry: Geometry, choice: Choice) -> None:
+        """``packed`` are the mask's bits in the order [out, in, height, width]."""
+        self.geometry, self._kernels, self._choice = geometry, kernels, choice
+        start, column = self._kernels.index_rows(packed, geometry.channels_out, geometry.columns, active)
+        row_of = torch.repeat_interleave(torch.arange(geometry.channels_out), start.diff())
+        self.positions = row_of * geometry.columns + column
+        """Where the values lie in the flattened weight: int64 [active]."""
+        self._forward = RowIndex(start=start, offset=geometry.offsets[column.long()])
+        keys = len(geometry.phases) * geometry.channels_in
+        key_start, self._entry, row = self._kernels.index_by_key(start, column, geometry.keys, keys)
+        offset = geometry.gradient_offsets[column[self._entry.long()].long()] + row * geometry.samples
+        self._backward = RowIndex(start=key_start, offset=offset)
+
+    def forward(self, source: Tensor, values: Tensor) -> Tensor:
+        """The output [N, out, H, W], samples innermost, of a padded input and the active weights in the mask's order."""
+        geometry = self.geometry
+        target = empty_innermost(source, geometry.samples, geometry.channels_out, geometry.out_size)
+        shape = over_outputs(geometry, self._choice.forward, streams=self._choice.streams)
+        self._kernels.multiply_rows(shape, source, target, self._forward, values)
+        return target
+
+    def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor:
+        """The gradient [N, in, H, W] of the input from the output's [N, out, H, W], both with samples innermost."""
+        geometry = self.geometry
+        source = padded(gradient, *geometry.margins)
+        target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
+        by_key = values.index_select(0, self._entry)
+        for number, phase in enumerate(geometry.phases):
+            first = number * geometry.channels_in
+            index = RowIndex(start=self._backward.start[first : first + geometry.channels_in + 1], offset=self._backward.offset)
+            shape = over_inputs(geometry, phase, self._choice.backward, streams=self._choice.streams)
+            self._kernels.multiply_rows(shape, source, target[:, :, phase.row :, phase.column :], index, by_key)
+        return target
+
+    def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the active weights from the padded input and the output's gradient."""
+        shape = over_outputs(self.geometry, self._choice.weights)
+        return self._kernels.correlate_rows(shape, source, padded(gradient, (0, 0), (0, 0)), self._forward)

@@ -1,0 +1,84 @@
+"""Batch norm of tensors with samples innermost against torch's in double precision, with its gradients."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dist_sparse.execution.geometry import innermost, is_innermost
+from dist_sparse.execution.library import kernels
+from dist_sparse.execution.norms import batch_norm
+
+TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    samples=st.sampled_from([1, 3, 8, 16, 20, 32, 40, 64]),
+    channels=st.integers(1, 9),
+    size=st.tuples(st.integers(2, 13), st.integers(1, 13)),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    given_statistics=st.booleans(),
+    relu=st.booleans(),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_results_and_gradients_are_torch_s(
+    samples: int,
+    channels: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    given_statistics: bool,
+    relu: bool,
+    threads: int,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    spread, center = torch.rand(channels, dtype=dtype) + 0.1, 3 * torch.randn(channels, dtype=dtype)
+    images = torch.randn(samples, channels, *size, dtype=dtype) * spread[:, None, None] + center[:, None, None]
+    weight, bias = torch.randn(2, channels, dtype=dtype)
+    statistics = torch.stack([center, spread]) if given_statistics else None
+    ours = [each.detach().clone().requires_grad_() for each in (innermost(images), weight, bias)]
+    torchs = [each.detach().double().requires_grad_() for each in (images, weight, bias)]
+    out, used = batch_norm(kernels(), *ours, statistics=statistics, relu=relu)
+    expected = reference(*torchs, statistics=statistics, relu=relu)
+    gradient = torch.randn_like(expected) * (expected.abs() > 1e-4 if relu else 1)  # the ReLU's kink may lie on either side
+    out.backward(innermost(gradient.to(dtype)))
+    expected.backward(gradient)
+    assert is_innermost(out)
+    pairs = [(out, expected), *((mine.grad, its.grad) for mine, its in zip(ours, torchs, strict=True))]
+    if statistics is None:
+        pairs += [(used[0], torchs[0].mean((0, 2, 3))), (used[1], torchs[0].var((0, 2, 3), correction=0))]
+    for mine, its in pairs:
+        assert mine is not None and its is not None and mine.shape == its.shape
+        scale = max(float(its.detach().norm()), its.numel() ** 0.5)
+        assert float((mine.double() - its).norm()) <= TOLERANCE[dtype] * scale
+
+
+def reference(images: Tensor, weight: Tensor, bias: Tensor, *, statistics: Tensor | None, relu: bool) -> Tensor:
+    mean, variance = (None, None) if statistics is None else statistics.double()
+    out = F.batch_norm(images, mean, variance, weight, bias, training=statistics is None)
+    return out.relu() if relu else out
+
+
+def test_a_mean_far_from_zero_costs_the_variance_nothing() -> None:
+    torch.manual_seed(0)
+    images = innermost(1e4 + torch.randn(32, 3, 20, 20))
+    _, (mean, variance) = batch_norm(kernels(), images, torch.ones(3), torch.zeros(3))
+    assert torch.allclose(mean, images.double().mean((0, 2, 3)), rtol=1e-9)
+    assert torch.allclose(variance, images.double().var((0, 2, 3), correction=0), rtol=1e-5)
+
+
+def test_a_gradient_with_padding_between_its_rows() -> None:
+    """As the kernels for row groups leave it."""
+    torch.manual_seed(0)
+    images, weight, bias = innermost(torch.randn(16, 4, 5, 6)), torch.randn(4), torch.randn(4)
+    whole = innermost(torch.randn(16, 4, 7, 8))
+    found = []
+    for gradient in (whole[:, :, 1:6, 1:7], innermost(whole[:, :, 1:6, 1:7])):
+        leaf = images.detach().clone().requires_grad_()
+        batch_norm(kernels(), leaf, weight, bias, relu=True)[0].backward(gradient)
+        found.append(leaf.grad)
+    assert torch.equal(*found)

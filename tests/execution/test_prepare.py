@@ -1,0 +1,121 @@
+"""A network that computes sparsely beside the same one with masked weights, in double precision."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dist_sparse.models  # noqa: F401 - registers the networks with timm
+from dist_sparse.execution.fusion import norms_before_relu
+from dist_sparse.execution.library import kernels
+from dist_sparse.execution.modules import InnermostBatchNorm2d, SparseConv2d
+from dist_sparse.execution.prepare import prepare
+from dist_sparse.sparsity.masks import Masks
+
+MODELS = ["test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20"]
+
+
+def masked(model: nn.Module, density: float, alike: int) -> Masks:
+    """Masks on all convolutions of one group but the first, whose rows agree in so many, and zeros in the weights."""
+    weights = {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1
+    }
+    weights.pop(next(iter(weights)))
+    masks = Masks({name: weight.detach() for name, weight in weights.items()})
+    rows = {name: torch.rand(-(-len(weight) // alike), *weight.shape[1:]) < density for name, weight in weights.items()}
+    masks.replace({name: rows[name].repeat_interleave(alike, 0)[: len(weight)] for name, weight in weights.items()})
+    masks.multiply_({name: weight.detach() for name, weight in weights.items()})
+    return masks
+
+
+def gradients(model: nn.Module, images: Tensor, masks: Masks) -> dict[str, Tensor]:
+    model.zero_grad()
+    F.cross_entropy(model(images), torch.arange(len(images)) % 5).backward()
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    masks.multiply_({name: found[name] for name in masks.names})
+    return found
+
+
+def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name].to(value.dtype), value, rtol=1e-9, atol=1e-11), name
+
+
+@pytest.mark.parametrize("alike", [1, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_results_gradients_and_statistics_are_those_of_masked_weights(name: str, alike: int) -> None:
+    torch.manual_seed(0)
+    dense = timm.create_model(name, num_classes=5, in_chans=3).double().train()
+    masks = masked(dense, 0.3, alike)
+    sparse, size = copy.deepcopy(dense), 32
+    prepare(sparse, masks, kernels(), torch.randn(2, 3, size, size).double())
+    assert sum(isinstance(module, SparseConv2d) for module in sparse.modules()) == len(masks)
+    for batch in (16, 7):  # whole vectors, and not
+        images = torch.randn(batch, 3, size, size).double()
+        close(gradients(sparse, images, masks), gradients(dense, images, masks))
+        close(dict(sparse.named_buffers()), dict(dense.named_buffers()))
+        assert torch.allclose(sparse.eval()(images), dense.eval()(images), rtol=1e-9, atol=1e-11)
+        sparse.train(), dense.train()
+
+
+def test_new_masks_are_followed_and_a_copy_has_them_too() -> None:
+    torch.manual_seed(0)
+    sparse = timm.create_model("test_resnet", num_classes=5).double().eval()
+    masks, images = masked(sparse, 0.3, 1), torch.randn(8, 3, 32, 32).double()
+    dense = copy.deepcopy(sparse)
+    prepare(sparse, masks, kernels(), images)
+    averaged = copy.deepcopy(sparse)
+    before = sparse(images)
+    masks.replace({name: torch.rand(masks[name].shape) < 0.1 for name in masks.names})
+    for model in (sparse, averaged, dense):
+        parameters = dict(model.named_parameters())
+        masks.multiply_({name: parameters[name].detach() for name in masks.names})
+    assert not torch.allclose(sparse(images), before)
+    for model in (sparse, averaged):
+        assert torch.allclose(model(images), dense(images), rtol=1e-9, atol=1e-11)
+
+
+class Tried(nn.Module):
+    """A batch norm and a ReLU, with whatever a test does between them and after."""
+
+    def __init__(self, between: Callable[["Tried", Tensor], Tensor], *, inplace: bool) -> None:
+        super().__init__()
+        self.norm, self.act, self.between = nn.BatchNorm2d(2), nn.ReLU(inplace=inplace), between
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.between(self, self.norm(images))
+
+
+@pytest.mark.parametrize(
+    ("between", "inplace", "fused"),
+    [
+        (lambda self, out: self.act(out), False, True),
+        (lambda self, out: self.act(out), True, True),
+        (lambda self, out: self.act(out) * 2, True, True),
+        (lambda self, out: self.act(out) * out, True, True),  # in place: both are what the ReLU has made
+        (lambda self, out: self.act(out) * out, False, False),
+        (lambda self, out: self.act(out + 1), False, False),
+        (lambda self, out: (out.mean(), self.act(out))[1], True, False),
+        (lambda self, out: F.relu(out), False, False),
+        (lambda self, out: self.act(out.reshape(out.shape)), False, False),
+    ],
+)
+def test_a_relu_is_fused_only_where_nothing_else_sees_the_norm(
+    between: Callable[[Tried, Tensor], Tensor], inplace: bool, fused: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Tried(between, inplace=inplace)
+    assert norms_before_relu(model, torch.randn(2, 2, 4, 4)) == ({"norm"} if fused else set())
+    images, plain = torch.randn(16, 2, 5, 5), copy.deepcopy(model)
+    prepare(model, Masks({}), kernels(), images)
+    assert isinstance(model.norm, InnermostBatchNorm2d) and model.norm.relu == fused
+    innermost = images.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    for seen in (images, innermost):
+        assert torch.allclose(model(seen), plain(images), atol=1e-5)
