@@ -54,8 +54,10 @@ def build(
     *,
     keep_dense: Sequence[str] = (),
     exchange: Choice = "auto",
+    structure: str = "unstructured",
+    distribution: str = "erk",
 ) -> Trainee:
-    """A ResNet-50 with ERK masks over all convolutions and the classifier but those of ``keep_dense``.
+    """A ResNet-50 with masks over all convolutions and the classifier but those of ``keep_dense``.
 
     ``adapt`` may change the model before optimizer and engine take hold of it.
     """
@@ -68,7 +70,8 @@ def build(
     engine = DDPEngine(model, optimizer, cross_entropy, precision=precision, exchange=exchange)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
     update = ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig()
-    config = resolve(SparsityConfig(method=method, density=None if method == "dense" else density, update=update))
+    masked = {} if method == "dense" else {"density": density, "structure": structure, "distribution": distribution}
+    config = resolve(SparsityConfig(method=method, update=update, **masked))
     rank, size = dist.get_rank(), dist.get_world_size()
     run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=rank, world_size=size, device=precision.device)
     built = begin(plan_method(config, weights, run)).bind(engine, remask=not (keeps.weights and keeps.state))

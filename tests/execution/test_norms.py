@@ -48,9 +48,9 @@ def test_results_and_gradients_are_torch_s(
     out.backward(innermost(gradient.to(dtype)))
     expected.backward(gradient)
     assert is_innermost(out)
-    pairs = [(out, expected), *((mine.grad, its.grad) for mine, its in zip(ours, torchs, strict=True))]
+    pairs = [(out.detach(), expected.detach()), *((mine.grad, its.grad) for mine, its in zip(ours, torchs, strict=True))]
     if statistics is None:
-        pairs += [(used[0], torchs[0].mean((0, 2, 3))), (used[1], torchs[0].var((0, 2, 3), correction=0))]
+        pairs += [(used[0], torchs[0].detach().mean((0, 2, 3))), (used[1], torchs[0].detach().var((0, 2, 3), correction=0))]
     for mine, its in pairs:
         assert mine is not None and its is not None and mine.shape == its.shape
         scale = max(float(its.detach().norm()), its.numel() ** 0.5)
