@@ -17,6 +17,10 @@ def _is_aside(name: str, aside: set[str]) -> bool:
 _OF_BEST = ("best_top1", "best_step")
 
 
+MISSING, TOO_MANY = ": is missing", ": should not be there"
+"""Of a checkpoint that only one of the folders has."""
+
+
 def differences(folder: Path, reference: Path, *, but_best: bool = False) -> list[str]:
     """One line for each file that is not as the reference's; empty if the two runs are the same.
 
@@ -32,8 +36,7 @@ def differences(folder: Path, reference: Path, *, but_best: bool = False) -> lis
         lines = [f"{key} {summary.get(key)} and not {expected.get(key)}" for key in keys if not (but_best and key in _OF_BEST)]
         found += [f"summary.json: {', '.join(lines)}"] if lines else []
     ours, theirs = (sorted(path.name for path in (each / "checkpoints").iterdir()) for each in (folder, reference))
-    if ours != theirs:
-        found.append(f"checkpoints: {ours} and not {theirs}")
+    found += [f"{name}{MISSING if name in theirs else TOO_MANY}" for name in sorted({*ours} ^ {*theirs})]
     for name in (name for name in theirs if name in ours):
         aside = {*_ASIDE, *(f"progress.{key}" for key in _OF_BEST if but_best)}
         pair = folder / "checkpoints" / name, reference / "checkpoints" / name
