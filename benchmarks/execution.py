@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks import timing
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
-from dist_sparse.execution.library import kernels
+from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.prepare import prepare
 from dist_sparse.step import TrainStep
 

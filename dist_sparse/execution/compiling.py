@@ -32,13 +32,29 @@ def compiled(flags: tuple[str, ...] = ()) -> Path:
     flags = (*_FLAGS, *flags)
     folder = cache_folder()
     path = folder / f"kernels-{_digest(program, flags)}.so"
-    if not path.exists():
+    if not _is_whole(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _compile(program, flags, path)
         except OSError as error:
             raise NoKernels(f"{folder} cannot be written: {error.strerror} (XDG_CACHE_HOME names another place)") from error
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there, and is the one that was compiled: to load a damaged one could end the process."""
+    try:
+        return _sum_of(path).read_text(encoding="ascii") == _sum(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_suffix(".sum")
+
+
+def _sum(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def cache_folder() -> Path:
@@ -85,4 +101,7 @@ def _compile(program: str, flags: tuple[str, ...], path: Path) -> None:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
             raise NoKernels(f"{program} cannot compile the kernels: {one_line(errors[0])[:200]}")
+        noted = _sum_of(made)
+        noted.write_text(_sum(made), encoding="ascii")
         made.replace(path)
+        noted.replace(_sum_of(path))

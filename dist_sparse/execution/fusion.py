@@ -29,13 +29,15 @@ def norms_before_relu(model: nn.Module, images: Tensor) -> set[str]:
 
     A ReLU that works in place may be the first only: whoever comes after it sees what it has made.
     """
-    outputs: dict[str, Tensor] = {}  # kept, so that no other tensor takes an id of theirs
+    outputs: dict[str, Tensor] = {}  # kept, so that no other tensor takes an id of theirs later
     most_uses: dict[int, float] = {}
     uses, handles = _Uses(), []
 
     def after_norm(name: str) -> Callable[..., None]:
         def keep(_: nn.Module, __: Any, out: Any) -> None:
             outputs[name] = out
+            uses.of[id(out)] = 0  # the id may have been that of a tensor which is gone
+            most_uses.pop(id(out), None)
 
         return keep
 

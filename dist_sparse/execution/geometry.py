@@ -57,7 +57,7 @@ class Geometry:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """Of each column's input from an output's position in the padded input, in elements: int32 [columns]."""
+        """Where each column's input lies, from an output's position in the padded input, in elements: int32 [columns]."""
         channel, down, right = self._column_parts()
         across = self.padded[1]
         places = (down * self.dilation[0] * across + right * self.dilation[1]) * self.channels_in + channel
@@ -76,14 +76,14 @@ class Geometry:
         """Zeros before and behind the output's gradient, in rows and in columns, so that every phase stays inside."""
         made = []
         for axis in range(2):
-            shifts = self._shifts(axis)
+            shifts = self.shifts(axis)
             longest = -(-self.size[axis] // self.stride[axis])
             made.append((max(0, -min(shifts)), max(0, longest + max(shifts) - self.out_size[axis])))
         return made[0], made[1]
 
     @cached_property
     def keys(self) -> Tensor:
-        """Of each column its phase and input channel as one number, the phase first: int32 [columns]."""
+        """Phase and input channel of each column as one number, the phase first: int32 [columns]."""
         channel, down, right = self._column_parts()
         rows, columns = (torch.tensor(self._phases_of(axis)) for axis in range(2))
         phase = rows[down] * self.stride[1] + columns[right]
@@ -91,9 +91,9 @@ class Geometry:
 
     @cached_property
     def gradient_offsets(self) -> Tensor:
-        """Of each column's output gradient, first channel, from a phase's position in the padded gradient: int32 [columns]."""
+        """Where each column's output gradient lies, of the first channel, from a phase's position: int32 [columns]."""
         _, down, right = self._column_parts()
-        rows, columns = (torch.tensor(self._shifts(axis)) + self.margins[axis][0] for axis in range(2))
+        rows, columns = (torch.tensor(self.shifts(axis)) + self.margins[axis][0] for axis in range(2))
         across = self.out_size[1] + sum(self.margins[1])
         return ((rows[down] * across + columns[right]) * self.channels_out * self.samples).int()
 
@@ -108,7 +108,7 @@ class Geometry:
             (element * self.dilation[axis] - self.padding[axis]) % self.stride[axis] for element in range(self.kernel[axis])
         ]
 
-    def _shifts(self, axis: int) -> list[int]:
+    def shifts(self, axis: int) -> list[int]:
         """By kernel element along an axis: from a phase's position to the output's position whose gradient it gets."""
         return [
             (phase + self.padding[axis] - element * self.dilation[axis]) // self.stride[axis]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dist_sparse.execution.convolution import Products, convolve
 from dist_sparse.execution.geometry import Geometry, is_innermost
-from dist_sparse.execution.library import Kernels
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.norms import batch_norm
 
 MakeProducts = Callable[[Geometry], Products]

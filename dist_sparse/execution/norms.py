@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dist_sparse.execution.geometry import is_innermost, rowwise
-from dist_sparse.execution.library import Kernels
+from dist_sparse.execution.kernels import Kernels
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from dist_sparse.execution.convolution import Products
 from dist_sparse.execution.fusion import norms_before_relu
 from dist_sparse.execution.geometry import Geometry
-from dist_sparse.execution.library import Kernels
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.modules import InnermostBatchNorm2d, SkippedReLU, SparseConv2d, qualifies
 from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.row_groups import GROUP, RowGroups

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.library import GroupIndex, Kernels
-from dist_sparse.execution.passes import Choice, over_outputs
+from dist_sparse.execution.kernels import GroupIndex, Kernels
+from dist_sparse.execution.passes import Choice, over_outputs, with_gradient_ahead
 
 GROUP = 4
 
@@ -48,7 +48,9 @@ class RowGroups:
     def forward(self, source: Tensor, values: Tensor) -> Tensor:
         """The output [N, out, H, W], samples innermost, of a padded input and values [columns, 4]."""
         target = empty_innermost(source, self.geometry.samples, self.geometry.channels_out, self.geometry.out_size)
-        shape = over_outputs(self.geometry, self._choice.forward, streams=self._choice.streams)
+        shape = over_outputs(
+            self.geometry, self._choice.forward, element_size=source.element_size(), streams=self._choice.streams
+        )
         self._kernels.multiply_groups(shape, source, target, self._index, values)
         return target
 
@@ -58,10 +60,12 @@ class RowGroups:
         (top, left), (height, width) = geometry.padding, geometry.size
         made = gradient.new_zeros(*geometry.padded, geometry.channels_in, geometry.samples)
         source = padded(gradient, (0, 0), (0, 0))
-        self._kernels.spread_groups(over_outputs(geometry, self._choice.backward), made, source, self._index, values)
+        size = gradient.element_size()
+        shape = with_gradient_ahead(over_outputs(geometry, self._choice.backward, element_size=size), element_size=size)
+        self._kernels.spread_groups(shape, made, source, self._index, values)
         return made[top : top + height, left : left + width].permute(3, 2, 0, 1)
 
     def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor:
         """The gradient [columns, 4] of the values from the padded input and the output's gradient."""
-        shape = over_outputs(self.geometry, self._choice.weights)
+        shape = over_outputs(self.geometry, self._choice.weights, element_size=source.element_size())
         return self._kernels.correlate_groups(shape, source, padded(gradient, (0, 0), (0, 0)), self._index)

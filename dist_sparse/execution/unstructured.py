@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.library import Kernels, RowIndex
+from dist_sparse.execution.kernels import Kernels, RowIndex
 from dist_sparse.execution.passes import Choice, over_inputs, over_outputs
 
 
@@ -28,7 +28,7 @@ class Unstructured:
         """The output [N, out, H, W], samples innermost, of a padded input and the active weights in the mask's order."""
         geometry = self.geometry
         target = empty_innermost(source, geometry.samples, geometry.channels_out, geometry.out_size)
-        shape = over_outputs(geometry, self._choice.forward, streams=self._choice.streams)
+        shape = over_outputs(geometry, self._choice.forward, element_size=source.element_size(), streams=self._choice.streams)
         self._kernels.multiply_rows(shape, source, target, self._forward, values)
         return target
 
@@ -41,11 +41,13 @@ class Unstructured:
         for number, phase in enumerate(geometry.phases):
             first = number * geometry.channels_in
             index = RowIndex(start=self._backward.start[first : first + geometry.channels_in + 1], offset=self._backward.offset)
-            shape = over_inputs(geometry, phase, self._choice.backward, streams=self._choice.streams)
+            shape = over_inputs(
+                geometry, phase, self._choice.backward, element_size=source.element_size(), streams=self._choice.streams
+            )
             self._kernels.multiply_rows(shape, source, target[:, :, phase.row :, phase.column :], index, by_key)
         return target
 
     def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of the active weights from the padded input and the output's gradient."""
-        shape = over_outputs(self.geometry, self._choice.weights)
+        shape = over_outputs(self.geometry, self._choice.weights, element_size=source.element_size())
         return self._kernels.correlate_rows(shape, source, padded(gradient, (0, 0), (0, 0)), self._forward)

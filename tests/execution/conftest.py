@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_sparse.execution.compiling import NoKernels
-from dist_sparse.execution.library import kernels
+from dist_sparse.execution.kernels import kernels
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dist_sparse.execution.geometry import innermost, is_innermost
-from dist_sparse.execution.library import kernels
+from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.norms import batch_norm
 
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dist_sparse.execution.compiling import compiled
 from dist_sparse.execution.geometry import Geometry, innermost, is_innermost, padded
-from dist_sparse.execution.library import Kernels, kernels
+from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.row_groups import RowGroups, group_rows
 from dist_sparse.execution.unstructured import Unstructured

@@ -11,43 +11,26 @@ struct Groups {
   int32_t count;
 };
 
+// Where a row of a group begins within a position's panel.
+INLINE int64_t row_of(const Pass& pass, const Groups& groups, int group, int member) {
+  return static_cast<int64_t>(groups.rows[group * kGroup + member]) * pass.samples;
+}
+
 // As multiply_strip; `values` are [column][row of the group].
 template <class T, int LANES, int POSITIONS>
 INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Ahead ahead) {
-  using L = Lanes<T, LANES>;
-  using V = typename L::V;
+  using V = typename Lanes<T, LANES>::V;
   const bool streams = pass.streams;
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
-    V sums[kGroup][POSITIONS][L::count] = {};
+    Block<T, LANES, POSITIONS> sums[kGroup], held;
     for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
-      const T* source = in + groups.offset[column];
-      const T* value = values + static_cast<int64_t>(column) * kGroup;
-      V held[POSITIONS][L::count];
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
+      held.load_from(in + groups.offset[column], pass.in_step);
 #pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) held[p][v] = load<V>(source + p * pass.in_step + v * L::width);
-#pragma GCC unroll 4
-      for (int b = 0; b < kGroup; b++) {
-        const V factor = splat<V>(value[b]);
-#pragma GCC unroll 8
-        for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-          for (int v = 0; v < L::count; v++) sums[b][p][v] += factor * held[p][v];
-      }
+      for (int b = 0; b < kGroup; b++) sums[b].add_product(splat<V>(values[static_cast<int64_t>(column) * kGroup + b]), held);
     }
 #pragma GCC unroll 4
-    for (int b = 0; b < kGroup; b++) {
-      T* target = out + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) {
-          T* to = target + p * pass.out_step + v * L::width;
-          if (streams) stream(to, sums[b][p][v]); else store(to, sums[b][p][v]);
-        }
-    }
+    for (int b = 0; b < kGroup; b++) sums[b].store_to(out + row_of(pass, groups, group, b), pass.out_step, streams);
   }
 }
 
@@ -55,39 +38,18 @@ INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups&
 template <class T, int LANES, int POSITIONS>
 INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values,
                           Ahead ahead) {
-  using L = Lanes<T, LANES>;
-  using V = typename L::V;
+  using V = typename Lanes<T, LANES>::V;
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
-    V held[kGroup][POSITIONS][L::count];
+    Block<T, LANES, POSITIONS> held[kGroup], sums;
 #pragma GCC unroll 4
-    for (int b = 0; b < kGroup; b++) {
-      const T* from = out_gradient + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) held[b][p][v] = load<V>(from + p * pass.out_step + v * L::width);
-    }
+    for (int b = 0; b < kGroup; b++) held[b].load_from(out_gradient + row_of(pass, groups, group, b), pass.out_step);
     for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
       T* target = in_gradient + groups.offset[column];
-      const T* value = values + static_cast<int64_t>(column) * kGroup;
-      V sums[POSITIONS][L::count];
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
+      sums.load_from(target, pass.in_step);
 #pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) sums[p][v] = load<V>(target + p * pass.in_step + v * L::width);
-#pragma GCC unroll 4
-      for (int b = 0; b < kGroup; b++) {
-        const V factor = splat<V>(value[b]);
-#pragma GCC unroll 8
-        for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-          for (int v = 0; v < L::count; v++) sums[p][v] += factor * held[b][p][v];
-      }
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) store(target + p * pass.in_step + v * L::width, sums[p][v]);
+      for (int b = 0; b < kGroup; b++) sums.add_product(splat<V>(values[static_cast<int64_t>(column) * kGroup + b]), held[b]);
+      sums.store_to(target, pass.in_step, false);
     }
   }
 }
@@ -124,7 +86,7 @@ INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const
     const int end = groups.start[group + 1];
     if (column == end) continue;
     const T* from[kGroup];
-    for (int b = 0; b < kGroup; b++) from[b] = out_gradient + static_cast<int64_t>(groups.rows[group * kGroup + b]) * pass.samples;
+    for (int b = 0; b < kGroup; b++) from[b] = out_gradient + row_of(pass, groups, group, b);
     const T* source[kColumns];
     for (; column + kColumns <= end; column += kColumns) {
       for (int c = 0; c < kColumns; c++) source[c] = in + groups.offset[column + c];

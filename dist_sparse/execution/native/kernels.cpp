@@ -18,103 +18,75 @@ INLINE void each_strip_and_group_of_samples(const Pass& pass, Visit visit) {
   });
 }
 
-// Calls whole(Number<P>) for a strip of P positions if there is a kernel for it, else single(position) for each position.
-template <class Whole, class Single>
-INLINE void by_positions(int count, Whole whole, Single single) {
-  switch (count) {
-    case 8: return whole(Number<8>());
-    case 4: return whole(Number<4>());
-    case 2: return whole(Number<2>());
-    default:
-      for (int position = 0; position < count; position++) single(position);
-  }
-}
-
-// Vectors of sums that fit into the registers beside what a product needs.
+// Vectors of sums, of ROWS rows, that fit into the registers beside what a product needs.
 template <class T, int LANES, int POSITIONS, int ROWS>
 constexpr bool fits() {
   return ROWS * POSITIONS * Lanes<T, LANES>::count <= kRegisters * 3 / 4;
 }
 
-template <class T>
-void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values) {
-  each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
+// Calls kernel(Number<LANES>, Number<POSITIONS>, place in the input, place in the output, what to fetch ahead) for all strips:
+// for the whole strip if its positions have a kernel whose sums fit, else for each position. `rows` of `ROWS` sums each share
+// out what is fetched, which lies where `ahead_of(in, out)` says.
+template <class T, int ROWS, class AheadOf, class Kernel>
+INLINE void over_strips(const Pass& pass, int rows, AheadOf ahead_of, Kernel kernel) {
+  each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t in, int64_t out, int count, bool first) {
     constexpr int kLanes = decltype(lanes)::value;
-    const Ahead ahead = first ? Ahead(pass, in + from, rows.count) : Ahead();
-    const auto single = [&](int p) {
-      multiply_strip<T, kLanes, 1>(pass, in + from + p * pass.in_step, out + to + p * pass.out_step, rows, values, Ahead());
-    };
-    by_positions(count, [&](auto positions) {
+    const auto whole = [&](auto positions) {
       constexpr int kPositions = decltype(positions)::value;
-      if constexpr (fits<T, kLanes, kPositions, 1>())
-        multiply_strip<T, kLanes, kPositions>(pass, in + from, out + to, rows, values, ahead);
+      if constexpr (fits<T, kLanes, kPositions, ROWS>())
+        kernel(lanes, positions, in, out, first ? Ahead(pass, ahead_of(in, out), rows) : Ahead());
       else
-        for (int p = 0; p < kPositions; p++) single(p);
-    }, single);
+        for (int p = 0; p < kPositions; p++) kernel(lanes, Number<1>(), in + p * pass.in_step, out + p * pass.out_step, Ahead());
+    };
+    switch (count) {
+      case 8: return whole(Number<8>());
+      case 4: return whole(Number<4>());
+      case 2: return whole(Number<2>());
+      default:
+        for (int p = 0; p < count; p++) kernel(lanes, Number<1>(), in + p * pass.in_step, out + p * pass.out_step, Ahead());
+    }
   });
 }
 
 template <class T>
-void correlate_rows(const Pass& pass, const T* in, const T* out_gradient, const Rows& rows, T* gradients) {
-  each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
-    constexpr int kLanes = decltype(lanes)::value;
-    const Ahead ahead = first ? Ahead(pass, in + from, rows.count) : Ahead();
-    const auto single = [&](int p) {
-      correlate_strip<T, kLanes, 1>(pass, in + from + p * pass.in_step, out_gradient + to + p * pass.out_step, rows, gradients,
-                                    Ahead());
-    };
-    by_positions(count, [&](auto positions) {
-      constexpr int kPositions = decltype(positions)::value;
-      if constexpr (fits<T, kLanes, kPositions, 1>())
-        correlate_strip<T, kLanes, kPositions>(pass, in + from, out_gradient + to, rows, gradients, ahead);
-      else
-        for (int p = 0; p < kPositions; p++) single(p);
-    }, single);
+void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values) {
+  over_strips<T, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
+                    [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    multiply_strip<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, rows, values, ahead);
+  });
+}
+
+template <class T>
+void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows& rows, T* gradients) {
+  over_strips<T, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
+                    [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    correlate_strip<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, gradient + to, rows, gradients, ahead);
   });
 }
 
 template <class T>
 void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values) {
-  each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
-    constexpr int kLanes = decltype(lanes)::value;
-    const Ahead ahead = first ? Ahead(pass, in + from, groups.count) : Ahead();
-    const auto single = [&](int p) {
-      multiply_groups<T, kLanes, 1>(pass, in + from + p * pass.in_step, out + to + p * pass.out_step, groups, values, Ahead());
-    };
-    by_positions(count, [&](auto positions) {
-      constexpr int kPositions = decltype(positions)::value;
-      if constexpr (fits<T, kLanes, kPositions, kGroup>())
-        multiply_groups<T, kLanes, kPositions>(pass, in + from, out + to, groups, values, ahead);
-      else
-        for (int p = 0; p < kPositions; p++) single(p);
-    }, single);
+  over_strips<T, kGroup>(pass, groups.count, [&](int64_t from, int64_t) { return in + from; },
+                         [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    multiply_groups<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, groups, values, ahead);
   });
 }
 
 template <class T>
-void spread_row_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values) {
-  each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
-    constexpr int kLanes = decltype(lanes)::value;
-    const Ahead ahead = first ? Ahead(pass, out_gradient + to, groups.count) : Ahead();
-    const auto single = [&](int p) {
-      spread_groups<T, kLanes, 1>(pass, in_gradient + from + p * pass.in_step, out_gradient + to + p * pass.out_step, groups,
-                                  values, Ahead());
-    };
-    by_positions(count, [&](auto positions) {
-      constexpr int kPositions = decltype(positions)::value;
-      if constexpr (fits<T, kLanes, kPositions, kGroup>())
-        spread_groups<T, kLanes, kPositions>(pass, in_gradient + from, out_gradient + to, groups, values, ahead);
-      else
-        for (int p = 0; p < kPositions; p++) single(p);
-    }, single);
+void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, const Groups& groups, const T* values) {
+  over_strips<T, kGroup>(pass, groups.count, [&](int64_t, int64_t to) { return gradient + to; },
+                         [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    spread_groups<T, decltype(lanes)::value, decltype(positions)::value>(pass, in_gradient + from, gradient + to, groups, values,
+                                                                         ahead);
   });
 }
 
+// A tile stays in registers over any number of positions.
 template <class T>
-void correlate_row_groups(const Pass& pass, const T* in, const T* out_gradient, const Groups& groups, T* gradients) {
+void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, const Groups& groups, T* gradients) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
     const Ahead ahead = first ? Ahead(pass, in + from, groups.count) : Ahead();
-    correlate_groups<T, decltype(lanes)::value>(pass, count, in + from, out_gradient + to, groups, gradients, ahead);
+    correlate_groups<T, decltype(lanes)::value>(pass, count, in + from, gradient + to, groups, gradients, ahead);
   });
 }
 

@@ -11,56 +11,36 @@ struct Rows {
 // out[position][row] = the sum over the row's entries of value * in[position + offset]; the sums stay in registers.
 template <class T, int LANES, int POSITIONS>
 INLINE void multiply_strip(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values, Ahead ahead) {
-  using L = Lanes<T, LANES>;
-  using V = typename L::V;
+  using V = typename Lanes<T, LANES>::V;
   const bool streams = pass.streams;
   for (int row = 0; row < rows.count; row++) {
     ahead.fetch_share();
-    V sums[POSITIONS][L::count] = {};
+    Block<T, LANES, POSITIONS> sums;
 #pragma GCC unroll 4
-    for (int entry = rows.start[row]; entry < rows.start[row + 1]; entry++) {
-      const T* source = in + rows.offset[entry];
-      const V value = splat<V>(values[entry]);
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++) sums[p][v] += value * load<V>(source + p * pass.in_step + v * L::width);
-    }
-    T* target = out + static_cast<int64_t>(row) * pass.samples;
-#pragma GCC unroll 8
-    for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-      for (int v = 0; v < L::count; v++) {
-        T* to = target + p * pass.out_step + v * L::width;
-        if (streams) stream(to, sums[p][v]); else store(to, sums[p][v]);
-      }
+    for (int entry = rows.start[row]; entry < rows.start[row + 1]; entry++)
+      sums.add_product(splat<V>(values[entry]), in + rows.offset[entry], pass.in_step);
+    sums.store_to(out + static_cast<int64_t>(row) * pass.samples, pass.out_step, streams);
   }
 }
 
 // gradients[entry] += the sum over positions and samples of out_gradient[position][row] * in[position + offset].
 template <class T, int LANES, int POSITIONS>
 INLINE void correlate_strip(const Pass& pass, const T* in, const T* out_gradient, const Rows& rows, T* gradients, Ahead ahead) {
-  using L = Lanes<T, LANES>;
-  using V = typename L::V;
+  using V = typename Lanes<T, LANES>::V;
   for (int row = 0; row < rows.count; row++) {
     ahead.fetch_share();
     int entry = rows.start[row];
     const int end = rows.start[row + 1];
     if (entry == end) continue;
     const T* from = out_gradient + static_cast<int64_t>(row) * pass.samples;
-    V held[POSITIONS][L::count];
-#pragma GCC unroll 8
-    for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-      for (int v = 0; v < L::count; v++) held[p][v] = load<V>(from + p * pass.out_step + v * L::width);
+    Block<T, LANES, POSITIONS> held;
+    held.load_from(from, pass.out_step);
     const auto product = [&](int which) __attribute__((always_inline)) {
       const T* source = in + rows.offset[which];
-      V total = held[0][0] * load<V>(source);
-#pragma GCC unroll 8
-      for (int p = 0; p < POSITIONS; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < L::count; v++)
-          if (p + v) total += held[p][v] * load<V>(source + p * pass.in_step + v * L::width);
+      V total = {};
+      held.each([&](V& value, int p, int sample) __attribute__((always_inline)) {
+        total += value * load<V>(source + p * pass.in_step + sample);
+      });
       return total;
     };
     for (; entry + 4 <= end; entry += 4)

@@ -54,6 +54,36 @@ INLINE V splat(T value) {
   return value - V{};  // x - 0 is x, also where x is -0 or not a number
 }
 
+// POSITIONS neighbours of the lanes' samples, in registers; `step` numbers lie between neighbours.
+template <class T, int LANES, int POSITIONS>
+struct Block {
+  using L = Lanes<T, LANES>;
+  using V = typename L::V;
+  V at[POSITIONS][L::count] = {};
+
+  template <class Act>
+  inline __attribute__((always_inline)) void each(Act act) {
+#pragma GCC unroll 8
+    for (int p = 0; p < POSITIONS; p++)
+#pragma GCC unroll 4
+      for (int v = 0; v < L::count; v++) act(at[p][v], p, v * L::width);
+  }
+
+  inline __attribute__((always_inline)) void load_from(const T* from, int64_t step) {
+    each([&](V& value, int p, int sample) __attribute__((always_inline)) { value = load<V>(from + p * step + sample); });
+  }
+
+  inline __attribute__((always_inline)) void add_product(V factor, const T* from, int64_t step) {
+    each([&](V& value, int p, int sample) __attribute__((always_inline)) { value += factor * load<V>(from + p * step + sample); });
+  }
+
+  inline __attribute__((always_inline)) void add_product(V factor, Block& other) {
+    each([&](V& value, int p, int sample) __attribute__((always_inline)) { value += factor * other.at[p][sample / L::width]; });
+  }
+
+  inline __attribute__((always_inline)) void store_to(T* to, int64_t step, bool streams);
+};
+
 // Past the caches, for what is not read again soon: whole vectors, at addresses that a vector's size divides.
 template <class V, class T>
 INLINE void stream(T* to, V value) {
@@ -69,6 +99,13 @@ INLINE void stream(T* to, V value) {
   }
 #endif
   store(to, value);
+}
+
+template <class T, int LANES, int POSITIONS>
+inline __attribute__((always_inline)) void Block<T, LANES, POSITIONS>::store_to(T* to, int64_t step, bool streams) {
+  each([&](V& value, int p, int sample) __attribute__((always_inline)) {
+    if (streams) stream(to + p * step + sample, value); else store(to + p * step + sample, value);
+  });
 }
 
 template <class T, class V>

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +292,7 @@ def _copy(shape: Pass, **values: int) -> Pass:
 
 def _run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
     """Call the kernel, which gives Python's lock free, on a thread for each of the arguments."""
-    others = [_pool(len(calls) - 1).submit(kernel, *call) for call in calls[1:]]
+    others = [_pool(len(calls) - 1, os.getpid()).submit(kernel, *call) for call in calls[1:]]
     kernel(*calls[0])
     for other in others:
         other.result()
@@ -311,5 +312,6 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: one that was forked off has none of its parent's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="dist_sparse-kernel")

@@ -1,0 +1,76 @@
+"""The kernels' library: compiled once, made anew where it is damaged, and one line where it cannot be had."""
+
+from pathlib import Path
+
+import pytest
+
+from dist_sparse.execution.compiling import NoKernels, compiled
+from dist_sparse.execution.kernels import Kernels
+
+QUICK = ("-O0",)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for one that cannot compile."""
+    path = folder / "cxx"
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n{script}\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+def test_a_library_is_kept_and_one_that_is_damaged_made_anew(cache: Path) -> None:
+    path = compiled(QUICK)
+    assert path.parent == cache / "dist_sparse"
+    made, whole = path.stat().st_mtime_ns, path.read_bytes()
+    assert compiled(QUICK) == path and path.stat().st_mtime_ns == made
+    for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"?"):
+        other = path.with_suffix(".other")  # and not in place, for this process has loaded the one that is there
+        other.write_bytes(damaged)
+        other.replace(path)
+        assert compiled(QUICK) == path
+        Kernels(path)
+    path.with_suffix(".sum").unlink()
+    Kernels(compiled(QUICK))
+    assert {each.suffix for each in path.parent.iterdir()} == {".so", ".sum"}
+
+
+def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoKernels, match=r"^there is no C\+\+ compiler \(no-such-compiler; CXX names another\)$"):
+        compiled()
+
+
+ERROR = "k.cpp:1: error: no such vector"
+
+
+@pytest.mark.parametrize(("script", "said"), [(f"echo '{ERROR}' >&2; exit 1", ERROR), ("exit 1", "?")])
+def test_a_compiler_that_fails(cache: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> None:
+    compiler(cache, script, monkeypatch)
+    with pytest.raises(NoKernels) as caught:
+        compiled()
+    assert str(caught.value) == f"{cache}/cxx cannot compile the kernels: {said}"
+
+
+def test_a_compiler_that_makes_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(cache, "exit 0", monkeypatch)
+    with pytest.raises(NoKernels):
+        compiled()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(NoKernels, match=r"/file/dist_sparse cannot be written: Not a directory \(XDG_CACHE_HOME names"):
+        compiled()
+
+
+def test_what_is_no_library(tmp_path: Path) -> None:
+    (tmp_path / "k.so").write_bytes(b"not one")
+    with pytest.raises(NoKernels, match="cannot be loaded"):
+        Kernels(tmp_path / "k.so")
