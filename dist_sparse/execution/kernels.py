@@ -96,7 +96,7 @@ _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
     "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
     "norm_gradient_sums": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 4),
-    "norm_gradient_apply": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 5),
+    "norm_gradient_apply": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 6),
 }
 
 
@@ -192,11 +192,11 @@ class Kernels:
         return self._channel_sums("norm_gradient_sums", images, (*pointers, means.data_ptr()), relu=out is not None)
 
     def gradient_of_norm(
-        self, gradient: Tensor, images: Tensor, out: Tensor | None, factors: tuple[Tensor, Tensor, Tensor]
+        self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor, factors: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """``gradient * factors[0] + images * factors[1] + factors[2]`` by channel; ``out`` as in :meth:`gradient_sums`."""
+        """``gradient * factors[0] + (images - mean) * factors[1] + factors[2]`` by channel; ``out`` as in :meth:`gradient_sums`."""
         made, pointers = _like(images), _gradient_pointers(gradient, images, out)
-        typed = [each.to(images.dtype) for each in factors]
+        typed = [each.to(images.dtype) for each in (mean, *factors)]
         pointers = (*pointers, *(each.data_ptr() for each in typed), made.data_ptr())
         parts = _planes(images, relu=out is not None)
         _run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])

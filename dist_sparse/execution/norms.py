@@ -43,8 +43,8 @@ class _BatchNorm(torch.autograd.Function):
         scale = weight.double() * inverse
         count = images.numel() // len(mean)
         by_images = -scale * inverse.square() * products / count if ctx.of_batch else torch.zeros_like(mean)
-        constant = -scale * sums / count - by_images * mean if ctx.of_batch else torch.zeros_like(mean)
-        of_images = ctx.kernels.gradient_of_norm(gradient, images, kept, (scale, by_images, constant))
+        constant = -scale * sums / count if ctx.of_batch else torch.zeros_like(mean)
+        of_images = ctx.kernels.gradient_of_norm(gradient, images, kept, mean, (scale, by_images, constant))
         return None, of_images, (products * inverse).to(weight.dtype), sums.to(weight.dtype), None, None, None
 
 

@@ -48,13 +48,22 @@ def test_results_and_gradients_are_torch_s(
     out.backward(innermost(gradient.to(dtype)))
     expected.backward(gradient)
     assert is_innermost(out)
-    pairs = [(out.detach(), expected.detach()), *((mine.grad, its.grad) for mine, its in zip(ours, torchs, strict=True))]
+    check_close(dtype, out.detach(), expected.detach())
+    mean, variance = used
+    for mine, its in zip(ours[1:], torchs[1:], strict=True):
+        check_close(dtype, mine.grad, its.grad)
     if statistics is None:
-        pairs += [(used[0], torchs[0].detach().mean((0, 2, 3))), (used[1], torchs[0].detach().var((0, 2, 3), correction=0))]
-    for mine, its in pairs:
-        assert mine is not None and its is not None and mine.shape == its.shape
-        scale = max(float(its.detach().norm()), its.numel() ** 0.5)
-        assert float((mine.double() - its).norm()) <= TOLERANCE[dtype] * scale
+        check_close(dtype, mean, torchs[0].detach().mean((0, 2, 3)))
+        check_close(dtype, variance, torchs[0].detach().var((0, 2, 3), correction=0))
+    factor = (torchs[1] / (variance + 1e-5).sqrt()).detach()[:, None, None]
+    check_close(dtype, ours[0].grad, torchs[0].grad, terms=float((gradient * factor).norm()))
+
+
+def check_close(dtype: torch.dtype, ours: Tensor | None, torchs: Tensor | None, terms: float = 0.0) -> None:
+    """``terms``: the norm of what was added up, where sums may cancel."""
+    assert ours is not None and torchs is not None and ours.shape == torchs.shape
+    scale = max(float(torchs.norm()), torchs.numel() ** 0.5, terms)
+    assert float((ours.double() - torchs).norm()) <= TOLERANCE[dtype] * scale
 
 
 def reference(images: Tensor, weight: Tensor, bias: Tensor, *, statistics: Tensor | None, relu: bool) -> Tensor:

@@ -123,9 +123,9 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
     norm_gradient_sums(*plane, gradient, gradient_step, x, step, out, means, sums, products);                                 \
   }                                                                                                                           \
   extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const T* gradient, int64_t gradient_step, const T* x,      \
-                                               int64_t step, const T* out, const T* by_gradient, const T* by_x,               \
-                                               const T* constants, T* x_gradient) {                                           \
-    norm_gradient_apply(*plane, gradient, gradient_step, x, step, out, by_gradient, by_x, constants, x_gradient);             \
+                                               int64_t step, const T* out, const T* means, const T* by_gradient,              \
+                                               const T* by_x, const T* constants, T* x_gradient) {                            \
+    norm_gradient_apply(*plane, gradient, gradient_step, x, step, out, means, by_gradient, by_x, constants, x_gradient);      \
   }
 
 EXPORT(float, f32)

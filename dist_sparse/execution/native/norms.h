@@ -147,22 +147,24 @@ void norm_gradient_sums(const Plane& plane, const T* gradient, int64_t gradient_
   gathered.flush();
 }
 
-// x_gradient = gradient * by_gradient + x * by_x + constant, the gradient as above.
+// x_gradient = gradient * by_gradient + (x - mean) * by_x + constant, the gradient as above.
 template <class T>
 void norm_gradient_apply(const Plane& plane, const T* gradient, int64_t gradient_step, const T* x, int64_t row_step, const T* out,
-                         const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {
+                         const T* means, const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {
   const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
   each_position(plane, [&](int64_t row, int64_t at) {
     each_channel(plane, [&](int channel, auto lanes, int64_t place) {
       using L = Lanes<T, decltype(lanes)::value>;
       using V = typename L::V;
-      const V first = splat<V>(by_gradient[channel]), second = splat<V>(by_x[channel]), constant = splat<V>(constants[channel]);
+      const V mean = splat<V>(means[channel]), constant = splat<V>(constants[channel]);
+      const V first = splat<V>(by_gradient[channel]), second = splat<V>(by_x[channel]);
 #pragma GCC unroll 8
       for (int v = 0; v < L::count; v++) {
         const int64_t where = at + place + v * L::width;
         V value = load<V>(gradient + row * gradient_step + where);
         if (plane.relu) value = load<V>(out + row * row_length + where) > V{} ? value : V{};
-        store(x_gradient + row * row_length + where, value * first + (load<V>(x + row * row_step + where) * second + constant));
+        const V centered = load<V>(x + row * row_step + where) - mean;
+        store(x_gradient + row * row_length + where, value * first + (centered * second + constant));
       }
     });
   });
