@@ -28,6 +28,7 @@ from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
+from dist_sparse.executing import execution_of
 from dist_sparse.guards import check_course, check_training_mode
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
@@ -242,6 +243,17 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         forgetting = parts.efficient.build(folder.path, ranks.device)
         loss = predictions = Predictions(loss)
     begun = begin(parts.plan)  # before an engine takes the model apart, as the moving average
+    execution = execution_of(
+        config,
+        parts.model,
+        plan=parts.plan,
+        masks=begun.masks,
+        precision=parts.precision,
+        info=parts.data.info,
+        clock=parts.clock,
+        world_size=ranks.world_size,
+        saved=state.get("execution") if state else None,
+    )
     ema = build_ema(config.train, parts.model)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
     with closed_on_failure(engine):
@@ -267,6 +279,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             scheduler=parts.scheduler,
             mixup=parts.mixup,
             ema=ema,
+            execution=execution,
             tracker=tracker,
             store=CheckpointStore(folder.checkpoints, config.checkpoint.keep),
             clock=parts.clock,

@@ -27,13 +27,14 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     "name", "output", "resume", "data.root", "data.download", "data.backend", "data.workers", "data.bad_images",
-    "train.eval_batch_size", "train.compile", "train.nan_limit", "engine.device", "engine.timeout", "engine.exchange",
+    "train.eval_batch_size", "train.compile", "train.nan_limit", "execution.*", "engine.device", "engine.timeout", "engine.exchange",
     "engine.deepspeed_config", "checkpoint.*", "tracking.*",
 )  # fmt: skip
 """Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
 
 CHANGES_ROUNDING = (
-    "data.backend", "train.eval_batch_size", "train.compile", "engine.device", "engine.exchange", "engine.deepspeed_config",
+    "data.backend", "train.eval_batch_size", "train.compile", "execution.compute", "engine.device", "engine.exchange",
+    "engine.deepspeed_config",
 )  # fmt: skip
 """Those of them after which results agree with the uninterrupted run's up to rounding only."""
 

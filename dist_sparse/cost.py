@@ -34,6 +34,11 @@ class Cost:
         rows = [replace(row, active=counts[row.name], density=counts[row.name] / row.weights) for row in self.rows]
         return replace(self, rows=rows)
 
+    def with_execution(self, ways: Mapping[str, str], gains: Mapping[str, float]) -> "Cost":
+        """The same with how masked layers are computed, and what each gains by it where that was measured."""
+        rows = [replace(row, computed=ways.get(row.name, ""), gain=gains.get(row.name)) for row in self.rows]
+        return replace(self, rows=rows)
+
     def table(self) -> str:
         """The table of layers with its totals."""
         return layer_table(self.rows, self.parameters)

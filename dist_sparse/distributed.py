@@ -99,6 +99,11 @@ def world_size() -> int:
     return dist.get_world_size()
 
 
+def is_first() -> bool:
+    """Whether this is the first rank."""
+    return dist.get_rank() == 0
+
+
 def stop(*, failed: bool = False) -> None:
     """Leave the group.
 

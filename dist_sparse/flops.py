@@ -95,7 +95,11 @@ def training_cost(forward: float, weight_gradients: float) -> float:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A line of :func:`layer_table`. ``density`` is a fraction, ``active`` counts weights, ``macs`` are the dense layer's."""
+    """A line of :func:`layer_table`. ``density`` is a fraction, ``active`` counts weights, ``macs`` are the dense layer's.
+
+    Where it is known, ``computed`` is the way in which the layer is computed, and ``gain`` how many times as long its dense
+    training step takes.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -103,6 +107,8 @@ class LayerRow:
     structure: str
     active: int
     macs: int
+    computed: str = ""
+    gain: float | None = None
 
     @property
     def weights(self) -> int:
@@ -110,24 +116,33 @@ class LayerRow:
 
     def cells(self) -> tuple[str, ...]:
         shape, cost = "x".join(map(str, self.shape)), self.macs * self.density / 1e6
-        return self.name, shape, self.structure, f"{self.density:.4f}", f"{self.active:,}", f"{self.weights:,}", f"{cost:,.2f}"
+        counts = f"{self.active:,}", f"{self.weights:,}", f"{cost:,.2f}"
+        gain = "-" if self.gain is None else f"x{self.gain:.2f}"
+        return self.name, shape, self.structure, f"{self.density:.4f}", *counts, self.computed or "-", gain
 
 
-_WIDTH = 100
-_HEADER = ("layer", "shape", "structure", "density", "active", "weights", "MMACs")
+_WIDTH, _WIDER = 100, 120
+_HEADER = ("layer", "shape", "structure", "density", "active", "weights", "MMACs", "computed", "gain")
+_ALIGNED = "<<<>>>><>"
+_PLAIN = 7
+"""So many columns there are where nothing is known of how layers are computed."""
 
 
 def layer_table(rows: Sequence[LayerRow], total_parameters: int) -> str:
-    """A text table of the layers, at most 100 columns wide, with the network's parameters and FLOPs, sparse of dense.
+    """A text table of the layers, with the network's parameters and FLOPs, sparse of dense.
+
+    It is at most 100 columns wide, or 120 where it tells how layers are computed.
 
     Args:
         rows: every convolution and linear layer; ``structure`` is "-" where a layer has no mask.
         total_parameters: of the dense network, norms and biases included.
     """
-    cells = [_HEADER, *(row.cells() for row in rows)]
+    known = any(row.computed for row in rows)
+    shown = len(_HEADER) if known else _PLAIN
+    cells = [line[:shown] for line in (_HEADER, *(row.cells() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    name_width = min(widths[0], _WIDTH - sum(widths[1:]) - 2 * len(widths[1:]))
-    template = f"{{:<{name_width}}}" + "".join(f"  {{:{'<<>>>>'[i]}{width}}}" for i, width in enumerate(widths[1:]))
+    name_width = min(widths[0], (_WIDER if known else _WIDTH) - sum(widths[1:]) - 2 * len(widths[1:]))
+    template = f"{{:<{name_width}}}" + "".join(f"  {{:{_ALIGNED[i]}{width}}}" for i, width in enumerate(widths) if i)
     header, *lines = [template.format(_shortened(name, name_width), *others) for name, *others in cells]
     rule = "-" * len(header)
     active = total_parameters - sum(row.weights - row.active for row in rows)

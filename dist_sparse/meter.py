@@ -22,7 +22,7 @@ class Meter:
         self._loss_before = self._loss.clone()
         """At the end of the last step."""
         self._undone = False
-        self._images = 0
+        self._images, self._steps = 0, 0
         self._since = time.perf_counter()
 
     def add(self, loss: Tensor, images: int) -> None:
@@ -34,6 +34,7 @@ class Meter:
     def end_step(self, *, undone: bool) -> None:
         """After the last micro-batch of a step. One that was ``undone`` leaves no loss in the mean that is not finite."""
         self._undone = undone
+        self._steps += 1
         if undone:
             self._loss = torch.where(self._loss[0].isfinite(), self._loss, self._loss_before)
         self._loss_before = self._loss.clone()
@@ -47,14 +48,19 @@ class Meter:
         return self.bad_losses() > 0 and not self._undone
 
     def read(self) -> dict[str, float]:
-        """``train/loss`` and ``time/images_per_second`` over all ranks since the last reading. Collective."""
+        """Loss, images a second over all ranks, and seconds a step, since the last reading. Collective."""
         total, count = sum_over_ranks(self._loss.clone()).tolist()
         seconds = time.perf_counter() - self._since
         speed = self._images * self._ranks.world_size / seconds
         self._loss.zero_()
         self._loss_before.zero_()
-        self._images, self._since = 0, time.perf_counter()
-        return {"train/loss": total / count if count else math.nan, "time/images_per_second": speed}
+        per_step = seconds / max(self._steps, 1)
+        self._images, self._steps, self._since = 0, 0, time.perf_counter()
+        return {
+            "train/loss": total / count if count else math.nan,
+            "time/images_per_second": speed,
+            "time/seconds_per_step": per_step,
+        }
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -74,3 +80,12 @@ class Meter:
             self._loss.copy_(rows[self._ranks.rank])
         elif self._ranks.is_first:
             self._loss.copy_(rows.sum(0))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: allocated on a CUDA device, resident of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -100,7 +100,7 @@ def _train_in(
             folder.forget_preemption()
     with peers.watched():
         trainer, cost = _prepare(config, folder, ranks, typed)
-    trainer.stop, trainer.hooks = stop, hooks
+    trainer.stop, trainer.hooks, trainer.cost = stop, hooks, cost
     with contextlib.closing(trainer.data):
         return _fit(trainer, cost, folder)
 
@@ -149,7 +149,11 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
                 _take_folder(folder, config)
         if checkpoint:
             _settle_best(trainer, checkpoint)
-        _tell(ranks, _with_masks(cost, trainer).table())
+        execution, forward_masks = trainer.execution, trainer.method.networks()[-1].masks
+        ways = execution.ways(forward_masks) if execution.current else {}
+        _tell(ranks, _with_masks(cost, trainer).with_execution(ways, execution.gains(forward_masks)).table())
+        if line := execution.describe(forward_masks):
+            _tell(ranks, line)
         masks = trainer.method.gradient_masks(trainer.progress.step + 1)
         if ranks.world_size > 1 and (line := trainer.engine.describe_exchange(masks)):
             _tell(ranks, line)
@@ -270,6 +274,9 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         **cost.summary(),
         "inference_flops_relative": cost.flops / cost.dense_flops,
         "train_flops_relative": progress.training_cost(cost),
+        "flops_saved": progress.flops_saved(cost),
+        "sparse_layers": trainer.execution.sparse_layers(trainer.method.networks()[-1].masks),
+        "seconds_per_step": progress.seconds_per_step or None,
         "steps": progress.steps_made,
         "wall_seconds": progress.seconds,
         "last_checkpoint": trainer.store.path(progress.step).name if reason == FINISHED else None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dist_sparse.engines.base import Engine
+from dist_sparse.execution.execution import Execution
 from dist_sparse.finite import Undoing
 from dist_sparse.sparsity.methods.base import Decision, Method
 
@@ -23,6 +24,7 @@ class TrainStep:
 
         method.before_forward(step)
         undoing.begin(step)                                # with the first micro-batch only
+        execution.use(method.masks, method.gradient_masks(step))
         engine.forward_backward(images, targets, method.gradient_masks(step))
 
     At the engine's step boundary, where the gradients are averaged over ranks, :meth:`optimizer_step` ends the step::
@@ -36,8 +38,9 @@ class TrainStep:
             method.after_step(step)                        # inactive weights and their optimizer state are 0 again
     """
 
-    def __init__(self, engine: Engine, method: Method) -> None:
-        self._engine, self._method = engine, method
+    def __init__(self, engine: Engine, method: Method, execution: Execution | None = None) -> None:
+        """``execution``: of the engine's model; by default it is dense."""
+        self._engine, self._method, self._execution = engine, method, execution or Execution()
         self._begun = False
         self.undoing = Undoing(engine, method)
 
@@ -47,7 +50,9 @@ class TrainStep:
         if not self._begun:
             self.undoing.begin(step)
             self._begun = True
-        return self._engine.forward_backward(images, targets, self._method.gradient_masks(step))
+        gradient_masks = self._method.gradient_masks(step)
+        self._execution.use(self._method.masks, gradient_masks)
+        return self._engine.forward_backward(images, targets, gradient_masks)
 
     def optimizer_step(self, step: int) -> Outcome:
         """End step ``step`` once its last micro-batch has run. Collective."""

@@ -16,6 +16,7 @@ from torch import nn
 from dist_sparse import saving, validation
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, to_flat
+from dist_sparse.cost import Cost
 from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
@@ -23,8 +24,9 @@ from dist_sparse.distributed import Ranks, copy_first_rank
 from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
+from dist_sparse.execution.execution import Execution
 from dist_sparse.finite import Soundness
-from dist_sparse.meter import Meter
+from dist_sparse.meter import Meter, peak_memory
 from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.preemption import CommonStop, StopAsked
 from dist_sparse.progress import Progress
@@ -68,6 +70,7 @@ class Trainer:
     scheduler: Scheduler
     mixup: SeededMixup | None
     ema: ModelEmaV3 | None
+    execution: Execution
     tracker: Tracker
     store: CheckpointStore
     clock: Clock
@@ -75,6 +78,8 @@ class Trainer:
     predictions: Predictions | None = None
     """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
+    cost: Cost | None = None
+    """Of the network, where somebody wants to know what is saved."""
     stop: CommonStop = dataclasses.field(default_factory=CommonStop)
     hooks: Sequence[Hook] = ()
 
@@ -85,7 +90,7 @@ class Trainer:
         self._check_loss_every = min(train.nan_limit, self.config.tracking.log_every)
         self._meter = Meter(self.ranks)
         self._verified = -1  # the step at which ranks were found to agree
-        self._step = TrainStep(self.engine, self.method)
+        self._step = TrainStep(self.engine, self.method, self.execution)
         self._soundness = Soundness(self.engine)
 
     def fit(self) -> Progress:
@@ -148,7 +153,7 @@ class Trainer:
         self._call_hooks(Moment.GRADIENTS_READY)
         torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
         progress = self.progress
-        progress.add_densities(self.method.masks, self.method.gradient_masks(step))
+        progress.add_densities(self.method.masks, self.method.gradient_masks(step), self.execution)
         outcome = self._step.optimizer_step(step)
         if outcome.decision.updates_masks:
             self._mask_average()
@@ -185,9 +190,17 @@ class Trainer:
         if decision.updates_masks:
             self._log_update(step)
         if _due(tracking.log_every, previous, step) or last:
-            self._log({**self._meter.read(), "train/lr": learning_rate, "memory/peak_bytes": _peak_memory(self.ranks.device)})
+            self._log_training(learning_rate)
         self.progress.validation_pending = self._validation_due(step)
         self._finish_step(save=last or _due(self._checkpoint_every, previous, step))
+
+    def _log_training(self, learning_rate: float) -> None:
+        values = self._meter.read()
+        self.progress.seconds_per_step = values["time/seconds_per_step"]
+        if self.cost is not None:
+            values["execution/flops_saved"] = self.progress.flops_saved(self.cost)
+        values["execution/sparse_layers"] = self.execution.sparse_layers(self.method.masks)
+        self._log({**values, "train/lr": learning_rate, "memory/peak_bytes": peak_memory(self.ranks.device)})
 
     def _finish_step(self, *, save: bool) -> None:
         """Validate if it is due, and save if that or the accuracy is a reason; but first of all stop if asked to.
@@ -232,6 +245,7 @@ class Trainer:
         values, top1 = {}, 0.0
         networks = self.method.networks()
         for network in networks:
+            self.execution.use(network.masks, network.masks)
             with network.applied(), self.engine.full_parameters():
                 self.engine.synchronise_buffers()
                 replicas.verify(replicas.of_network(self.engine.model), self.ranks.device)
@@ -311,6 +325,7 @@ class Trainer:
             "forgetting": self.forgetting.state_dict() if self.forgetting else None,
             "progress": dataclasses.asdict(self.progress),
             "config": to_flat(self.config),
+            "execution": self.execution.state_dict(),
             "data": dataclasses.asdict(self.data.info),
             "world_size": self.ranks.world_size,
             "wandb_id": self.tracker.wandb_id,
@@ -332,12 +347,3 @@ class Trainer:
 def _due(every: int, previous: int, step: int) -> bool:
     """A multiple of ``every`` lies after ``previous`` and up to ``step`` (which need not be neighbours)."""
     return step // every > previous // every
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: allocated on a CUDA device, resident of the process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

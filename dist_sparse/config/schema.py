@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from dist_sparse.config.data import DataConfig
 from dist_sparse.config.duration import Duration, Interval, Length
 from dist_sparse.config.engine import EngineConfig
+from dist_sparse.config.execution import ExecutionConfig
 from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, LeastRate, NonNegative, Positive, Rate
 from dist_sparse.config.paths import AnyPath
 from dist_sparse.config.sparsity import SparsityConfig
@@ -183,6 +184,8 @@ class Config:
     """Learning rate over time."""
     sparsity: SparsityConfig = SparsityConfig()
     """Masks."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """How masked layers are computed."""
     engine: EngineConfig = EngineConfig()
     """Processes and devices."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -65,8 +65,14 @@ def cache_folder() -> Path:
 
 def _digest(program: str, flags: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for part in (version_of(program), processor(), *flags):
+    for part in (version_of(program), processor(), *flags, sources_digest()):
         digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def sources_digest() -> str:
+    """Another one for other kernels."""
+    digest = hashlib.blake2b(digest_size=8)
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,6 +1,6 @@
 """A convolution by active weights as an operation of autograd, on ordinary tensors."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ class Products(Protocol):
     """A mask's products in one geometry: :class:`.unstructured.Unstructured`, :class:`.row_groups.RowGroups`."""
 
     geometry: Geometry
-    positions: Tensor
-    """Where the values lie in the flattened weight, of any shape; those of inactive weights are 0."""
+    @property
+    def positions(self) -> Tensor:
+        """Where the values lie in the flattened weight, of any shape; those of inactive weights are 0."""
+        ...
 
     def forward(self, source: Tensor, values: Tensor) -> Tensor: ...
 
@@ -23,12 +25,20 @@ class Products(Protocol):
     def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor: ...
 
 
+class StepProducts(NamedTuple):
+    """The products of a step: of the weights that are not 0, and of those whose gradients are computed."""
+
+    forward: Products
+    weights: Products
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, products: Products) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
+        products = pair.forward
         source = padded(innermost(images), *((pad, pad) for pad in products.geometry.padding))
-        values = _flat(weight).index_select(0, products.positions.view(-1)).view(products.positions.shape)
-        ctx.products, ctx.weight_shape = products, weight.shape
+        values = _as_it_lies(weight.detach()).index_select(0, products.positions.view(-1)).view(products.positions.shape)
+        ctx.pair, ctx.weight_shape, ctx.weight_stride = pair, weight.shape, weight.stride()
         ctx.save_for_backward(source, values)
         return products.forward(source, values)
 
@@ -36,25 +46,25 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         source, values = ctx.saved_tensors
-        products, of_images, of_weight = ctx.products, None, None
+        pair, of_images, of_weight = ctx.pair, None, None
         gradient = innermost(gradient)
         if ctx.needs_input_grad[0]:
-            of_images = products.backward_input(gradient, values)
+            of_images = pair.forward.backward_input(gradient, values)
         if ctx.needs_input_grad[1]:
-            of_values = products.backward_weights(source, gradient)
-            of_weight = values.new_zeros(ctx.weight_shape)
-            of_weight.view(-1).scatter_(0, products.positions.view(-1), of_values.view(-1))
+            of_values = pair.weights.backward_weights(source, gradient)
+            of_weight = values.new_empty_strided(ctx.weight_shape, ctx.weight_stride).zero_()
+            _as_it_lies(of_weight).scatter_(0, pair.weights.positions.view(-1), of_values.view(-1))
         return of_images, of_weight, None
 
 
-def convolve(images: Tensor, weight: Tensor, products: Products) -> Tensor:
+def convolve(images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
     """The convolution of images [N, in, H, W] of any memory format; the result has its samples innermost.
 
-    The gradient of the weight is that of the active weights, and of others of a row group; elsewhere it is 0.
+    The gradient of the weight is 0 where ``pair.weights`` have no products.
     """
-    return _Convolution.apply(images, weight, products)  # pyright: ignore[reportReturnType]
+    return _Convolution.apply(images, weight, pair)  # pyright: ignore[reportReturnType]
 
 
-def _flat(weight: Tensor) -> Tensor:
-    """A weight's numbers in the order [out, in, height, width], whatever its memory format."""
-    return weight.detach().reshape(-1)
+def _as_it_lies(weight: Tensor) -> Tensor:
+    """A weight's numbers in the order of its memory, which is contiguous or has its channels last."""
+    return weight.view(-1) if weight.is_contiguous() else weight.permute(0, 2, 3, 1).view(-1)

@@ -6,21 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_sparse.execution.convolution import Products, convolve
+from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry, is_innermost
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.norms import batch_norm
 
-MakeProducts = Callable[[Geometry], Products]
+SparseLayer = nn.Conv2d
+"""What :func:`qualifies`."""
+
+MakeProducts = Callable[[Geometry], StepProducts | None]
 
 
 class SparseConv2d(nn.Conv2d):
-    """A convolution by its active weights."""
+    """A convolution by its active weights; dense where there are no products for them, and on other devices."""
 
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
-        out = convolve(input, self.weight, self.products_of(geometry_of(self, input)))
+        if input.device.type != "cpu" or (pair := self.products_of(geometry_of(self, input.shape))) is None:
+            return super().forward(input)
+        out = convolve(input, self.weight, pair)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
@@ -34,8 +39,16 @@ def qualifies(module: nn.Module) -> bool:
     )
 
 
-def geometry_of(module: nn.Conv2d, images: Tensor) -> Geometry:
-    """The geometry in which a module that :func:`qualifies` sees images [N, C, H, W]."""
+def make_sparse(module: nn.Conv2d, products_of: MakeProducts) -> SparseConv2d:
+    """The same module, changed to compute by products."""
+    module.__class__ = SparseConv2d
+    assert isinstance(module, SparseConv2d)
+    module.products_of = products_of
+    return module
+
+
+def geometry_of(module: nn.Conv2d, images: torch.Size) -> Geometry:
+    """The geometry in which a module that :func:`qualifies` sees images [N, C, H, W] of a shape."""
     assert not isinstance(module.padding, str)
     return Geometry(
         channels_in=module.in_channels,
@@ -44,8 +57,8 @@ def geometry_of(module: nn.Conv2d, images: Tensor) -> Geometry:
         stride=(module.stride[0], module.stride[1]),
         padding=(module.padding[0], module.padding[1]),
         dilation=(module.dilation[0], module.dilation[1]),
-        size=(images.shape[2], images.shape[3]),
-        samples=images.shape[0],
+        size=(images[2], images[3]),
+        samples=images[0],
     )
 
 

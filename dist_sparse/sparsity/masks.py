@@ -43,6 +43,10 @@ class Masks:
         """Layer names in the model's order."""
         return tuple(self._multipliers)
 
+    def shape(self, name: str) -> torch.Size:
+        """The shape of a layer's weight."""
+        return self._multipliers[name].shape
+
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks for some layers or all; they count as explored."""
         self.version += 1

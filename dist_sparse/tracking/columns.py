@@ -18,6 +18,9 @@ COLUMNS = (
     "sparsity/changed",
     "sparsity/exploration",
     "time/images_per_second",
+    "time/seconds_per_step",
+    "execution/flops_saved",
+    "execution/sparse_layers",
     "memory/peak_bytes",
 )
 """The logged names, and the columns of metrics.csv after step and epoch."""

@@ -122,4 +122,4 @@ def _summary(folder: Path) -> dict[str, Any]:
         summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError) as error:
         return {"cannot be read": str(error)}
-    return {key: value for key, value in summary.items() if key != "wall_seconds"}
+    return {key: value for key, value in summary.items() if key not in ("wall_seconds", "seconds_per_step")}

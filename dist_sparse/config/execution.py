@@ -1,0 +1,18 @@
+"""The section `execution` of a configuration: how masked layers are computed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dist_sparse.config.numbers import STRICT
+
+Compute = Literal["auto", "dense", "sparse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    __pydantic_config__ = STRICT
+
+    compute: Compute = "auto"
+    """How masked layers are multiplied. auto: on the CPU each is measured at its size, once for a machine, and has its fastest
+    way, if the network gains by it; dense: all weights are multiplied, zeros too; sparse: whatever can be by active weights
+    alone, faster or not."""

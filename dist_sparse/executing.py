@@ -1,0 +1,104 @@
+"""The execution of a run: what its configuration, its method and its device allow, and what is to be expected of its masks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_sparse.config import Config
+from dist_sparse.data.batch import DataInfo
+from dist_sparse.data.clock import Clock
+from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.build import build_execution
+from dist_sparse.execution.execution import Execution
+from dist_sparse.execution.setting import Setting
+from dist_sparse.guards import steps_made
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.forecast import Forecast
+from dist_sparse.sparsity.methods.plan import Plan
+from dist_sparse.tracking import say
+
+
+def execution_of(
+    config: Config,
+    model: nn.Module,
+    *,
+    plan: Plan,
+    masks: Masks,
+    precision: Precision,
+    info: DataInfo,
+    clock: Clock,
+    world_size: int,
+    saved: Mapping[str, Any] | None,
+) -> Execution:
+    """Prepare ``model`` for the execution that ``config`` asks for. Collective.
+
+    Raises:
+        UserError: it asks for one that cannot be had.
+    """
+    if config.execution.compute == "dense" or not len(masks):
+        return Execution()
+    forecast = plan.forecast(steps_made(clock))
+    batch = config.train.batch_size // (world_size * config.train.accumulation)
+    images = precision.place_images(torch.rand(batch, info.channels, info.image_size, info.image_size, device=precision.device))
+
+    def step() -> None:
+        with precision.autocast():
+            out = model(images)
+        out.float().square().mean().backward()
+
+    setting = Setting(
+        compute=config.execution.compute,
+        channels_last=config.train.channels_last,
+        precision=config.train.precision,
+        images=images,
+        step=step,
+        impossible=_impossible(config, precision.device),
+        pointless=_pointless(forecast, len(steps_made(clock))),
+        densities=expected_densities(forecast),
+        final_masks=lambda: _final_masks(plan, masks, forecast),
+        tell=say,
+    )
+    return build_execution(setting, model, masks, saved)
+
+
+def _impossible(config: Config, device: torch.device) -> str:
+    """Why no layer can be computed sparsely."""
+    if device.type != "cpu":
+        return f"there are no sparse kernels for {device.type.upper()} yet"
+    if config.train.precision == "fp16":
+        return "train.precision=fp16 scales losses beyond what its kernels, of fp32 and fp64, are tested for"
+    if config.train.compile:
+        return "train.compile=true compiles layers that multiply by all weights"
+    return ""
+
+
+def _pointless(forecast: Forecast, steps: int) -> str:
+    """Why nothing can be gained."""
+    if forecast.chosen_every_step:
+        return "the masks are chosen anew at every step"
+    if len(forecast.dense_gradient_steps) > steps / 2:
+        return "the method needs the gradients of all weights at most steps"
+    return ""
+
+
+def expected_densities(forecast: Forecast) -> Sequence[Mapping[str, float]]:
+    """The densities of layers during a run: those at the end first, then those at the beginning, then what lies between."""
+    networks = forecast.networks
+    ends = [network.updates[-1].densities if network.updates else network.initial for network in networks]
+    between = [update.densities for network in networks for update in network.updates[:-1]]
+    return [*reversed(ends), *(network.initial for network in networks), *between]
+
+
+def _final_masks(plan: Plan, masks: Masks, forecast: Forecast) -> Mapping[str, Tensor]:
+    """Random masks at the run's last densities; the first masks where densities stay."""
+    context, final = plan.context, expected_densities(forecast)[0]
+    if final == forecast.networks[-1].initial:
+        return {name: masks[name] for name in masks.names}
+    units = {}
+    for name, shape in context.shapes.items():
+        sets, most, size = context.structure.counts(shape)
+        units[name] = min(most, max(1, round(final[name] * shape.numel() / (sets * size))))
+    mask = context.random_masks(units)
+    return {name: mask(name) for name in context.shapes}

@@ -1,0 +1,122 @@
+"""Which way each layer is computed: the fastest by what was measured, and all densely where the whole network gains nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dist_sparse.execution.costs import Cost, Costs
+from dist_sparse.execution.current import Chosen
+from dist_sparse.execution.layers import Layer
+from dist_sparse.execution.passes import Choice
+from dist_sparse.execution.ways import DENSE, WAYS, LayerMask
+
+_WORTHWHILE = 0.95
+"""A network is computed sparsely if its step is expected to take at most this share of the dense one's."""
+
+_WASTE = 2.5
+"""A way that computes this many times the products of another is not measured: no rate makes up for it."""
+
+_FILL = 0.6
+"""Where nothing is measured, row groups are taken if at least this share of their products is with active weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCost:
+    """Seconds of a training step of the whole network."""
+
+    dense: float
+    rest: float
+    """Of a sparse step, all but the layers that have a choice."""
+
+
+def sparse_key(layer: Layer, way: str) -> str:
+    """What the cost of a layer in a way is kept under, but for its load."""
+    return f"{way}: {layer.key}"
+
+
+def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
+    """What a dense layer's cost is kept under."""
+    return f"{DENSE}{' within' if within else ''}{' channels last' if channels_last else ''}: {layer.key}"
+
+
+def loads(layer: Layer, mask: LayerMask) -> dict[str, float]:
+    """The load of each way that can compute a layer and is worth a thought."""
+    return _worthwhile({name: way.load(mask) for name, way in WAYS.items() if way.takes(layer.shape)})
+
+
+def loads_at(layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
+    """As :func:`loads`, to expect at another density of a mask that is made as ``like`` is."""
+    return _worthwhile({name: way.load_at(density, like) for name, way in WAYS.items() if way.takes(layer.shape)})
+
+
+def _worthwhile(found: dict[str, float]) -> dict[str, float]:
+    least = max(min(found.values()), 1e-6)
+    return {name: load for name, load in found.items() if load <= least * _WASTE}
+
+
+class Fastest:
+    """Chooses by costs."""
+
+    def __init__(self, layers: Mapping[str, Layer], costs: Costs, *, channels_last: bool, network: NetworkCost | None) -> None:
+        """``network`` is None while it is measured: then each layer has its fastest way."""
+        self._layers, self._costs, self._network, self._channels_last = layers, costs, network, channels_last
+
+    def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
+        chosen, seconds = self.each(masks)
+        network = self._network
+        if network is not None and network.rest + seconds > _WORTHWHILE * network.dense:
+            return {}
+        return chosen
+
+    def each(self, masks: Mapping[str, LayerMask]) -> tuple[dict[str, Chosen], float]:
+        """Each layer's fastest way, dense ones left out, and the seconds of all layers together."""
+        chosen, total = {}, 0.0
+        for name, layer in self._layers.items():
+            best, cost = self._best(layer, masks[name])
+            total += cost.seconds if cost else 0.0
+            if best is not None:
+                chosen[name] = best
+        return chosen, total
+
+    def step_seconds(self, masks: Mapping[str, LayerMask]) -> tuple[float, float]:
+        """The expected time of a sparse step with these masks, and of a dense one."""
+        assert self._network is not None
+        return self._network.rest + self.each(masks)[1], self._network.dense
+
+    def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
+        """By layer that is not dense: how many times as long torch takes for it."""
+        gains = {}
+        for name in self(masks):
+            dense = self._costs.get(dense_key(self._layers[name], channels_last=self._channels_last, within=False))
+            cost = self._best(self._layers[name], masks[name])[1]
+            if dense is not None and cost is not None:
+                gains[name] = dense.seconds / cost.seconds
+        return gains
+
+    def _best(self, layer: Layer, mask: LayerMask) -> tuple[Chosen | None, Cost | None]:
+        """The fastest way, None for the dense one, and its cost if that is known."""
+        best, least = None, self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
+        for way, load in loads(layer, mask).items():
+            cost = self._costs.in_band(sparse_key(layer, way), load)
+            if cost is not None and (least is None or cost.seconds < least.seconds):
+                best, least = Chosen(way=way, choice=cost.choice, load=load), cost
+        return best, least
+
+
+class Sparsest:
+    """Computes every layer sparsely, and measures nothing."""
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
+
+    def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
+        return {name: self._choose(layer, masks[name]) for name, layer in self._layers.items()}
+
+    def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
+        """Nothing is known of them."""
+        return {}
+
+    def _choose(self, layer: Layer, mask: LayerMask) -> Chosen:
+        found = loads(layer, mask)
+        groups, least = found.get("row groups"), min(found.values())
+        way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
+        return Chosen(way=way, choice=Choice(), load=found[way])

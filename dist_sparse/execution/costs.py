@@ -1,0 +1,131 @@
+"""What computing layers costs on this machine, measured once and kept in a file."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_sparse.execution.compiling import cache_folder, processor, sources_digest
+from dist_sparse.execution.passes import Choice
+
+_LEAST = -14
+"""The lowest band: loads of 1/128 and below."""
+
+
+def band_of(load: float) -> int:
+    """The band of a load: loads of a band lie within a factor of the root of 2; 0 is a full layer."""
+    return 0 if load >= 1 else max(_LEAST, round(2 * math.log2(max(load, 2.0**-20))))
+
+
+def load_of(band: int) -> float:
+    """The load in the middle of a band."""
+    return 2 ** (band / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds of a forward and a backward pass together, and how the kernels went over the positions."""
+
+    seconds: float
+    choice: Choice = dataclasses.field(default_factory=Choice)
+
+
+class Costs:
+    """Costs by what was measured, a text."""
+
+    def __init__(self, costs: Mapping[str, Cost] | None = None) -> None:
+        self._costs = dict(costs or {})
+
+    def __len__(self) -> int:
+        return len(self._costs)
+
+    def get(self, key: str) -> Cost | None:
+        return self._costs.get(key)
+
+    def put(self, key: str, cost: Cost) -> None:
+        self._costs[key] = cost
+
+    def in_band(self, key: str, load: float) -> Cost | None:
+        """The cost in a load's band, or in the nearest one above that was measured, or below; None if none was."""
+        wanted = band_of(load)
+        for band in (*range(wanted, 1), *range(wanted - 1, _LEAST - 1, -1)):
+            if (cost := self._costs.get(with_band(key, band))) is not None:
+                return cost
+        return None
+
+    def only(self, parts: Sequence[str]) -> "Costs":
+        """Those whose key has one of these in it."""
+        return Costs({key: cost for key, cost in self._costs.items() if any(part in key for part in parts)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """In plain values."""
+        return {key: dataclasses.asdict(cost) for key, cost in self._costs.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Costs":
+        """From what :meth:`state_dict` has given.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such thing.
+        """
+        return cls({str(key): _cost(value) for key, value in state.items()})
+
+
+def with_band(key: str, band: int) -> str:
+    """The key of a cost that depends on the load."""
+    return f"{key} at {load_of(band):.4f}"
+
+
+def _cost(value: Mapping[str, Any]) -> Cost:
+    seconds = float(value["seconds"])
+    if not seconds > 0:
+        raise ValueError(f"{seconds} seconds")
+    return Cost(seconds=seconds, choice=Choice(**value["choice"]))
+
+
+def cache_path() -> Path:
+    """Where the costs of this machine are kept: by its processor, torch, kernels and threads."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (processor(), torch.__version__, sources_digest(), str(torch.get_num_threads())):
+        digest.update(part.encode())
+    return cache_folder() / f"costs-{digest.hexdigest()}.json"
+
+
+def read_cache() -> Costs:
+    """The costs that the cache holds; none if it is missing, damaged or of another version."""
+    try:
+        return Costs.from_state(json.loads(cache_path().read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Costs()
+
+
+def write_cache(costs: Costs) -> None:
+    """Keep costs beside those that are there. A folder that cannot be written is left alone: the cost is another measurement."""
+    path = cache_path()
+    state = {**read_cache().state_dict(), **costs.state_dict()}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as file:
+            json.dump(state, file)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Any]:
+    """A file that takes the place of another when it is whole: several processes may write."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,120 @@
+"""What a network's sparse layers compute by at the moment, and the products that were made for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from dist_sparse.execution.convolution import StepProducts, Products
+from dist_sparse.execution.geometry import Geometry
+from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.passes import Choice
+from dist_sparse.execution.ways import WAYS, LayerMask
+from dist_sparse.sparsity.masks import Masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """How a layer is computed, and what of it: ``load`` are the products computed, as a share of the dense layer's."""
+
+    way: str
+    choice: Choice
+    load: float
+
+
+Choose = Callable[[Mapping[str, LayerMask]], Mapping[str, Chosen]]
+"""Chooses how to compute layers with these masks; those that it leaves out are computed densely."""
+
+
+class Current:
+    """The masks of a forward pass, and those of the weights whose gradients its backward pass gives.
+
+    A network and its copies share one. Whoever runs the network calls :meth:`use` before.
+    """
+
+    def __init__(self, kernels: Kernels, masks: Masks, choose: Choose) -> None:
+        self.kernels, self._choose = kernels, choose
+        self.masks: Masks = masks
+        self.gradients: Masks | None = masks
+        self._chosen: WeakKeyDictionary[Masks, tuple[int, Mapping[str, Chosen]]] = WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: object) -> "Current":
+        return self
+
+    def use(self, masks: Masks, gradients: Masks | None) -> None:
+        """From now on inactive weights of ``masks`` are 0, and gradients outside of ``gradients`` are not needed.
+
+        ``gradients`` hold the ``masks``; None are all weights.
+        """
+        self.masks, self.gradients = masks, gradients
+
+    def chosen(self, masks: Masks | None = None) -> Mapping[str, Chosen]:
+        """How the layers that are not dense are computed with masks, by default those in use."""
+        masks = masks or self.masks
+        version, chosen = self._chosen.get(masks, (None, {}))
+        if version != masks.version:
+            chosen = self._choose(self.layer_masks(masks))
+            self._chosen[masks] = masks.version, chosen
+        return chosen
+
+    def layer_masks(self, masks: Masks) -> dict[str, LayerMask]:
+        """Each layer's mask."""
+        packed, active = masks.packed(), masks.active()
+        return {name: LayerMask(packed=packed[name], active=active[name], shape=masks.shape(name)) for name in masks.names}
+
+
+class LayerProducts:
+    """A layer's products by geometry, made anew once its masks have changed."""
+
+    def __init__(self, current: Current, name: str, *, channels_last: bool) -> None:
+        """``channels_last``: so the memory of the layer's weight [out, in, height, width] lies."""
+        self._current, self._name, self._channels_last = current, name, channels_last
+        self._made: WeakKeyDictionary[Masks, tuple[int, dict[Geometry, Products]]] = WeakKeyDictionary()
+        self._all: dict[Geometry, Products] = {}
+
+    def __deepcopy__(self, memo: object) -> "LayerProducts":
+        """A copy of the network has the same masks."""
+        return LayerProducts(self._current, self._name, channels_last=self._channels_last)
+
+    def __call__(self, geometry: Geometry) -> StepProducts | None:
+        """The products of now; None if the layer is computed densely."""
+        current = self._current
+        if (forward := self._of(current.masks, geometry)) is None:
+            return None
+        if current.gradients is current.masks or not torch.is_grad_enabled():
+            return StepProducts(forward, forward)
+        weights = None if current.gradients is None else self._of(current.gradients, geometry)
+        return StepProducts(forward, weights or self._of_all(geometry))
+
+    def _of(self, masks: Masks, geometry: Geometry) -> Products | None:
+        if (chosen := self._current.chosen(masks).get(self._name)) is None:
+            return None
+        version, made = self._made.get(masks, (None, {}))
+        if version != masks.version:
+            made = {}
+            self._made[masks] = masks.version, made
+        if geometry not in made:
+            made[geometry] = self._make(chosen, self._current.layer_masks(masks)[self._name], geometry)
+        return made[geometry]
+
+    def _of_all(self, geometry: Geometry) -> Products:
+        """The products of all weights."""
+        if geometry not in self._all:
+            mask = LayerMask.of(torch.ones(self._current.masks.shape(self._name), dtype=torch.bool))
+            way = next(name for name in reversed(WAYS) if WAYS[name].takes(mask.shape))
+            self._all[geometry] = self._make(Chosen(way=way, choice=Choice(), load=1.0), mask, geometry)
+        return self._all[geometry]
+
+    def _make(self, chosen: Chosen, mask: LayerMask, geometry: Geometry) -> Products:
+        products = WAYS[chosen.way].products(self._current.kernels, mask, geometry, chosen.choice)
+        if self._channels_last:
+            products.positions = channels_last_positions(products.positions, mask.shape)
+        return products
+
+
+def channels_last_positions(positions: Tensor, shape: torch.Size) -> Tensor:
+    """Where weights of [out, in, height, width] lie in memory whose channels are last, from where they are in that order."""
+    places = torch.arange(shape.numel(), dtype=positions.dtype).view(shape[0], *shape[2:], shape[1])
+    return places.permute(0, 3, 1, 2).reshape(-1)[positions.long()]

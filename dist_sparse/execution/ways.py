@@ -1,0 +1,117 @@
+"""The ways to compute a masked layer by its active weights. Another one is a file of its own and a line in :data:`WAYS`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Size, Tensor
+
+from dist_sparse.execution.convolution import Products
+from dist_sparse.execution.geometry import Geometry
+from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.passes import Choice
+from dist_sparse.execution.row_groups import GROUP, RowGroups, group_rows
+from dist_sparse.execution.unstructured import Unstructured
+from dist_sparse.sparsity import bits
+
+DENSE = "dense"
+"""The name of torch's own way, which multiplies by all weights: what a layer is computed in that takes no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMask:
+    """A layer's mask: its bits in the order of the weight's rows, and how many are set."""
+
+    packed: Tensor
+    active: int
+    shape: Size
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "LayerMask":
+        """From a bool tensor."""
+        return cls(packed=bits.pack(mask), active=int(mask.sum()), shape=mask.shape)
+
+    @property
+    def density(self) -> float:
+        return self.active / self.shape.numel()
+
+    @property
+    def matrix(self) -> Tensor:
+        """The mask as bool [out, everything else]."""
+        return bits.unpack(self.packed, self.shape).reshape(self.shape[0], -1)
+
+
+class Way(ABC):
+    """One way to compute a layer."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def takes(self, shape: Size) -> bool:
+        """Whether it can compute a layer whose weight has this shape."""
+
+    @abstractmethod
+    def load(self, mask: LayerMask) -> float:
+        """The products that it computes, as a share of the dense layer's."""
+
+    @abstractmethod
+    def load_at(self, density: float, like: LayerMask) -> float:
+        """The load to expect at a density of a mask that is made as another is."""
+
+    @abstractmethod
+    def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
+        """A mask with about this load, to measure with: bool of the weight's shape."""
+
+    @abstractmethod
+    def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products: ...
+
+
+class UnstructuredWay(Way):
+    """By each active weight alone: :mod:`.unstructured`."""
+
+    name = "unstructured"
+
+    def takes(self, shape: Size) -> bool:
+        return True
+
+    def load(self, mask: LayerMask) -> float:
+        return mask.density
+
+    def load_at(self, density: float, like: LayerMask) -> float:
+        return density
+
+    def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator) < load
+
+    def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products:
+        return Unstructured(kernels, mask.packed, mask.active, geometry, choice)
+
+
+class RowGroupsWay(Way):
+    """By four rows at once, with all columns in which one of them is active: :mod:`.row_groups`."""
+
+    name = "row groups"
+
+    def takes(self, shape: Size) -> bool:
+        return shape[0] % GROUP == 0
+
+    def load(self, mask: LayerMask) -> float:
+        columns = len(group_rows(mask.matrix)[2])
+        return columns * GROUP / mask.shape.numel()
+
+    def load_at(self, density: float, like: LayerMask) -> float:
+        if self.load(like) < 1.25 * like.density:  # rows agree in fours
+            return min(1.0, density * self.load(like) / like.density)
+        return 1 - (1 - density) ** GROUP
+
+    def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
+        groups = torch.rand(shape[0] // GROUP, *shape[1:], generator=generator) < load
+        return groups.repeat_interleave(GROUP, 0)
+
+    def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products:
+        return RowGroups(kernels, bits.unpack(mask.packed, mask.shape), geometry, choice)
+
+
+WAYS: dict[str, Way] = {way.name: way for way in (UnstructuredWay(), RowGroupsWay())}
+"""By name; what takes a layer earlier is preferred where nothing has been measured."""
