@@ -50,6 +50,7 @@ def evaluate(config: Config, path: Path) -> list[str]:
     from dist_sparse.build import load_data, load_model, load_precision
     from dist_sparse.checkpoint_content import check_networks
     from dist_sparse.data.identity import check_classes
+    from dist_sparse.executing import execution_to_evaluate
     from dist_sparse.networks import networks_of
     from dist_sparse.stored import load_weights, read_checkpoint, step_of
     from dist_sparse.validation import validate
@@ -63,12 +64,14 @@ def evaluate(config: Config, path: Path) -> list[str]:
             data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
             check_classes(state["data"], dataclasses.asdict(data.info))
             model = load_model(config, data.info, precision)
+        execution = execution_to_evaluate(config, model, state, precision=precision, info=data.info)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
         lines, costs = [f"checkpoint        {path} (step {step_of(state, path)})"], []
         for averaged in (False, True) if state.get("state_dict_ema") is not None else (False,):
             for network in networks_of(state, averaged=averaged):
                 with distributed.agreeing_on_errors():
                     load_weights(model, network.weights, path)
+                execution.use_packed(network.masks)
                 scores = validate(model, data.val, precision)
                 label = "averaged weights" if averaged else network.label or "weights"
                 lines.append(f"{label:<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}")

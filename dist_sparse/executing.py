@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from dist_sparse.config import Config
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
+from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.precision import Precision
-from dist_sparse.execution.build import build_execution
+from dist_sparse.execution.build import build_execution, build_for_evaluation
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.setting import Setting
 from dist_sparse.guards import steps_made
+from dist_sparse.networks import networks_of
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.plan import Plan
@@ -41,9 +43,10 @@ def execution_of(
         return Execution()
     forecast = plan.forecast(steps_made(clock))
     batch = config.train.batch_size // (world_size * config.train.accumulation)
-    images = precision.place_images(torch.rand(batch, info.channels, info.image_size, info.image_size, device=precision.device))
+    shape = torch.Size([batch, info.channels, info.image_size, info.image_size])
 
     def step() -> None:
+        images = precision.place_images(torch.rand(shape, device=precision.device))
         with precision.autocast():
             out = model(images)
         out.float().square().mean().backward()
@@ -52,9 +55,11 @@ def execution_of(
         compute=config.execution.compute,
         channels_last=config.train.channels_last,
         precision=config.train.precision,
-        images=images,
+        shape=shape,
+        # An engine that gathers weights for each module hands on other tensors than the modules have made.
+        images=None if "weights" in capabilities_of(config.engine).shared_out else _few(precision, shape),
         step=step,
-        impossible=_impossible(config, precision.device),
+        impossible=impossible(config, precision.device),
         pointless=_pointless(forecast, len(steps_made(clock))),
         densities=expected_densities(forecast),
         final_masks=lambda: _final_masks(plan, masks, forecast),
@@ -63,7 +68,36 @@ def execution_of(
     return build_execution(setting, model, masks, saved)
 
 
-def _impossible(config: Config, device: torch.device) -> str:
+def execution_to_evaluate(
+    config: Config, model: nn.Module, state: Mapping[str, Any], *, precision: Precision, info: DataInfo
+) -> Execution:
+    """Prepare ``model`` to be evaluated as the run of a checkpoint's ``state`` has computed it. Collective.
+
+    Raises:
+        UserError: ``config`` asks for what cannot be had.
+    """
+    networks = networks_of(state)
+    names = networks[-1].masks
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters() if name in names}
+    batch = config.train.batch_size // (state["world_size"] * config.train.accumulation)
+    shape = torch.Size([batch, info.channels, info.image_size, info.image_size])
+    return build_for_evaluation(
+        config.execution.compute,
+        model,
+        Masks(weights),
+        state.get("execution"),
+        impossible=impossible(config, precision.device),
+        shape=shape,
+        images=_few(precision, shape),
+        channels_last=config.train.channels_last,
+    )
+
+
+def _few(precision: Precision, shape: torch.Size) -> Tensor:
+    return precision.place_images(torch.rand(2, *shape[1:], device=precision.device))
+
+
+def impossible(config: Config, device: torch.device) -> str:
     """Why no layer can be computed sparsely."""
     if device.type != "cpu":
         return f"there are no sparse kernels for {device.type.upper()} yet"

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from dist_sparse import distributed
+from dist_sparse.config.execution import Compute
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
 from dist_sparse.execution.compiling import NoKernels
 from dist_sparse.execution.costs import Costs
@@ -15,7 +16,7 @@ from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.layers import Layer, layers_of
-from dist_sparse.execution.prepare import prepare, qualifying
+from dist_sparse.execution.prepare import prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
 from dist_sparse.sparsity.masks import Masks
@@ -40,30 +41,69 @@ def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Map
     forced = setting.compute == "sparse"
     if saved is not None and "dense" in saved and not forced:
         return Execution(reason=saved["dense"], state=saved)
-    library, reason = _library(setting, model, masks, forced=forced)
+    layers = {} if setting.impossible else layers_of(model, masks, setting.shape)
+    reason = setting.impossible or _nothing_in(layers, forced=forced) or ("" if forced else setting.pointless)
+    library, reason = _library(reason)
     if library is None:
         if forced:
             raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
         if saved is not None:
             _log.warning("resuming without sparse execution, which the run had before: %s", reason)
         return Execution(reason=reason, state={"dense": reason})
-    layers = layers_of(model, masks, setting.images)
     if forced:
-        choose = Sparsest(layers)
-        current = Current(library, masks, choose)
-        prepare(model, current, setting.images[:2])
-        return Execution(current=current, choose=choose)
-    if not layers or sum(layer.products for layer in layers.values()) < _SMALL:
-        reason = "the network is too small to gain by another way"
-        return Execution(reason=reason, state={"dense": reason})
+        return _prepared(model, Current(library, masks, choose := Sparsest(layers)), choose, setting.images)
     return _measured(setting, model, masks, library, layers, saved)
 
 
-def _library(setting: Setting, model: nn.Module, masks: Masks, *, forced: bool) -> tuple[Kernels | None, str]:
-    """The kernels, or why they are not used; alike on all ranks. Collective."""
-    library, reason = None, setting.impossible or ("" if forced else setting.pointless)
-    if not reason and not qualifying(model, masks.names):
-        reason = "no masked layer is a convolution of one group or a linear layer"
+def build_for_evaluation(
+    compute: Compute,
+    model: nn.Module,
+    masks: Masks,
+    saved: Mapping[str, Any] | None,
+    *,
+    impossible: str,
+    shape: Size,
+    images: Tensor,
+    channels_last: bool,
+) -> Execution:
+    """Prepare a network that is only to be run forward. ``auto`` computes as its run did, and measures nothing. Collective.
+
+    Args:
+        shape: of a micro-batch of the run.
+        images: as :attr:`.Setting.images`.
+
+    Raises:
+        UserError: as :func:`build_execution`.
+    """
+    measured = saved is not None and "costs" in saved
+    if compute == "dense" or not len(masks) or (compute == "auto" and not measured):
+        return Execution()
+    layers = {} if impossible else layers_of(model, masks, shape)
+    library, reason = _library(impossible or _nothing_in(layers, forced=True))
+    if library is None:
+        if compute == "sparse":
+            raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
+        return Execution(reason=reason)
+    if compute == "sparse" or saved is None:
+        choose = Sparsest(layers)
+    else:
+        costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
+        choose = Fastest(layers, costs, channels_last=channels_last, network=network)
+    return _prepared(model, Current(library, masks, choose), choose, images)
+
+
+def _nothing_in(layers: Mapping[str, Layer], *, forced: bool) -> str:
+    """Why layers need no other way than torch's; empty if they may."""
+    if not layers:
+        return "no masked layer is a convolution of one group or a linear layer"
+    if not forced and sum(layer.products for layer in layers.values()) < _SMALL:
+        return "the network is too small to gain by another way"
+    return ""
+
+
+def _library(reason: str) -> tuple[Kernels | None, str]:
+    """The kernels, unless there is a reason against them; or why they cannot be had. Alike on all ranks. Collective."""
+    library = None
     if not reason:
         try:
             library = kernels()
@@ -82,9 +122,8 @@ def _measured(
     saved: Mapping[str, Any] | None,
 ) -> Execution:
     final = _final_masks(masks, setting.final_masks())
-    if saved is not None:
-        costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
-    else:
+    costs, network = (Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])) if saved else (Costs(), None)
+    if network is None or not costs.know(layer.key for layer in layers.values()):  # of another micro-batch
         costs, network = measured_costs(setting, model, library, layers, final)
     choose = Fastest(layers, costs, channels_last=setting.channels_last, network=network)
     state = {"costs": costs.only([layer.key for layer in layers.values()]).state_dict(), "network": dataclasses.asdict(network)}
@@ -92,11 +131,17 @@ def _measured(
     if not current.chosen(masks) and not current.chosen(final):
         sparse, dense = choose.step_seconds(current.layer_masks(final))
         return Execution(reason=f"a sparse step would take {sparse:.3g} s, a dense one {dense:.3g} s (measured)", state=state)
-    prepare(model, current, setting.images[:2])
+    return _prepared(model, current, choose, setting.images, state)
+
+
+def _prepared(
+    model: nn.Module, current: Current, choose: Fastest | Sparsest, images: Tensor | None, state: Mapping[str, Any] | None = None
+) -> Execution:
+    prepare(model, current, images)
     return Execution(current=current, choose=choose, state=state)
 
 
 def _final_masks(masks: Masks, final: Mapping[str, Tensor]) -> Masks:
-    made = Masks({name: masks[name].to("cpu", copy=True) for name in masks.names})
+    made = Masks({name: masks[name] for name in masks.names})
     made.replace(final)
     return made

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ class Costs:
             if (cost := self._costs.get(with_band(key, band))) is not None:
                 return cost
         return None
+
+    def know(self, parts: Iterable[str]) -> bool:
+        """Whether each of these is in some key."""
+        return all(any(part in key for key in self._costs) for part in parts)
 
     def only(self, parts: Sequence[str]) -> "Costs":
         """Those whose key has one of these in it."""

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from dist_sparse.execution.choose import Fastest, Sparsest
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.ways import DENSE
+from dist_sparse.sparsity.bits import Unpacked
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -28,6 +31,13 @@ class Execution:
         """The next forward passes have weights that are 0 outside of ``masks``; see :meth:`.Current.use`."""
         if self.current is not None:
             self.current.use(masks, gradients)
+
+    def use_packed(self, packed: Mapping[str, Tensor]) -> None:
+        """As :meth:`use`, for forward passes only, with the bits of masks."""
+        if self.current is not None:
+            masks = self.current.masks
+            masks.replace(Unpacked(packed, {name: masks.shape(name) for name in packed}))
+            self.use(masks, masks)
 
     def loads(self, masks: Masks) -> dict[str, float]:
         """The products that a forward pass with these masks computes, as a share of each layer's; 1 of dense layers."""

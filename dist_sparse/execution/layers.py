@@ -1,6 +1,5 @@
 """The layers of a network that can be computed sparsely, each with the input that it sees."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Size, Tensor, nn
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.modules import SparseLayer, geometry_of
 from dist_sparse.execution.prepare import qualifying
+from dist_sparse.models.meta import ShapesOnly, meta_copy
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -34,7 +34,7 @@ class Layer:
     def key(self) -> str:
         """What its speed depends on, as a text."""
         weight = self.module.weight
-        kind, shapes = type(self.module).__bases__[0].__name__, f"{_by(weight.shape)} in {_by(self.input)}"
+        kind, shapes = "linear" if weight.dim() == 2 else "convolution", f"{_by(weight.shape)} in {_by(self.input)}"
         how = f"stride {_by(self.geometry.stride)} padding {_by(self.geometry.padding)} dilation {_by(self.geometry.dilation)}"
         order = "" if weight.is_contiguous() else " channels last"
         return f"{kind} {shapes} {how} {str(weight.dtype).removeprefix('torch.')}{order}"
@@ -65,26 +65,27 @@ def _by(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes))
 
 
-def layers_of(model: nn.Module, masks: Masks, images: Tensor) -> dict[str, Layer]:
-    """The masked layers that qualify and that a forward pass of ``images`` reaches, by the names of their weights."""
-    found: dict[str, Layer] = {}
-    handles = []
+def layers_of(model: nn.Module, masks: Masks, images: Size) -> dict[str, Layer]:
+    """The masked layers that qualify and that a forward pass of images reaches, by the names of their weights.
+
+    Nothing is computed but shapes.
+
+    Args:
+        images: [B, C, H, W], the shape of a micro-batch.
+    """
+    twin = meta_copy(model)
+    seen: dict[str, Size] = {}
 
     def see(name: str) -> Any:
-        def keep(module: Any, arguments: tuple[Tensor, ...]) -> None:
-            found.setdefault(name, Layer(module=module, input=arguments[0].shape))
+        def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, arguments[0].shape)
 
         return keep
 
-    for name, module in qualifying(model, masks.names).items():
-        handles.append(module.register_forward_pre_hook(see(name)))
-    modes: Mapping[nn.Module, bool] = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    return found
+    layers = qualifying(model, masks.names)
+    for name, module in qualifying(twin, layers).items():
+        module.register_forward_pre_hook(see(name))
+    dtype = next(iter(layers.values())).weight.dtype if layers else torch.float32
+    with torch.no_grad(), ShapesOnly():
+        twin(torch.empty(images, dtype=dtype, device="meta"))
+    return {name: Layer(module=layers[name], input=shape) for name, shape in seen.items()}

@@ -17,16 +17,17 @@ def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in layers.items() if qualifies(module)}
 
 
-def prepare(model: nn.Module, current: Current, images: Tensor) -> None:
+def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
     """Let the masked layers of a network compute as ``current`` has it, and its batch norms keep their memory format.
 
     Nothing but classes of modules changes, and what they keep beside parameters and buffers: names, state and hooks stay.
 
     Args:
-        images: [B, C, H, W], of a size that the network takes, to watch a forward pass of.
+        images: [B, C, H, W], of a size that the network takes, to watch a forward pass of and find the ReLUs that batch norms
+            can do; None if something may come between them, so that none can.
     """
     modules = dict(model.named_modules())
-    fused = norms_before_relu(model, images)
+    fused = set() if images is None else norms_before_relu(model, images)
     for name, module in qualifying(model, current.masks.names).items():
         make_sparse(module, LayerProducts(current, name, channels_last=not module.weight.is_contiguous()))
     for name, module in modules.items():

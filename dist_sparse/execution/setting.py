@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from dist_sparse.config.execution import Compute
 
@@ -15,10 +15,12 @@ class Setting:
     compute: Compute
     channels_last: bool
     precision: str
-    images: Tensor
-    """A micro-batch on this rank, as the network takes it."""
+    shape: Size
+    """Of a micro-batch on this rank: [B, C, H, W]."""
+    images: Tensor | None
+    """A few, as the network takes them, to watch a forward pass of; None if the engine will change what modules give."""
     step: Callable[[], object]
-    """Forward and backward of it by the bare network."""
+    """Forward and backward of a micro-batch by the bare network."""
     impossible: str
     """Why no layer can be computed sparsely in this run; empty if some may."""
     pointless: str

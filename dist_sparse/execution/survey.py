@@ -94,7 +94,7 @@ def _network(
     missing = costs.get(dense) is None or costs.get(sparse) is None
     if missing:
         costs.put(dense, Cost(seconds=network_seconds(model, setting.step)))
-        prepare(model, trial, setting.images[:2])
+        prepare(model, trial, setting.images)
         try:
             costs.put(sparse, Cost(seconds=network_seconds(model, setting.step)))
         finally:
@@ -108,6 +108,6 @@ def _network(
 
 def _keys(setting: Setting, model: nn.Module, chosen: Mapping[str, object]) -> tuple[str, str]:
     """What the costs of a network's dense and sparse step are kept under."""
-    how = f"{tuple(setting.images.shape)} {setting.precision} channels last: {setting.channels_last}"
+    how = f"{tuple(setting.shape)} {setting.precision} channels last: {setting.channels_last}"
     network, ways = (hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in (str(model), repr(chosen)))
     return f"network {network} {how}", f"network {network} {how} by {ways}"
