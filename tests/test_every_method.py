@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dist_sparse.config import load_config
 from dist_sparse.sparsity.methods import METHODS
@@ -50,6 +51,17 @@ def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, path: Path) ->
     outcome = train_here({**values, "output": tmp_path / "halves"})
     assert "going on after step 12 of 22" in outcome.out
     assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+
+
+def test_weights_that_are_not_trained_keep_no_momentum_of_their_decay(tmp_path: Path) -> None:
+    """Top-KAST's are not 0; interrupted between two updates, of which each would end what momentum they have."""
+    values = {**short(ROOT / "configs" / "digits" / "top_kast.yaml"), "optim.weight_decay": 5e-4}
+    assert train_here({**values, "output": tmp_path / "whole"}).code == 0
+    assert train_here({**values, "output": tmp_path / "halves"}, interrupt_after=7).code == 130
+    assert "going on after step 6 of 22" in train_here({**values, "output": tmp_path / "halves"}).out
+    last = "checkpoints/step_00000022.pt"
+    whole, halves = (torch.load(tmp_path / name / last, weights_only=True)["state_dict"] for name in ("whole", "halves"))
+    assert all(torch.equal(halves[name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-_ASIDE = {"progress.seconds", "config.output", "config.resume", "wandb_id"}
+_ASIDE = {"progress.seconds", "progress.seconds_per_step", "config.output", "config.resume", "wandb_id"}
 """What no two runs share in a checkpoint; nor its digests of these, and of a table with times."""
 
 

@@ -62,8 +62,9 @@ class TopKast(Updating):
     uses = Updating.uses - {"table"} | {"update.interval", "top_kast.backward_density", "top_kast.decay"}
     dense_weights = "what its forward leaves out keeps its value, and a mask of averaged weights is not the averaged network's"
 
-    def __init__(self, plan: TopKastPlan, **held: Any) -> None:
-        super().__init__(plan, **held)
+    def __init__(self, plan: TopKastPlan, *, remask: bool, **held: Any) -> None:
+        del remask  # an optimizer's weight decay gives momentum to weights that are not 0, whether it keeps zeros or not
+        super().__init__(plan, remask=True, **held)
         self._plan, self._dense = plan, DenseWeights(self.access)
         self._backward = Masks({name: self.access.weight(name) for name in self.masks.names})
 
