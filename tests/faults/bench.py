@@ -96,11 +96,16 @@ class Bench:
             ended = self.tried(case, start.end())
         if ended.code == 0:
             case.differences += differences(folder, self.reference(run).folder, but_best=but_best)
-        elif ended.code == 2 and ended.errors and not ended.tracebacks:
+        elif (ended.code == 2 or _not_saved(ended)) and ended.errors and not ended.tracebacks:
             case.outcome = "refused"
         else:
             case.others.append(f"ended with {ended.codes}: {ended.err[-1500:]}")
         return ended
+
+
+def _not_saved(ended: Ended) -> bool:
+    """It has trained to the end and says what it could not write."""
+    return any("could not be written" in line for line in ended.errors)
 
 
 def finished_as_expected(bench: Bench, case: Case, run: Run, folder: Path) -> None:

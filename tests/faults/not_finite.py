@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import random
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def not_finite(bench: Bench, draw: random.Random) -> Case:
         if list((folder / "checkpoints").glob("step_*.pt")):
             with bench.start(run, folder) as start:
                 again = bench.tried(case, start.end())
-            if again.code:
+            if again.code == 2 and math.isfinite(value):
+                case.outcome = "diverged, and from its last checkpoint too"  # which holds numbers that are finite, and no use
+            elif again.code:
                 case.others.append(f"does not go on from its last checkpoint: {again.codes} {again.err[-1000:]}")
     elif any("could not be written: not finite" in line for line in ended.errors):
         case.outcome = "not saved"  # nor called finished
