@@ -65,6 +65,18 @@ class _Plane(ctypes.Structure):
     )
 
 
+class _Blocks(ctypes.Structure):
+    """``struct Blocks`` of ``native/transpose.h``."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int32),
+        ("samples", ctypes.c_int32),
+        ("first_block", ctypes.c_int64),
+        ("last_block", ctypes.c_int64),
+    )
+
+
 class _Groups(ctypes.Structure):
     _fields_ = (
         ("start", ctypes.c_void_p),
@@ -120,6 +132,9 @@ class Kernels:
         for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
             function.argtypes, function.restype = (ctypes.POINTER(_Plane), *arguments), None
+        for (kernel, tensors), suffix in itertools.product((("rows_to_blocks", 2), ("blocks_to_rows", 3)), _SUFFIX.values()):
+            function = getattr(self._library, f"{kernel}_{suffix}")
+            function.argtypes, function.restype = (ctypes.POINTER(_Blocks), *[_POINTER] * tensors), None
 
     def __deepcopy__(self, memo: object) -> "Kernels":
         """A copy of a network computes by the same library."""
@@ -164,6 +179,21 @@ class Kernels:
         made = torch.empty(keys + 1, dtype=torch.int32), torch.empty_like(column), torch.empty_like(column)
         matrix = _pointer(start), _pointer(column), len(start) - 1
         self._library.index_rows_by_key(*matrix, _pointer(key_of_column), keys, *(_pointer(each) for each in made))
+        return made
+
+    def rows_to_blocks(self, rows: Tensor, samples: int) -> Tensor:
+        """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
+        count, columns = rows.shape
+        made = rows.new_empty(-(-count // samples), columns, samples)
+        pointers = rows.data_ptr(), made.data_ptr()
+        _run(self._kernel("rows_to_blocks", rows), [(part, *pointers) for part in _blocks(made, count)])
+        return made
+
+    def blocks_to_rows(self, blocks: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+        """The first ``rows`` rows [rows, columns] of what :meth:`rows_to_blocks` makes, plus a bias [columns]."""
+        made = blocks.new_empty(rows, blocks.shape[1])
+        pointers = blocks.data_ptr(), None if bias is None else bias.data_ptr(), made.data_ptr()
+        _run(self._kernel("blocks_to_rows", blocks), [(part, *pointers) for part in _blocks(blocks, rows)])
         return made
 
     def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,6 +299,11 @@ def _gradient_pointers(gradient: Tensor, images: Tensor, out: Tensor | None) -> 
 def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
     count, channels, height, width = images.shape
     return [_Plane(width, channels, count, first, last, relu) for first, last in _spans(height)]
+
+
+def _blocks(blocks: Tensor, rows: int) -> list[_Blocks]:
+    count, columns, samples = blocks.shape
+    return [_Blocks(rows, columns, samples, first, last) for first, last in _spans(count)]
 
 
 def _parts(shape: Pass) -> list[Pass]:

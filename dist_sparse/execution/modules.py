@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dist_sparse.execution.convolution import Products, convolve
 from dist_sparse.execution.geometry import Geometry, is_innermost
 from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.linear import linear_geometry, multiply
 from dist_sparse.execution.norms import batch_norm
 
 MakeProducts = Callable[[Geometry], Products]
@@ -20,13 +21,27 @@ class SparseConv2d(nn.Conv2d):
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
+        input = input.to(self.weight.dtype)  # also under autocast: the kernels have no smaller numbers
         out = convolve(input, self.weight, self.products_of(geometry_of(self, input)))
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
+class SparseLinear(nn.Linear):
+    """A linear layer by its active weights."""
+
+    kernels: Kernels
+    products_of: MakeProducts
+
+    def forward(self, input: Tensor) -> Tensor:
+        input = input.to(self.weight.dtype)
+        rows = input.numel() // self.in_features
+        products = self.products_of(linear_geometry(rows, self.in_features, self.out_features))
+        return multiply(input, self.weight, self.bias, products, self.kernels)
+
+
 def qualifies(module: nn.Module) -> bool:
-    """Whether a module is a convolution that the kernels compute: of one group, with zeros around the input."""
-    return (
+    """Whether a module is one that the kernels compute: linear, or a convolution of one group with zeros around the input."""
+    return type(module) is nn.Linear or (
         type(module) is nn.Conv2d
         and module.groups == 1
         and not isinstance(module.padding, str)

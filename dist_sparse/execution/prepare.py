@@ -6,7 +6,7 @@ from dist_sparse.execution.convolution import Products
 from dist_sparse.execution.fusion import norms_before_relu
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.modules import InnermostBatchNorm2d, SkippedReLU, SparseConv2d, qualifies
+from dist_sparse.execution.modules import InnermostBatchNorm2d, SkippedReLU, SparseConv2d, SparseLinear, qualifies
 from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.row_groups import GROUP, RowGroups
 from dist_sparse.execution.unstructured import Unstructured
@@ -47,7 +47,7 @@ class LayerProducts:
 
 
 def prepare(model: nn.Module, masks: Masks, kernels: Kernels, images: Tensor) -> None:
-    """Let the masked convolutions of a network compute by their active weights, and its batch norms keep their memory format.
+    """Let the masked convolutions and linear layers of a network compute by their active weights, and its batch norms keep their memory format.
 
     Nothing but classes of modules changes, and what they keep beside parameters and buffers: names, state and hooks stay.
 
@@ -59,9 +59,9 @@ def prepare(model: nn.Module, masks: Masks, kernels: Kernels, images: Tensor) ->
     for name in masks.names:
         module = modules[name.removesuffix(".weight")]
         if qualifies(module):
-            module.__class__ = SparseConv2d
-            assert isinstance(module, SparseConv2d)
-            module.products_of = LayerProducts(kernels, masks, name)
+            module.__class__ = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
+            assert isinstance(module, SparseConv2d | SparseLinear)
+            module.kernels, module.products_of = kernels, LayerProducts(kernels, masks, name)
     for name, module in modules.items():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d
