@@ -56,12 +56,12 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        of_image = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_image = _image(ctx.kernels.rows_to_blocks(gradient.contiguous(), ctx.samples))
+        gradient, of_bias = gradient.contiguous(), None
         if ctx.needs_input_grad[1]:
-            of_bias = gradient.sum(0)
-        return of_image, of_bias, None, None
+            blocks, of_bias = ctx.kernels.rows_to_blocks_and_sums(gradient, ctx.samples)
+        else:
+            blocks = ctx.kernels.rows_to_blocks(gradient, ctx.samples)
+        return _image(blocks), of_bias, None, None
 
 
 def multiply(input: Tensor, weight: Tensor, bias: Tensor | None, products: Products, kernels: Kernels) -> Tensor:

@@ -142,8 +142,8 @@ extern "C" void index_rows_by_key(const int32_t* start, const int32_t* column, i
 }
 
 #define EXPORT_TRANSPOSITIONS(T, SUFFIX)                                                                        \
-  extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shape, const T* rows, T* blocks) {                      \
-    rows_to_blocks(*shape, rows, blocks);                                                                       \
+  extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shape, const T* rows, T* blocks, double* sums) {        \
+    rows_to_blocks(*shape, rows, blocks, sums);                                                                 \
   }                                                                                                             \
   extern "C" void blocks_to_rows_##SUFFIX(const Blocks* shape, const T* blocks, const T* bias, T* rows) {       \
     blocks_to_rows(*shape, blocks, bias, rows);                                                                 \

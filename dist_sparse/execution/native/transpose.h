@@ -9,6 +9,7 @@ struct Blocks {
   int64_t rows;
   int32_t columns, samples;
   int64_t first_block, last_block;  // those to move
+  int32_t streams;                  // results go past the caches
 };
 
 // Lanes of `a` and `b` in turns, from their middle on if UPPER, else from their beginning.
@@ -60,27 +61,41 @@ INLINE void each_square(const Blocks& shape, int64_t block, Visit square, Single
     for (int sample = 0; sample < shape.samples; sample++) single(column, sample, sample < present);
 }
 
+template <class V, class T>
+INLINE void put(T* to, V value, bool streams) {
+  if (streams) stream(to, value); else store(to, value);
+}
+
+// sums[column] += the column's sum, if they are wanted.
 template <class T>
-void rows_to_blocks(const Blocks& shape, const T* rows, T* blocks) {
-  constexpr int kWidth = Lanes<T, 16>::width;
+void rows_to_blocks(const Blocks& shape, const T* rows, T* blocks, double* sums) {
+  constexpr int kWidth = Lanes<T, 16>::width, kAhead = 128 / sizeof(T);
   using V = typename Lanes<T, 16>::V;
   const int64_t size = static_cast<int64_t>(shape.columns) * shape.samples;
   for (int64_t block = shape.first_block; block < shape.last_block; block++) {
     const T* from = rows + block * size;
     T* to = blocks + block * size;
-    const auto square = [&](int column, int sample, int present) __attribute__((always_inline)) {
+    const auto square = [&](int64_t column, int64_t sample, int present) __attribute__((always_inline)) {
       Square<T, kWidth> numbers;
-      const T* first = from + static_cast<int64_t>(sample) * shape.columns + column;
+      const T* first = from + sample * shape.columns + column;
+      V total = {};
 #pragma GCC unroll 16
-      for (int row = 0; row < kWidth; row++)
-        numbers.at[row] = row < present ? load<V>(first + static_cast<int64_t>(row) * shape.columns) : V{};
+      for (int row = 0; row < kWidth; row++) {
+        const T* at = first + static_cast<int64_t>(row) * shape.columns;
+        __builtin_prefetch(at + kAhead);
+        numbers.at[row] = row < present ? load<V>(at) : V{};
+        total += numbers.at[row];
+      }
+      if (sums)
+        for (int lane = 0; lane < kWidth; lane++) sums[column + lane] += total[lane];
       numbers.transpose();
 #pragma GCC unroll 16
-      for (int row = 0; row < kWidth; row++) store(to + static_cast<int64_t>(column + row) * shape.samples + sample, numbers.at[row]);
+      for (int row = 0; row < kWidth; row++) put(to + (column + row) * shape.samples + sample, numbers.at[row], shape.streams);
     };
-    each_square<T>(shape, block, square, [&](int column, int sample, bool present) {
-      to[static_cast<int64_t>(column) * shape.samples + sample] =
-          present ? from[static_cast<int64_t>(sample) * shape.columns + column] : T{};
+    each_square<T>(shape, block, square, [&](int64_t column, int64_t sample, bool present) {
+      const T number = present ? from[sample * shape.columns + column] : T{};
+      to[column * shape.samples + sample] = number;
+      if (sums) sums[column] += number;
     });
   }
 }
@@ -88,27 +103,29 @@ void rows_to_blocks(const Blocks& shape, const T* rows, T* blocks) {
 // The way back, with a bias [column] added where there is one.
 template <class T>
 void blocks_to_rows(const Blocks& shape, const T* blocks, const T* bias, T* rows) {
-  constexpr int kWidth = Lanes<T, 16>::width;
+  constexpr int kWidth = Lanes<T, 16>::width, kAhead = 32;
   using V = typename Lanes<T, 16>::V;
   const int64_t size = static_cast<int64_t>(shape.columns) * shape.samples;
   for (int64_t block = shape.first_block; block < shape.last_block; block++) {
     const T* from = blocks + block * size;
     T* to = rows + block * size;
-    const auto square = [&](int column, int sample, int present) __attribute__((always_inline)) {
+    const auto square = [&](int64_t column, int64_t sample, int present) __attribute__((always_inline)) {
       Square<T, kWidth> numbers;
 #pragma GCC unroll 16
-      for (int row = 0; row < kWidth; row++) numbers.at[row] = load<V>(from + static_cast<int64_t>(column + row) * shape.samples + sample);
+      for (int row = 0; row < kWidth; row++) {
+        const T* at = from + (column + row) * shape.samples + sample;
+        __builtin_prefetch(at + kAhead * shape.samples);
+        numbers.at[row] = load<V>(at);
+      }
       numbers.transpose();
       const V added = bias ? load<V>(bias + column) : V{};
-      T* first = to + static_cast<int64_t>(sample) * shape.columns + column;
 #pragma GCC unroll 16
       for (int row = 0; row < kWidth; row++)
-        if (row < present) store(first + static_cast<int64_t>(row) * shape.columns, numbers.at[row] + added);
+        if (row < present) put(to + (sample + row) * shape.columns + column, numbers.at[row] + added, shape.streams);
     };
-    each_square<T>(shape, block, square, [&](int column, int sample, bool present) {
+    each_square<T>(shape, block, square, [&](int64_t column, int64_t sample, bool present) {
       if (present)
-        to[static_cast<int64_t>(sample) * shape.columns + column] =
-            from[static_cast<int64_t>(column) * shape.samples + sample] + (bias ? bias[column] : T{});
+        to[sample * shape.columns + column] = from[column * shape.samples + sample] + (bias ? bias[column] : T{});
     });
   }
 }
