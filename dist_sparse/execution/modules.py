@@ -33,6 +33,8 @@ class SparseLinear(nn.Linear):
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.shape[-1] != self.in_features:
+            raise ValueError(f"a layer of {self.in_features} channels got an input of {input.shape[-1]}")
         input = input.to(self.weight.dtype)
         rows = input.numel() // self.in_features
         products = self.products_of(linear_geometry(rows, self.in_features, self.out_features))

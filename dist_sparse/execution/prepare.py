@@ -47,7 +47,7 @@ class LayerProducts:
 
 
 def prepare(model: nn.Module, masks: Masks, kernels: Kernels, images: Tensor) -> None:
-    """Let the masked convolutions and linear layers of a network compute by their active weights, and its batch norms keep their memory format.
+    """Let the masked layers of a network compute by their active weights, and its batch norms keep their memory format.
 
     Nothing but classes of modules changes, and what they keep beside parameters and buffers: names, state and hooks stay.
 
@@ -58,10 +58,16 @@ def prepare(model: nn.Module, masks: Masks, kernels: Kernels, images: Tensor) ->
     fused = norms_before_relu(model, images)
     for name in masks.names:
         module = modules[name.removesuffix(".weight")]
-        if qualifies(module):
-            module.__class__ = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
-            assert isinstance(module, SparseConv2d | SparseLinear)
-            module.kernels, module.products_of = kernels, LayerProducts(kernels, masks, name)
+        if not qualifies(module):
+            continue
+        if isinstance(module, nn.Linear):
+            module.__class__ = SparseLinear
+            assert isinstance(module, SparseLinear)
+            module.kernels = kernels
+        else:
+            module.__class__ = SparseConv2d
+            assert isinstance(module, SparseConv2d)
+        module.products_of = LayerProducts(kernels, masks, name)
     for name, module in modules.items():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d

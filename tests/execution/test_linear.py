@@ -203,3 +203,11 @@ def test_other_dtypes_are_computed_in_that_of_the_weights(memory: Any) -> None:
     assert out.dtype == torch.float32 and torch.equal(out, model(images.float()))
     out.square().sum().backward()
     assert images.grad is not None and images.grad.dtype == torch.bfloat16 and images.grad.norm() > 0
+    for dtype in (torch.bfloat16, torch.float64):
+        assert torch.equal(model.fc(torch.ones(4, 8, dtype=dtype)), model.fc(torch.ones(4, 8)))
+
+
+def test_an_input_of_other_channels_is_refused() -> None:
+    _, sparse = linear(20, 12)
+    with pytest.raises(ValueError, match=r"^a layer of 20 channels got an input of 40$"):
+        sparse(torch.randn(3, 40))

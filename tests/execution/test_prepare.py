@@ -22,7 +22,9 @@ MODELS = ["test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20", "tes
 def network(name: str) -> nn.Module:
     """One of :data:`MODELS` for 5 classes of images of 32 x 32, in double precision."""
     if name == "mlp":
-        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 40), nn.ReLU(), nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 5)).double()
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(3072, 40), nn.ReLU(), nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 5)
+        ).double()
     size = {"img_size": 32} if name == "test_vit" else {}
     return timm.create_model(name, num_classes=5, in_chans=3, **size).double()
 
