@@ -17,6 +17,8 @@ from dist_sparse.execution.compiling import NoKernels, compiled
 from dist_sparse.execution.geometry import empty_innermost
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+DTYPES = frozenset(_SUFFIX)
+"""Of the tensors that kernels take."""
 
 
 class Pass(ctypes.Structure):
@@ -65,6 +67,19 @@ class _Plane(ctypes.Structure):
     )
 
 
+class _Blocks(ctypes.Structure):
+    """``struct Blocks`` of ``native/transpose.h``."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int32),
+        ("samples", ctypes.c_int32),
+        ("first_block", ctypes.c_int64),
+        ("last_block", ctypes.c_int64),
+        ("streams", ctypes.c_int32),
+    )
+
+
 class _Groups(ctypes.Structure):
     _fields_ = (
         ("start", ctypes.c_void_p),
@@ -91,6 +106,8 @@ class GroupIndex:
     rows: Tensor
 
 
+_LINE, _MOST_CACHED = 64, 1 << 20
+"""Bytes of a cache's line, and of a result that stays in the second cache."""
 _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
 _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
@@ -120,6 +137,9 @@ class Kernels:
         for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
             function.argtypes, function.restype = (ctypes.POINTER(_Plane), *arguments), None
+        for kernel, suffix in itertools.product(("rows_to_blocks", "blocks_to_rows"), _SUFFIX.values()):
+            function = getattr(self._library, f"{kernel}_{suffix}")
+            function.argtypes, function.restype = (ctypes.POINTER(_Blocks), *[_POINTER] * 3), None
 
     def __deepcopy__(self, memo: object) -> "Kernels":
         """A copy of a network computes by the same library."""
@@ -164,6 +184,30 @@ class Kernels:
         made = torch.empty(keys + 1, dtype=torch.int32), torch.empty_like(column), torch.empty_like(column)
         matrix = _pointer(start), _pointer(column), len(start) - 1
         self._library.index_rows_by_key(*matrix, _pointer(key_of_column), keys, *(_pointer(each) for each in made))
+        return made
+
+    def rows_to_blocks(self, rows: Tensor, samples: int) -> Tensor:
+        """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
+        made = _empty_blocks(rows, samples)
+        pointers = _pointer(rows), made.data_ptr(), None
+        _run(self._kernel("rows_to_blocks", rows), [(part, *pointers) for part in _blocks(made, len(rows), made)])
+        return made
+
+    def rows_to_blocks_and_sums(self, rows: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """As :meth:`rows_to_blocks`, and each column's sum: of each thread one, added in the threads' order."""
+        made = _empty_blocks(rows, samples)
+        parts = _blocks(made, len(rows), made)
+        sums = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64)
+        pointers = _pointer(rows), made.data_ptr()
+        calls = [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)]
+        _run(self._kernel("rows_to_blocks", rows), calls)
+        return made, sums.sum(0).to(rows.dtype)
+
+    def blocks_to_rows(self, blocks: Tensor, rows: int, bias: Tensor | None) -> Tensor:
+        """The first ``rows`` rows [rows, columns] of what :meth:`rows_to_blocks` makes, plus a bias [columns]."""
+        made = blocks.new_empty(rows, blocks.shape[1])
+        pointers = _pointer(blocks), None if bias is None else _pointer(bias), made.data_ptr()
+        _run(self._kernel("blocks_to_rows", blocks), [(part, *pointers) for part in _blocks(blocks, rows, made)])
         return made
 
     def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,6 +313,18 @@ def _gradient_pointers(gradient: Tensor, images: Tensor, out: Tensor | None) -> 
 def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
     count, channels, height, width = images.shape
     return [_Plane(width, channels, count, first, last, relu) for first, last in _spans(height)]
+
+
+def _empty_blocks(rows: Tensor, samples: int) -> Tensor:
+    return rows.new_empty(-(-len(rows) // samples), rows.shape[1], samples)
+
+
+def _blocks(blocks: Tensor, rows: int, made: Tensor) -> list[_Blocks]:
+    """All blocks, for each thread some; what is made goes past the caches if it is larger and in whole lines of theirs."""
+    count, columns, samples = blocks.shape
+    aligned = not (made.data_ptr() % _LINE or made.shape[-1] * made.element_size() % _LINE)
+    streams = aligned and made.nbytes > _MOST_CACHED
+    return [_Blocks(rows, columns, samples, first, last, streams) for first, last in _spans(count)]
 
 
 def _parts(shape: Pass) -> list[Pass]:

@@ -7,7 +7,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from dist_sparse.execution.geometry import Geometry
-from dist_sparse.execution.modules import SparseLayer, geometry_of
+from dist_sparse.execution.modules import DenseLayer, geometry_of
 from dist_sparse.execution.prepare import qualifying
 from dist_sparse.models.meta import ShapesOnly, meta_copy
 from dist_sparse.sparsity.masks import Masks
@@ -17,7 +17,7 @@ from dist_sparse.sparsity.masks import Masks
 class Layer:
     """A masked layer in a network."""
 
-    module: SparseLayer
+    module: DenseLayer
     input: Size
     """Of a micro-batch of training."""
 
@@ -45,9 +45,11 @@ class Layer:
         height, width = self.geometry.out_size
         return self.shape.numel() * self.geometry.samples * height * width
 
-    def twin(self) -> nn.Module:
+    def twin(self) -> DenseLayer:
         """A layer of the same kind, shape and memory format with weights of its own and no bias, computed by torch."""
         module = self.module
+        if isinstance(module, nn.Linear):
+            return nn.Linear(module.in_features, module.out_features, bias=False, dtype=module.weight.dtype)
         made = nn.Conv2d(
             module.in_channels,
             module.out_channels,

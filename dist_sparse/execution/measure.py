@@ -53,7 +53,7 @@ def sparse_cost(kernels: Kernels, layer: Layer, way: Way, band: int) -> Cost:
     choice = _best_choice(kernels, layer, way, mask)
     products = way.products(kernels, mask, layer.geometry, choice)
     images = torch.randn(layer.input, dtype=layer.module.weight.dtype)
-    module = make_sparse(layer.twin(), lambda _: StepProducts(products, products))
+    module = make_sparse(layer.twin(), kernels, lambda _: StepProducts(products, products))
     return Cost(seconds=_passes(module, innermost(images) if images.dim() == 4 else images, convert=False), choice=choice)
 
 

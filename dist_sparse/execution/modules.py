@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry, is_innermost
-from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.kernels import DTYPES, Kernels
+from dist_sparse.execution.linear import linear_geometry, multiply
 from dist_sparse.execution.norms import batch_norm
 
-SparseLayer = nn.Conv2d
-"""What :func:`qualifies`."""
-
 MakeProducts = Callable[[Geometry], StepProducts | None]
+"""The products of a layer in a geometry; None to compute it densely."""
+
+DenseLayer = nn.Conv2d | nn.Linear
 
 
 class SparseConv2d(nn.Conv2d):
@@ -23,32 +24,61 @@ class SparseConv2d(nn.Conv2d):
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or (pair := self.products_of(geometry_of(self, input.shape))) is None:
+        if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
             return super().forward(input)
-        out = convolve(input, self.weight, pair)
+        out = convolve(input.to(self.weight.dtype), self.weight, products)  # also under autocast: kernels have no smaller numbers
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
+class SparseLinear(nn.Linear):
+    """A linear layer by its active weights, as :class:`SparseConv2d`."""
+
+    kernels: Kernels
+    products_of: MakeProducts
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
+            return super().forward(input)
+        return multiply(input.to(self.weight.dtype), self.weight, self.bias, products, self.kernels)
+
+
+SparseLayer = SparseConv2d | SparseLinear
+
+
+def _fits(module: DenseLayer, input: Tensor) -> bool:
+    """Whether the kernels can take an input; of others, torch tells what is wrong with them."""
+    if input.device.type != "cpu":
+        return False
+    if isinstance(module, nn.Linear):
+        return input.dim() > 0 and input.shape[-1] == module.in_features
+    return input.dim() == 4 and input.shape[1] == module.in_channels
+
+
 def qualifies(module: nn.Module) -> bool:
-    """Whether a module is a convolution that the kernels compute: of one group, with zeros around the input."""
-    return (
-        type(module) is nn.Conv2d
-        and module.groups == 1
-        and not isinstance(module.padding, str)
-        and module.padding_mode == "zeros"
-    )
+    """Whether the kernels can compute a module: linear, or a convolution of one group with zeros around the input."""
+    if type(module) is nn.Conv2d:
+        fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
+        return fits and module.weight.dtype in DTYPES
+    return type(module) is nn.Linear and module.weight.dtype in DTYPES
 
 
-def make_sparse(module: nn.Conv2d, products_of: MakeProducts) -> SparseConv2d:
-    """The same module, changed to compute by products."""
-    module.__class__ = SparseConv2d
-    assert isinstance(module, SparseConv2d)
+def make_sparse(module: DenseLayer, kernels: Kernels, products_of: MakeProducts) -> SparseLayer:
+    """The same module, which :func:`qualifies`, changed to compute by products."""
+    if isinstance(module, nn.Linear):
+        module.__class__ = SparseLinear
+        assert isinstance(module, SparseLinear)
+        module.kernels = kernels
+    else:
+        module.__class__ = SparseConv2d
+        assert isinstance(module, SparseConv2d)
     module.products_of = products_of
     return module
 
 
-def geometry_of(module: nn.Conv2d, images: torch.Size) -> Geometry:
-    """The geometry in which a module that :func:`qualifies` sees images [N, C, H, W] of a shape."""
+def geometry_of(module: DenseLayer, input: torch.Size) -> Geometry:
+    """The geometry in which a module that :func:`qualifies` sees an input of a shape: [N, C, H, W], or [..., C] if linear."""
+    if isinstance(module, nn.Linear):
+        return linear_geometry(input.numel() // module.in_features, module.in_features, module.out_features)
     assert not isinstance(module.padding, str)
     return Geometry(
         channels_in=module.in_channels,
@@ -57,8 +87,8 @@ def geometry_of(module: nn.Conv2d, images: torch.Size) -> Geometry:
         stride=(module.stride[0], module.stride[1]),
         padding=(module.padding[0], module.padding[1]),
         dilation=(module.dilation[0], module.dilation[1]),
-        size=(images[2], images[3]),
-        samples=images[0],
+        size=(input[2], input[3]),
+        samples=input[0],
     )
 
 

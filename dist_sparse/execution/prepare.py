@@ -6,11 +6,19 @@ from torch import Tensor, nn
 
 from dist_sparse.execution.current import Current, LayerProducts
 from dist_sparse.execution.fusion import norms_before_relu
-from dist_sparse.execution.modules import InnermostBatchNorm2d, SkippedReLU, SparseConv2d, make_sparse, qualifies
+from dist_sparse.execution.modules import (
+    DenseLayer,
+    InnermostBatchNorm2d,
+    SkippedReLU,
+    SparseConv2d,
+    SparseLinear,
+    make_sparse,
+    qualifies,
+)
 from dist_sparse.sparsity.masks import Masks
 
 
-def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Conv2d]:
+def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
     """The layers, by the names of their weights, that sparse ways can compute."""
     modules = dict(model.named_modules())
     layers = {name: modules[name.removesuffix("weight").removesuffix(".")] for name in names}
@@ -29,7 +37,7 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
     modules = dict(model.named_modules())
     fused = set() if images is None else norms_before_relu(model, images)
     for name, module in qualifying(model, current.masks.names).items():
-        make_sparse(module, LayerProducts(current, name, channels_last=not module.weight.is_contiguous()))
+        make_sparse(module, current.kernels, LayerProducts(current, name, channels_last=not module.weight.is_contiguous()))
     for name, module in modules.items():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d
@@ -41,6 +49,7 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
 
 _BEFORE: Mapping[type[nn.Module], type[nn.Module]] = {
     SparseConv2d: nn.Conv2d,
+    SparseLinear: nn.Linear,
     InnermostBatchNorm2d: nn.BatchNorm2d,
     SkippedReLU: nn.ReLU,
 }

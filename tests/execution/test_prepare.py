@@ -11,21 +11,26 @@ from torch import Tensor, nn
 
 import dist_sparse.models  # noqa: F401 - registers the networks with timm
 from dist_sparse.execution.fusion import norms_before_relu
-from dist_sparse.execution.kernels import kernels
-from dist_sparse.execution.modules import InnermostBatchNorm2d, SparseConv2d
-from dist_sparse.execution.prepare import prepare
+from dist_sparse.execution.modules import InnermostBatchNorm2d, SparseConv2d, SparseLinear, qualifies
 from dist_sparse.sparsity.masks import Masks
+from tests.execution.prepared import compute_sparsely
 
-MODELS = ["test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20"]
+MODELS = ["test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20", "test_vit", "mlp"]
+
+
+def network(name: str) -> nn.Module:
+    """One of :data:`MODELS` for 5 classes of images of 32 x 32, in double precision."""
+    if name == "mlp":
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(3072, 40), nn.ReLU(), nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 5)
+        ).double()
+    size = {"img_size": 32} if name == "test_vit" else {}
+    return timm.create_model(name, num_classes=5, in_chans=3, **size).double()
 
 
 def masked(model: nn.Module, density: float, alike: int) -> Masks:
-    """Masks on all convolutions of one group but the first, whose rows agree in so many, and zeros in the weights."""
-    weights = {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    }
+    """Masks on all layers that can be sparse but the first, whose rows agree in so many, and zeros in the weights."""
+    weights = {f"{name}.weight": module.weight for name, module in model.named_modules() if qualifies(module)}
     weights.pop(next(iter(weights)))
     masks = Masks({name: weight.detach() for name, weight in weights.items()})
     rows = {name: torch.rand(-(-len(weight) // alike), *weight.shape[1:]) < density for name, weight in weights.items()}
@@ -52,11 +57,11 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_results_gradients_and_statistics_are_those_of_masked_weights(name: str, alike: int) -> None:
     torch.manual_seed(0)
-    dense = timm.create_model(name, num_classes=5, in_chans=3).double().train()
+    dense = network(name).train()
     masks = masked(dense, 0.3, alike)
     sparse, size = copy.deepcopy(dense), 32
-    prepare(sparse, masks, kernels(), torch.randn(2, 3, size, size).double())
-    assert sum(isinstance(module, SparseConv2d) for module in sparse.modules()) == len(masks)
+    compute_sparsely(sparse, masks, torch.randn(2, 3, size, size).double())
+    assert sum(isinstance(module, SparseConv2d | SparseLinear) for module in sparse.modules()) == len(masks)
     for batch in (16, 7):  # whole vectors, and not
         images = torch.randn(batch, 3, size, size).double()
         close(gradients(sparse, images, masks), gradients(dense, images, masks))
@@ -70,7 +75,7 @@ def test_new_masks_are_followed_and_a_copy_has_them_too() -> None:
     sparse = timm.create_model("test_resnet", num_classes=5).double().eval()
     masks, images = masked(sparse, 0.3, 1), torch.randn(8, 3, 32, 32).double()
     dense = copy.deepcopy(sparse)
-    prepare(sparse, masks, kernels(), images)
+    compute_sparsely(sparse, masks, images)
     averaged = copy.deepcopy(sparse)
     before = sparse(images)
     masks.replace({name: torch.rand(masks[name].shape) < 0.1 for name in masks.names})
@@ -132,7 +137,7 @@ def test_a_relu_is_fused_only_where_nothing_else_sees_the_norm(
     model = Tried(between, inplace=inplace)
     assert norms_before_relu(model, torch.randn(2, 2, 4, 4)) == ({"norm"} if fused else set())
     images, plain = torch.randn(16, 2, 5, 5), copy.deepcopy(model)
-    prepare(model, Masks({}), kernels(), images)
+    compute_sparsely(model, Masks({}), images)
     assert isinstance(model.norm, InnermostBatchNorm2d) and model.norm.relu == fused
     innermost = images.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
     for seen in (images, innermost):

@@ -37,6 +37,8 @@ def check_alike(sparse: list[dict[str, Any]], dense: list[dict[str, Any]]) -> No
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "dense"], ids=lambda path: path.stem)
 def test_every_method_trains_as_it_does_densely(tmp_path: Path, path: Path) -> None:
     values = {**short(path), **KEYS}
+    if path.stem.startswith("ast"):  # whose sub-nets come to their densities one after the other
+        values["train.epochs"] = 2
     sparse, dense = (trained(tmp_path, values, compute) for compute in ("sparse", "dense"))
     check_alike(sparse, dense)
     assert any(float(row["execution/sparse_layers"] or 0) > 0 for row in sparse)

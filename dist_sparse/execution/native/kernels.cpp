@@ -3,6 +3,7 @@
 #include "indices.h"
 #include "norms.h"
 #include "rows.h"
+#include "transpose.h"
 
 namespace {
 
@@ -139,3 +140,14 @@ extern "C" void index_rows_by_key(const int32_t* start, const int32_t* column, i
                                   int32_t keys, int32_t* key_start, int32_t* entry, int32_t* row_of_entry) {
   index_transposed(start, column, rows, key_of_column, keys, key_start, entry, row_of_entry);
 }
+
+#define EXPORT_TRANSPOSITIONS(T, SUFFIX)                                                                        \
+  extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shape, const T* rows, T* blocks, double* sums) {        \
+    rows_to_blocks(*shape, rows, blocks, sums);                                                                 \
+  }                                                                                                             \
+  extern "C" void blocks_to_rows_##SUFFIX(const Blocks* shape, const T* blocks, const T* bias, T* rows) {       \
+    blocks_to_rows(*shape, blocks, bias, rows);                                                                 \
+  }
+
+EXPORT_TRANSPOSITIONS(float, f32)
+EXPORT_TRANSPOSITIONS(double, f64)

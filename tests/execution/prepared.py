@@ -1,0 +1,17 @@
+"""Networks that compute sparsely, for tests."""
+
+from torch import Tensor, nn
+
+from dist_sparse.execution.choose import Sparsest
+from dist_sparse.execution.current import Current
+from dist_sparse.execution.kernels import kernels
+from dist_sparse.execution.layers import layers_of
+from dist_sparse.execution.prepare import prepare
+from dist_sparse.sparsity.masks import Masks
+
+
+def compute_sparsely(model: nn.Module, masks: Masks, images: Tensor) -> Current:
+    """Change a network so that all its masked layers that qualify compute sparsely."""
+    current = Current(kernels(), masks, Sparsest(layers_of(model, masks, images.shape)))
+    prepare(model, current, images)
+    return current
