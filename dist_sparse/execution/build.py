@@ -135,7 +135,11 @@ def _measured(
 
 
 def _prepared(
-    model: nn.Module, current: Current, choose: Fastest | Sparsest, images: Tensor | None, state: Mapping[str, Any] | None = None
+    model: nn.Module,
+    current: Current,
+    choose: Fastest | Sparsest,
+    images: Tensor | None,
+    state: Mapping[str, Any] | None = None,
 ) -> Execution:
     prepare(model, current, images)
     return Execution(current=current, choose=choose, state=state)

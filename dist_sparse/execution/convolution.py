@@ -13,6 +13,7 @@ class Products(Protocol):
     """A mask's products in one geometry: :class:`.unstructured.Unstructured`, :class:`.row_groups.RowGroups`."""
 
     geometry: Geometry
+
     @property
     def positions(self) -> Tensor:
         """Where the values lie in the flattened weight, of any shape; those of inactive weights are 0."""
@@ -37,8 +38,8 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
         products = pair.forward
         source = padded(innermost(images), *((pad, pad) for pad in products.geometry.padding))
-        values = _as_it_lies(weight.detach()).index_select(0, products.positions.view(-1)).view(products.positions.shape)
-        ctx.pair, ctx.weight_shape, ctx.weight_stride = pair, weight.shape, weight.stride()
+        values = weight.detach().reshape(-1).index_select(0, products.positions.view(-1)).view(products.positions.shape)
+        ctx.pair, ctx.weight_shape = pair, weight.shape
         ctx.save_for_backward(source, values)
         return products.forward(source, values)
 
@@ -52,8 +53,8 @@ class _Convolution(torch.autograd.Function):
             of_images = pair.forward.backward_input(gradient, values)
         if ctx.needs_input_grad[1]:
             of_values = pair.weights.backward_weights(source, gradient)
-            of_weight = values.new_empty_strided(ctx.weight_shape, ctx.weight_stride).zero_()
-            _as_it_lies(of_weight).scatter_(0, pair.weights.positions.view(-1), of_values.view(-1))
+            of_weight = values.new_zeros(ctx.weight_shape)
+            of_weight.view(-1).index_add_(0, pair.weights.positions.view(-1), of_values.view(-1))
         return of_images, of_weight, None
 
 
@@ -63,8 +64,3 @@ def convolve(images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
     The gradient of the weight is 0 where ``pair.weights`` have no products.
     """
     return _Convolution.apply(images, weight, pair)  # pyright: ignore[reportReturnType]
-
-
-def _as_it_lies(weight: Tensor) -> Tensor:
-    """A weight's numbers in the order of its memory, which is contiguous or has its channels last."""
-    return weight.view(-1) if weight.is_contiguous() else weight.permute(0, 2, 3, 1).view(-1)

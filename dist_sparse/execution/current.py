@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
-from dist_sparse.execution.convolution import StepProducts, Products
+from dist_sparse.execution.convolution import Products, StepProducts
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice
@@ -68,15 +67,14 @@ class Current:
 class LayerProducts:
     """A layer's products by geometry, made anew once its masks have changed."""
 
-    def __init__(self, current: Current, name: str, *, channels_last: bool) -> None:
-        """``channels_last``: so the memory of the layer's weight [out, in, height, width] lies."""
-        self._current, self._name, self._channels_last = current, name, channels_last
+    def __init__(self, current: Current, name: str) -> None:
+        self._current, self._name = current, name
         self._made: WeakKeyDictionary[Masks, tuple[int, dict[Geometry, Products]]] = WeakKeyDictionary()
         self._all: dict[Geometry, Products] = {}
 
     def __deepcopy__(self, memo: object) -> "LayerProducts":
         """A copy of the network has the same masks."""
-        return LayerProducts(self._current, self._name, channels_last=self._channels_last)
+        return LayerProducts(self._current, self._name)
 
     def __call__(self, geometry: Geometry) -> StepProducts | None:
         """The products of now; None if the layer is computed densely."""
@@ -108,13 +106,4 @@ class LayerProducts:
         return self._all[geometry]
 
     def _make(self, chosen: Chosen, mask: LayerMask, geometry: Geometry) -> Products:
-        products = WAYS[chosen.way].products(self._current.kernels, mask, geometry, chosen.choice)
-        if self._channels_last:
-            products.positions = channels_last_positions(products.positions, mask.shape)
-        return products
-
-
-def channels_last_positions(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Where weights of [out, in, height, width] lie in memory whose channels are last, from where they are in that order."""
-    places = torch.arange(shape.numel(), dtype=positions.dtype).view(shape[0], *shape[2:], shape[1])
-    return places.permute(0, 3, 1, 2).reshape(-1)[positions.long()]
+        return WAYS[chosen.way].products(self._current.kernels, mask, geometry, chosen.choice)

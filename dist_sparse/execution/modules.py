@@ -26,7 +26,9 @@ class SparseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
             return super().forward(input)
-        out = convolve(input.to(self.weight.dtype), self.weight, products)  # also under autocast: kernels have no smaller numbers
+        out = convolve(
+            input.to(self.weight.dtype), self.weight, products
+        )  # also under autocast: kernels have no smaller numbers
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 

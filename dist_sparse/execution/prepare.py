@@ -1,6 +1,7 @@
 """Making a network compute sparsely: its modules' classes change, and with them their forward; nothing else does."""
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -15,14 +16,13 @@ from dist_sparse.execution.modules import (
     make_sparse,
     qualifies,
 )
-from dist_sparse.sparsity.masks import Masks
 
 
 def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
     """The layers, by the names of their weights, that sparse ways can compute."""
     modules = dict(model.named_modules())
     layers = {name: modules[name.removesuffix("weight").removesuffix(".")] for name in names}
-    return {name: module for name, module in layers.items() if qualifies(module)}
+    return {name: cast(DenseLayer, module) for name, module in layers.items() if qualifies(module)}
 
 
 def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
@@ -37,7 +37,7 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
     modules = dict(model.named_modules())
     fused = set() if images is None else norms_before_relu(model, images)
     for name, module in qualifying(model, current.masks.names).items():
-        make_sparse(module, current.kernels, LayerProducts(current, name, channels_last=not module.weight.is_contiguous()))
+        make_sparse(module, current.kernels, LayerProducts(current, name))
     for name, module in modules.items():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d
