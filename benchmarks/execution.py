@@ -76,7 +76,7 @@ def _steps(args: argparse.Namespace, images: Tensor, labels: Tensor) -> dict[str
 
         return run
 
-    sparse = trainee("fp32", channels_last=False)
+    sparse = trainee("fp32", channels_last=True)
     prepare(sparse.model, sparse.method.masks, kernels(), images[:2])
     return {
         "dense, fp32": step(trainee("fp32", channels_last=True)),

@@ -16,6 +16,10 @@ from dist_sparse.errors import one_line
 from dist_sparse.execution.compiling import NoKernels, compiled
 from dist_sparse.execution.geometry import empty_innermost
 
+STREAMED_SAMPLES = 16
+"""What is written past the caches consists of whole vectors: this must divide the number of samples."""
+_LARGE = 8 * 2**20
+"""Bytes, about what the caches keep beside other things until a tensor is read again."""
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -62,6 +66,21 @@ class _Plane(ctypes.Structure):
         ("first_row", ctypes.c_int32),
         ("last_row", ctypes.c_int32),
         ("relu", ctypes.c_int32),
+        ("streams", ctypes.c_int32),
+    )
+
+
+class _NormGradient(ctypes.Structure):
+    """``struct NormGradient`` of ``native/norms.h``."""
+
+    _fields_ = (
+        ("gradient", ctypes.c_void_p),
+        ("gradient_step", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("row_step", ctypes.c_int64),
+        ("scales", ctypes.c_void_p),
+        ("shifts", ctypes.c_void_p),
+        ("means", ctypes.c_void_p),
     )
 
 
@@ -95,8 +114,8 @@ _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
 _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
     "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
-    "norm_gradient_sums": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 4),
-    "norm_gradient_apply": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 6),
+    "norm_gradient_sums": (ctypes.POINTER(_NormGradient), *[_POINTER] * 2),
+    "norm_gradient_apply": (ctypes.POINTER(_NormGradient), *[_POINTER] * 4),
 }
 
 
@@ -183,26 +202,35 @@ class Kernels:
         _run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
         return made
 
-    def gradient_sums(self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor) -> Tensor:
+    def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
         """By channel, float64 [2, C]: the sum of the gradient, and of its products with ``images - mean``.
 
-        ``out`` is what a ReLU has given: where it is 0, so is the gradient; None without one.
+        ``relu`` is the scale and the shift behind which there was a ReLU: where that has made 0, the gradient is 0.
         """
-        means, pointers = mean.to(images.dtype), _gradient_pointers(gradient, images, out)
-        return self._channel_sums("norm_gradient_sums", images, (*pointers, means.data_ptr()), relu=out is not None)
+        source, _kept = _norm_gradient(gradient, images, relu, mean)
+        return self._channel_sums("norm_gradient_sums", images, (source,), relu=relu is not None)
 
     def gradient_of_norm(
-        self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor, factors: tuple[Tensor, Tensor, Tensor]
+        self,
+        gradient: Tensor,
+        images: Tensor,
+        relu: tuple[Tensor, Tensor] | None,
+        mean: Tensor,
+        factors: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """``gradient * factors[0] + (images - mean) * factors[1] + factors[2]`` by channel; ``out`` as in :meth:`gradient_sums`."""
-        made, pointers = _like(images), _gradient_pointers(gradient, images, out)
-        typed = [each.to(images.dtype) for each in (mean, *factors)]
-        pointers = (*pointers, *(each.data_ptr() for each in typed), made.data_ptr())
-        parts = _planes(images, relu=out is not None)
+        """``gradient * factors[0] + (images - mean) * factors[1] + factors[2]`` by channel.
+
+        ``relu`` is as in :meth:`gradient_sums`.
+        """
+        made = _like(images)
+        source, _kept = _norm_gradient(gradient, images, relu, mean)
+        typed = [each.to(images.dtype) for each in factors]
+        pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
+        parts = _planes(images, relu=relu is not None)
         _run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
         return made
 
-    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[int | None, ...], *, relu: bool) -> Tensor:
+    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], *, relu: bool) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
         parts = _planes(images, relu=relu)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
@@ -260,15 +288,25 @@ def _like(images: Tensor) -> Tensor:
     return empty_innermost(images, count, channels, (height, width))
 
 
-def _gradient_pointers(gradient: Tensor, images: Tensor, out: Tensor | None) -> tuple[int | None, ...]:
+def _norm_gradient(
+    gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor
+) -> tuple[_NormGradient, list[Tensor]]:
+    """What the gradient's kernels read, and the tensors of it that must be kept as long."""
     rows, of_images = _rows_of(gradient), _rows_of(images)
-    kept = None if out is None else out.data_ptr()
-    return rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), kept
+    kept = [each.to(images.dtype) for each in (*(relu or (mean, mean)), mean)]
+    pointers = (rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), *(each.data_ptr() for each in kept))
+    return _NormGradient(*pointers), kept
 
 
 def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
     count, channels, height, width = images.shape
-    return [_Plane(width, channels, count, first, last, relu) for first, last in _spans(height)]
+    streams = is_large(images) and count % STREAMED_SAMPLES == 0
+    return [_Plane(width, channels, count, first, last, relu, streams) for first, last in _spans(height)]
+
+
+def is_large(tensor: Tensor) -> bool:
+    """Whether a tensor will have left the caches before it is read again: then it is written past them."""
+    return tensor.numel() * tensor.element_size() >= _LARGE
 
 
 def _parts(shape: Pass) -> list[Pass]:

@@ -116,16 +116,16 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
   }                                                                                                                           \
   extern "C" void norm_apply_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* scales, const T* shifts,         \
                                       T* out) {                                                                               \
-    norm_apply(*plane, x, step, scales, shifts, out);                                                                         \
+    (plane->relu ? norm_apply<T, true> : norm_apply<T, false>)(*plane, x, step, scales, shifts, out);                         \
   }                                                                                                                           \
-  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const T* gradient, int64_t gradient_step, const T* x,       \
-                                              int64_t step, const T* out, const T* means, double* sums, double* products) {   \
-    norm_gradient_sums(*plane, gradient, gradient_step, x, step, out, means, sums, products);                                 \
+  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const NormGradient<T>* from, double* sums,                  \
+                                              double* products) {                                                             \
+    (plane->relu ? norm_gradient_sums<T, true> : norm_gradient_sums<T, false>)(*plane, *from, sums, products);                \
   }                                                                                                                           \
-  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const T* gradient, int64_t gradient_step, const T* x,      \
-                                               int64_t step, const T* out, const T* means, const T* by_gradient,              \
+  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const NormGradient<T>* from, const T* by_gradient,         \
                                                const T* by_x, const T* constants, T* x_gradient) {                            \
-    norm_gradient_apply(*plane, gradient, gradient_step, x, step, out, means, by_gradient, by_x, constants, x_gradient);      \
+    (plane->relu ? norm_gradient_apply<T, true> : norm_gradient_apply<T, false>)(*plane, *from, by_gradient, by_x, constants, \
+                                                                                 x_gradient);                                 \
   }
 
 EXPORT(float, f32)

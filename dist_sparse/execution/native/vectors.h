@@ -101,6 +101,13 @@ INLINE void stream(T* to, V value) {
   store(to, value);
 }
 
+// To be called behind the last of them: other threads see what was written.
+INLINE void end_streams() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 template <class T, int LANES, int POSITIONS>
 inline __attribute__((always_inline)) void Block<T, LANES, POSITIONS>::store_to(T* to, int64_t step, bool streams) {
   each([&](V& value, int p, int sample) __attribute__((always_inline)) {
