@@ -13,8 +13,11 @@ class Products(Protocol):
     """A mask's products in one geometry: :class:`.unstructured.Unstructured`, :class:`.row_groups.RowGroups`."""
 
     geometry: Geometry
-    positions: Tensor
-    """Where the values lie in the flattened weight, of any shape; those of inactive weights are 0."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Where the values lie in the flattened weight, int32 of any shape; those of inactive weights are 0."""
+        ...
 
     def forward(self, source: Tensor, values: Tensor) -> Tensor: ...
 
@@ -43,7 +46,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_values = products.backward_weights(source, gradient)
             of_weight = values.new_zeros(ctx.weight_shape)
-            of_weight.view(-1).scatter_(0, products.positions.view(-1), of_values.view(-1))
+            of_weight.view(-1).index_add_(0, products.positions.view(-1), of_values.view(-1))
         return of_images, of_weight, None
 
 

@@ -7,7 +7,7 @@ from dist_sparse.execution.fusion import norms_before_relu
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.modules import InnermostBatchNorm2d, SkippedReLU, SparseConv2d, qualifies
-from dist_sparse.execution.passes import Choice
+from dist_sparse.execution.passes import default_choice
 from dist_sparse.execution.row_groups import GROUP, RowGroups
 from dist_sparse.execution.unstructured import Unstructured
 from dist_sparse.sparsity.masks import Masks
@@ -39,11 +39,11 @@ class LayerProducts:
     def _make(self, geometry: Geometry) -> Products:
         mask = self._masks[self._name]
         if geometry.channels_out % GROUP == 0:
-            groups = RowGroups(self._kernels, mask, geometry, Choice(forward=2, backward=2, weights=8))
+            groups = RowGroups(self._kernels, mask, geometry, default_choice(geometry, "row_groups"))
             if groups.fill > _WORTHWHILE_FILL:
                 return groups
         packed, active = self._masks.packed()[self._name], self._masks.active()[self._name]
-        return Unstructured(self._kernels, packed, active, geometry, Choice(forward=2, backward=2, weights=4))
+        return Unstructured(self._kernels, packed, active, geometry, default_choice(geometry, "unstructured"))
 
 
 def prepare(model: nn.Module, masks: Masks, kernels: Kernels, images: Tensor) -> None:
