@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     "name", "output", "resume", "data.root", "data.download", "data.backend", "data.workers", "data.bad_images",
-    "train.eval_batch_size", "train.compile", "train.nan_limit", "execution.*", "engine.device", "engine.timeout", "engine.exchange",
-    "engine.deepspeed_config", "checkpoint.*", "tracking.*",
+    "train.eval_batch_size", "train.compile", "train.nan_limit", "execution.*", "engine.device", "engine.timeout",
+    "engine.exchange", "engine.deepspeed_config", "checkpoint.*", "tracking.*",
 )  # fmt: skip
 """Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
 

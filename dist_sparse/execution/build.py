@@ -51,7 +51,7 @@ def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Map
             _log.warning("resuming without sparse execution, which the run had before: %s", reason)
         return Execution(reason=reason, state={"dense": reason})
     if forced:
-        return _prepared(model, Current(library, masks, choose := Sparsest(layers)), choose, setting.images)
+        return _prepared(model, Current(library, masks, choose := Sparsest(library, layers)), choose, setting.images)
     return _measured(setting, model, masks, library, layers, saved)
 
 
@@ -85,10 +85,10 @@ def build_for_evaluation(
             raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
         return Execution(reason=reason)
     if compute == "sparse" or saved is None:
-        choose = Sparsest(layers)
+        choose = Sparsest(library, layers)
     else:
         costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
-        choose = Fastest(layers, costs, channels_last=channels_last, network=network)
+        choose = Fastest(library, layers, costs, channels_last=channels_last, network=network)
     return _prepared(model, Current(library, masks, choose), choose, images)
 
 
@@ -125,7 +125,7 @@ def _measured(
     costs, network = (Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])) if saved else (Costs(), None)
     if network is None or not costs.know(layer.key for layer in layers.values()):  # of another micro-batch
         costs, network = measured_costs(setting, model, library, layers, final)
-    choose = Fastest(layers, costs, channels_last=setting.channels_last, network=network)
+    choose = Fastest(library, layers, costs, channels_last=setting.channels_last, network=network)
     state = {"costs": costs.only([layer.key for layer in layers.values()]).state_dict(), "network": dataclasses.asdict(network)}
     current = Current(library, masks, choose)
     if not current.chosen(masks) and not current.chosen(final):

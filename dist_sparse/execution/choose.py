@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from dist_sparse.execution.costs import Cost, Costs
 from dist_sparse.execution.current import Chosen
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
-from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.ways import DENSE, WAYS, LayerMask
 
 _WORTHWHILE = 0.95
@@ -38,14 +38,14 @@ def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
     return f"{DENSE}{' within' if within else ''}{' channels last' if channels_last else ''}: {layer.key}"
 
 
-def loads(layer: Layer, mask: LayerMask) -> dict[str, float]:
+def loads(kernels: Kernels, layer: Layer, mask: LayerMask) -> dict[str, float]:
     """The load of each way that can compute a layer and is worth a thought."""
-    return _worthwhile({name: way.load(mask) for name, way in WAYS.items() if way.takes(layer.shape)})
+    return _worthwhile({name: way.load(kernels, mask) for name, way in WAYS.items() if way.takes(layer.shape)})
 
 
-def loads_at(layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
+def loads_at(kernels: Kernels, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
     """As :func:`loads`, to expect at another density of a mask that is made as ``like`` is."""
-    return _worthwhile({name: way.load_at(density, like) for name, way in WAYS.items() if way.takes(layer.shape)})
+    return _worthwhile({name: way.load_at(kernels, density, like) for name, way in WAYS.items() if way.takes(layer.shape)})
 
 
 def _worthwhile(found: dict[str, float]) -> dict[str, float]:
@@ -56,9 +56,18 @@ def _worthwhile(found: dict[str, float]) -> dict[str, float]:
 class Fastest:
     """Chooses by costs."""
 
-    def __init__(self, layers: Mapping[str, Layer], costs: Costs, *, channels_last: bool, network: NetworkCost | None) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        layers: Mapping[str, Layer],
+        costs: Costs,
+        *,
+        channels_last: bool,
+        network: NetworkCost | None = None,
+    ) -> None:
         """``network`` is None while it is measured: then each layer has its fastest way."""
-        self._layers, self._costs, self._network, self._channels_last = layers, costs, network, channels_last
+        self._kernels, self._layers, self._costs = kernels, layers, costs
+        self._network, self._channels_last = network, channels_last
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
         chosen, seconds = self.each(masks)
@@ -95,7 +104,7 @@ class Fastest:
     def _best(self, layer: Layer, mask: LayerMask) -> tuple[Chosen | None, Cost | None]:
         """The fastest way, None for the dense one, and its cost if that is known."""
         best, least = None, self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
-        for way, load in loads(layer, mask).items():
+        for way, load in loads(self._kernels, layer, mask).items():
             cost = self._costs.in_band(sparse_key(layer, way), load)
             if cost is not None and (least is None or cost.seconds < least.seconds):
                 best, least = Chosen(way=way, choice=cost.choice, load=load), cost
@@ -105,8 +114,8 @@ class Fastest:
 class Sparsest:
     """Computes every layer sparsely, and measures nothing."""
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        self._layers = layers
+    def __init__(self, kernels: Kernels, layers: Mapping[str, Layer]) -> None:
+        self._kernels, self._layers = kernels, layers
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
         return {name: self._choose(layer, masks[name]) for name, layer in self._layers.items()}
@@ -116,7 +125,7 @@ class Sparsest:
         return {}
 
     def _choose(self, layer: Layer, mask: LayerMask) -> Chosen:
-        found = loads(layer, mask)
+        found = loads(self._kernels, layer, mask)
         groups, least = found.get("row groups"), min(found.values())
         way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
-        return Chosen(way=way, choice=Choice(), load=found[way])
+        return Chosen(way=way, choice=layer.default_choice(WAYS[way]), load=found[way])

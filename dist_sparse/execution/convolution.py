@@ -16,7 +16,7 @@ class Products(Protocol):
 
     @property
     def positions(self) -> Tensor:
-        """Where the values lie in the flattened weight, of any shape; those of inactive weights are 0."""
+        """Where the values lie in the flattened weight, int32 of any shape; those of inactive weights are 0."""
         ...
 
     def forward(self, source: Tensor, values: Tensor) -> Tensor: ...

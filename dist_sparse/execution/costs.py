@@ -5,9 +5,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,23 +112,12 @@ def read_cache() -> Costs:
 
 
 def write_cache(costs: Costs) -> None:
-    """Keep costs beside those that are there. A folder that cannot be written is left alone: the cost is another measurement."""
+    """Keep costs beside those that are there. What cannot be written is left alone: it costs another measurement."""
     path = cache_path()
     state = {**read_cache().state_dict(), **costs.state_dict()}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as file:
-            json.dump(state, file)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """A file that takes the place of another when it is whole: several processes may write."""
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # several processes may write
+            whole = Path(folder) / path.name
+            whole.write_text(json.dumps(state), encoding="utf-8")
+            whole.replace(path)

@@ -101,8 +101,9 @@ class LayerProducts:
         """The products of all weights."""
         if geometry not in self._all:
             mask = LayerMask.of(torch.ones(self._current.masks.shape(self._name), dtype=torch.bool))
-            way = next(name for name in reversed(WAYS) if WAYS[name].takes(mask.shape))
-            self._all[geometry] = self._make(Chosen(way=way, choice=Choice(), load=1.0), mask, geometry)
+            way = next(WAYS[name] for name in reversed(WAYS) if WAYS[name].takes(mask.shape))
+            choice = way.choice(geometry, torch.float32.itemsize)
+            self._all[geometry] = self._make(Chosen(way=way.name, choice=choice, load=1.0), mask, geometry)
         return self._all[geometry]
 
     def _make(self, chosen: Chosen, mask: LayerMask, geometry: Geometry) -> Products:

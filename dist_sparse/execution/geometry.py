@@ -57,11 +57,15 @@ class Geometry:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """Where each column's input lies, from an output's position in the padded input, in elements: int32 [columns]."""
+        """Where each column's input lies, from an output's position in the padded input, in samples: int32 [columns]."""
         channel, down, right = self._column_parts()
         across = self.padded[1]
-        places = (down * self.dilation[0] * across + right * self.dilation[1]) * self.channels_in + channel
-        return (places * self.samples).int()
+        return ((down * self.dilation[0] * across + right * self.dilation[1]) * self.channels_in + channel).int()
+
+    @cached_property
+    def is_pointwise(self) -> bool:
+        """Whether an output depends on the input at its own position alone: positions are then as good as in one row."""
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -91,11 +95,11 @@ class Geometry:
 
     @cached_property
     def gradient_offsets(self) -> Tensor:
-        """Where each column's output gradient lies, of the first channel, from a phase's position: int32 [columns]."""
+        """Where each column's output gradient of channel 0 lies, from a phase's position, in samples: int32 [columns]."""
         _, down, right = self._column_parts()
         rows, columns = (torch.tensor(self.shifts(axis)) + self.margins[axis][0] for axis in range(2))
         across = self.out_size[1] + sum(self.margins[1])
-        return ((rows[down] * across + columns[right]) * self.channels_out * self.samples).int()
+        return ((rows[down] * across + columns[right]) * self.channels_out).int()
 
     def _column_parts(self) -> tuple[Tensor, Tensor, Tensor]:
         column = torch.arange(self.columns)

@@ -16,6 +16,10 @@ from dist_sparse.errors import one_line
 from dist_sparse.execution.compiling import NoKernels, compiled
 from dist_sparse.execution.geometry import empty_innermost
 
+STREAMED_SAMPLES = 16
+"""What is written past the caches consists of whole vectors: this must divide the number of samples."""
+LARGE = 8 * 2**20
+"""Bytes, about what the caches do not keep until a tensor is read again: such results are written past them."""
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 DTYPES = frozenset(_SUFFIX)
 """Of the tensors that kernels take."""
@@ -38,6 +42,7 @@ class Pass(ctypes.Structure):
         ("first_strip", ctypes.c_int64),
         ("last_strip", ctypes.c_int64),
         ("streams", ctypes.c_int32),
+        ("zeroed", ctypes.c_int64),
         ("reach_rows", ctypes.c_int32),
         ("reach_row", ctypes.c_int64),
         ("reach_start", ctypes.c_int64),
@@ -51,7 +56,15 @@ class Pass(ctypes.Structure):
 
 
 class _Rows(ctypes.Structure):
-    _fields_ = (("start", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("count", ctypes.c_int32))
+    """``struct Rows`` of ``native/rows.h``."""
+
+    _fields_ = (
+        ("start", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p),
+        ("count", ctypes.c_int32),
+        ("blocks", ctypes.c_int32),
+        ("narrow", ctypes.c_int32),
+    )
 
 
 class _Plane(ctypes.Structure):
@@ -64,6 +77,21 @@ class _Plane(ctypes.Structure):
         ("first_row", ctypes.c_int32),
         ("last_row", ctypes.c_int32),
         ("relu", ctypes.c_int32),
+        ("streams", ctypes.c_int32),
+    )
+
+
+class _NormGradient(ctypes.Structure):
+    """``struct NormGradient`` of ``native/norms.h``."""
+
+    _fields_ = (
+        ("gradient", ctypes.c_void_p),
+        ("gradient_step", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("row_step", ctypes.c_int64),
+        ("scales", ctypes.c_void_p),
+        ("shifts", ctypes.c_void_p),
+        ("means", ctypes.c_void_p),
     )
 
 
@@ -81,25 +109,48 @@ class _Blocks(ctypes.Structure):
 
 
 class _Groups(ctypes.Structure):
+    """``struct Groups`` of ``native/groups.h``."""
+
     _fields_ = (
         ("start", ctypes.c_void_p),
         ("offset", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("count", ctypes.c_int32),
+        ("narrow", ctypes.c_int32),
+    )
+
+
+class _Matrix(ctypes.Structure):
+    """``struct Matrix`` of ``native/indices.h``."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("block", ctypes.c_int32),
+        ("narrow", ctypes.c_int32),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowIndex:
-    """Rows of entries: ``start`` int32 [rows + 1], and the ``offset`` int32 of each entry's input, in elements."""
+    """Rows of entries, each row in ``blocks``: ``start`` int32 [rows * blocks + 1], and the ``offset`` of each entry's input.
+
+    Offsets count samples (an element's place is the offset times their number); they are uint16 where they fit, else int32.
+    """
 
     start: Tensor
     offset: Tensor
+    blocks: int
+
+    def part(self, first: int, count: int) -> "RowIndex":
+        """Some neighbouring rows."""
+        start = self.start[first * self.blocks : (first + count) * self.blocks + 1]
+        return RowIndex(start=start, offset=self.offset, blocks=self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupIndex:
-    """Row groups: ``start`` int32 [groups + 1] and ``offset`` int32 of columns, and the ``rows`` int32 [groups, 4] of each."""
+    """Row groups: ``start`` int32 [groups + 1] and ``offset`` of columns, as in :class:`RowIndex`; ``rows`` int32 of each."""
 
     start: Tensor
     offset: Tensor
@@ -112,8 +163,8 @@ _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
 _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
     "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
-    "norm_gradient_sums": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 4),
-    "norm_gradient_apply": (_POINTER, _STEP, _POINTER, _STEP, *[_POINTER] * 6),
+    "norm_gradient_sums": (ctypes.POINTER(_NormGradient), *[_POINTER] * 2),
+    "norm_gradient_apply": (ctypes.POINTER(_NormGradient), *[_POINTER] * 4),
 }
 
 
@@ -134,6 +185,15 @@ class Kernels:
             self._declare(f"{kernel}_rows_{suffix}", _Rows)
         for kernel, suffix in itertools.product(("multiply", "spread", "correlate"), _SUFFIX.values()):
             self._declare(f"{kernel}_groups_{suffix}", _Groups)
+        self._library.index_rows_of_bits.argtypes = (_POINTER, _Matrix, *[_POINTER] * 4)
+        self._library.index_rows_by_key.argtypes = (
+            _POINTER,
+            ctypes.c_int32,
+            _Matrix,
+            _POINTER,
+            ctypes.c_int32,
+            *[_POINTER] * 4,
+        )
         for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
             function.argtypes, function.restype = (ctypes.POINTER(_Plane), *arguments), None
@@ -158,33 +218,73 @@ class Kernels:
         _by_strips(shape, self._kernel("multiply_groups", source), source, target, _groups(index), values)
 
     def spread_groups(self, shape: Pass, source_gradient: Tensor, gradient: Tensor, index: GroupIndex, values: Tensor) -> None:
-        """``source_gradient[position + offset]``, of zeros before, becomes the gradient of the source of a multiplication.
+        """``source_gradient[position + offset]`` becomes the gradient of the source of a multiplication.
 
-        Positions share what they write to: threads take samples.
+        It is of zeros before, and positions may share what they write to: threads take samples. Where each has ``shape.zeroed``
+        elements of its own, they need not be zeros, and threads take positions.
         """
-        kernel, parts = self._kernel("spread_groups", gradient), []
-        for first, last in _spans(shape.last_sample, 16):
-            part = _copy(shape, first_sample=first, last_sample=last, last_strip=shape.strips)
-            parts.append((part, source_gradient.data_ptr(), gradient.data_ptr(), _groups(index), values.data_ptr()))
-        _run(kernel, parts)
+        kernel, arguments = self._kernel("spread_groups", gradient), (_groups(index), values.data_ptr())
+        parts = _parts(shape) if shape.zeroed else _parts_of_samples(shape)
+        _run(kernel, [(part, source_gradient.data_ptr(), gradient.data_ptr(), *arguments) for part in parts])
 
     def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:
         """As :meth:`correlate_rows`, of each column [columns, 4]."""
         size = (len(index.offset), 4)
         return _summed(shape, self._kernel("correlate_groups", source), source, gradient, _groups(index), size)
 
-    def index_rows(self, packed: Tensor, rows: int, columns: int, active: int) -> tuple[Tensor, Tensor]:
-        """``start`` int32 [rows + 1] and the column int32 [active] of each entry of a matrix, from its packed mask (uint8)."""
-        start, column = torch.empty(rows + 1, dtype=torch.int32), torch.empty(active, dtype=torch.int32)
-        self._library.index_rows_of_bits(_pointer(packed), rows, columns, _pointer(start), _pointer(column))
-        return start, column
+    def index_rows(
+        self, packed: Tensor, size: tuple[int, int], active: int, offset_of_column: Tensor, block: int
+    ) -> tuple[RowIndex, Tensor]:
+        """The entries of a matrix of this size from its packed mask (uint8), in blocks of columns.
 
-    def index_by_key(self, start: Tensor, column: Tensor, key_of_column: Tensor, keys: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The entries of :meth:`index_rows` by another key, in int32: ``start`` [keys + 1], and each entry's number and row."""
-        made = torch.empty(keys + 1, dtype=torch.int32), torch.empty_like(column), torch.empty_like(column)
-        matrix = _pointer(start), _pointer(column), len(start) - 1
-        self._library.index_rows_by_key(*matrix, _pointer(key_of_column), keys, *(_pointer(each) for each in made))
-        return made
+        Returns:
+            Their index, and each one's place in the flattened matrix (int32).
+        """
+        rows, columns = size
+        blocks = -(-columns // block)
+        offset = _offsets(active, int(offset_of_column.max()))
+        start, position = torch.empty(rows * blocks + 1, dtype=torch.int32), torch.empty(active, dtype=torch.int32)
+        matrix = _Matrix(rows, columns, block, offset.element_size() == 2)
+        made = (_pointer(each) for each in (offset_of_column, start, position, offset))
+        self._library.index_rows_of_bits(_pointer(packed), matrix, *made)
+        return RowIndex(start=start, offset=offset, blocks=blocks), position
+
+    def index_by_key(
+        self, position: Tensor, size: tuple[int, int], keys: tuple[Tensor, int], offset_of_column: Tensor, block: int
+    ) -> tuple[RowIndex, Tensor]:
+        """The entries of :meth:`index_rows` by another key, in blocks of rows.
+
+        Args:
+            position: the places that :meth:`index_rows` gave.
+            keys: of each column, and how many there are.
+            offset_of_column: an entry's row is added.
+
+        Returns:
+            Their index, and each one's number before (int32).
+        """
+        rows, columns = size
+        blocks = -(-rows // block)
+        offset = _offsets(len(position), int(offset_of_column.max()) + rows - 1)
+        start, entry = torch.empty(keys[1] * blocks + 1, dtype=torch.int32), torch.empty_like(position)
+        matrix = _Matrix(rows, columns, block, offset.element_size() == 2)
+        by = _pointer(keys[0]), keys[1], _pointer(offset_of_column)
+        made = (_pointer(each) for each in (start, entry, offset))
+        self._library.index_rows_by_key(_pointer(position), len(position), matrix, *by, *made)
+        return RowIndex(start=start, offset=offset, blocks=blocks), entry
+
+    def hash_rows(self, mask: Tensor) -> Tensor:
+        """A number (int64) for each row of a bool matrix, the same for equal rows."""
+        hashes = torch.empty(len(mask), dtype=torch.int64)
+        self._library.hash_rows_of_mask(_pointer(mask), *mask.shape, _pointer(hashes))
+        return hashes
+
+    def columns_of_groups(self, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns in which any of a group's rows (int32 [groups, 4]) is active, int32: ``start`` [groups + 1], columns."""
+        groups, columns = len(rows), mask.shape[1]
+        start, column = torch.empty(groups + 1, dtype=torch.int32), torch.empty(groups * columns, dtype=torch.int32)
+        made = _pointer(start), _pointer(column)
+        count = self._library.columns_of_groups(_pointer(mask), _pointer(rows), groups, columns, *made)
+        return start, column[:count]
 
     def rows_to_blocks(self, rows: Tensor, samples: int) -> Tensor:
         """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
@@ -227,26 +327,35 @@ class Kernels:
         _run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
         return made
 
-    def gradient_sums(self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor) -> Tensor:
+    def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
         """By channel, float64 [2, C]: the sum of the gradient, and of its products with ``images - mean``.
 
-        ``out`` is what a ReLU has given: where it is 0, so is the gradient; None without one.
+        ``relu`` is the scale and the shift behind which there was a ReLU: where that has made 0, the gradient is 0.
         """
-        means, pointers = mean.to(images.dtype), _gradient_pointers(gradient, images, out)
-        return self._channel_sums("norm_gradient_sums", images, (*pointers, means.data_ptr()), relu=out is not None)
+        source, _kept = _norm_gradient(gradient, images, relu, mean)
+        return self._channel_sums("norm_gradient_sums", images, (source,), relu=relu is not None)
 
     def gradient_of_norm(
-        self, gradient: Tensor, images: Tensor, out: Tensor | None, mean: Tensor, factors: tuple[Tensor, Tensor, Tensor]
+        self,
+        gradient: Tensor,
+        images: Tensor,
+        relu: tuple[Tensor, Tensor] | None,
+        mean: Tensor,
+        factors: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """``gradient * factors[0] + (images - mean) * factors[1] + factors[2]`` by channel; ``out`` as in :meth:`gradient_sums`."""
-        made, pointers = _like(images), _gradient_pointers(gradient, images, out)
-        typed = [each.to(images.dtype) for each in (mean, *factors)]
-        pointers = (*pointers, *(each.data_ptr() for each in typed), made.data_ptr())
-        parts = _planes(images, relu=out is not None)
+        """``gradient * factors[0] + (images - mean) * factors[1] + factors[2]`` by channel.
+
+        ``relu`` is as in :meth:`gradient_sums`.
+        """
+        made = _like(images)
+        source, _kept = _norm_gradient(gradient, images, relu, mean)
+        typed = [each.to(images.dtype) for each in factors]
+        pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
+        parts = _planes(images, relu=relu is not None)
         _run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
         return made
 
-    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[int | None, ...], *, relu: bool) -> Tensor:
+    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], *, relu: bool) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
         parts = _planes(images, relu=relu)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
@@ -304,15 +413,20 @@ def _like(images: Tensor) -> Tensor:
     return empty_innermost(images, count, channels, (height, width))
 
 
-def _gradient_pointers(gradient: Tensor, images: Tensor, out: Tensor | None) -> tuple[int | None, ...]:
+def _norm_gradient(
+    gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor
+) -> tuple[_NormGradient, list[Tensor]]:
+    """What the gradient's kernels read, and the tensors of it that must be kept as long."""
     rows, of_images = _rows_of(gradient), _rows_of(images)
-    kept = None if out is None else out.data_ptr()
-    return rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), kept
+    kept = [each.to(images.dtype) for each in (*(relu or (mean, mean)), mean)]
+    pointers = (rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), *(each.data_ptr() for each in kept))
+    return _NormGradient(*pointers), kept
 
 
 def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
     count, channels, height, width = images.shape
-    return [_Plane(width, channels, count, first, last, relu) for first, last in _spans(height)]
+    streams = images.numel() * images.element_size() >= LARGE and count % STREAMED_SAMPLES == 0
+    return [_Plane(width, channels, count, first, last, relu, streams) for first, last in _spans(height)]
 
 
 def _empty_blocks(rows: Tensor, samples: int) -> Tensor:
@@ -339,6 +453,16 @@ def _spans(count: int, grain: int = 1) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
+def _parts_of_samples(shape: Pass) -> list[Pass]:
+    """The fewer samples a part has, the more of its positions go at once."""
+    spans = _spans(shape.last_sample, 16)
+    positions = shape.positions * (2 if len(spans) > 1 else 1)
+    parts = [_copy(shape, first_sample=first, last_sample=last, positions=positions) for first, last in spans]
+    for part in parts:
+        part.last_strip = part.strips
+    return parts
+
+
 def _copy(shape: Pass, **values: int) -> Pass:
     copy = Pass.from_buffer_copy(shape)
     for name, value in values.items():
@@ -355,11 +479,22 @@ def _run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
 
 
 def _rows(index: RowIndex) -> _Rows:
-    return _Rows(index.start.data_ptr(), index.offset.data_ptr(), len(index.start) - 1)
+    count = (len(index.start) - 1) // index.blocks
+    return _Rows(index.start.data_ptr(), index.offset.data_ptr(), count, index.blocks, index.offset.element_size() == 2)
 
 
 def _groups(index: GroupIndex) -> _Groups:
-    return _Groups(index.start.data_ptr(), index.offset.data_ptr(), index.rows.data_ptr(), len(index.start) - 1)
+    pointers = (each.data_ptr() for each in (index.start, index.offset, index.rows))
+    return _Groups(*pointers, len(index.start) - 1, index.offset.element_size() == 2)
+
+
+def _offsets(count: int, largest: int) -> Tensor:
+    return torch.empty(count, dtype=dtype_of_offsets(largest))
+
+
+def dtype_of_offsets(largest: int) -> torch.dtype:
+    """The type of offsets up to the ``largest``."""
+    return torch.uint16 if largest < 2**16 else torch.int32
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from dist_sparse.execution.modules import make_sparse
 from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.ways import LayerMask, Way
 
-_POSITIONS = (1, 2, 4, 8)
+_POSITIONS = (1, 2, 3, 4, 8)
 _TIMES = 2
 _LONG = 5.0
 
@@ -68,7 +69,8 @@ def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:
     gradient = torch.randn_like(forward().detach())
 
     def both() -> None:
-        images.grad = module.weight.grad = None
+        images.grad = None
+        module.zero_grad()
         forward().backward(gradient)
 
     return seconds_of(both)
@@ -77,20 +79,21 @@ def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:
 def _best_choice(kernels: Kernels, layer: Layer, way: Way, mask: LayerMask) -> Choice:
     """Each pass with the number of positions that is fastest for it."""
     geometry, dtype = layer.geometry, layer.module.weight.dtype
-    height, width = geometry.out_size
     source = torch.randn(*geometry.padded, geometry.channels_in, geometry.samples, dtype=dtype)
-    gradient = innermost(torch.randn(geometry.samples, geometry.channels_out, height, width, dtype=dtype))
-    times: dict[str, dict[int, float]] = {"forward": {}, "backward": {}, "weights": {}}
-    for positions in _POSITIONS:
-        if positions > max(2, width):
-            continue
-        choice = Choice(forward=positions, backward=positions, weights=positions)
+    gradient = innermost(torch.randn(geometry.samples, geometry.channels_out, *geometry.out_size, dtype=dtype))
+    default = layer.default_choice(way)
+    best = {name: (float("inf"), 0) for name in ("forward", "backward", "weights")}
+    for positions in sorted({*_POSITIONS, *(getattr(default, name) for name in best)}):
+        choice = dataclasses.replace(default, **dict.fromkeys(best, positions))
         products = way.products(kernels, mask, geometry, choice)
         values = torch.randn(products.positions.shape, dtype=dtype)
-        times["forward"][positions] = seconds_of(lambda: products.forward(source, values))  # noqa: B023 - called at once
-        times["backward"][positions] = seconds_of(lambda: products.backward_input(gradient, values))  # noqa: B023
-        times["weights"][positions] = seconds_of(lambda: products.backward_weights(source, gradient))  # noqa: B023
-    return dataclasses.replace(Choice(), **{name: min(by, key=by.__getitem__) for name, by in times.items()})
+        passes = {
+            "forward": partial(products.forward, source, values),
+            "backward": partial(products.backward_input, gradient, values),
+            "weights": partial(products.backward_weights, source, gradient),
+        }
+        best = {name: min(found, (seconds_of(passes[name]), positions)) for name, found in best.items()}
+    return dataclasses.replace(default, **{name: positions for name, (_, positions) in best.items()})
 
 
 def network_seconds(model: nn.Module, step: Callable[[], object]) -> float:

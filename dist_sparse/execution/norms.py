@@ -28,8 +28,9 @@ class _BatchNorm(torch.autograd.Function):
         mean, variance = kernels.channel_statistics(images) if statistics is None else statistics.double()
         inverse = (variance + eps).rsqrt()
         scale = weight.double() * inverse
-        out = kernels.scale_and_shift(images, scale, bias.double() - mean * scale, relu=relu)
-        ctx.save_for_backward(images, out if relu else None, weight, mean, inverse)
+        shift = bias.double() - mean * scale
+        out = kernels.scale_and_shift(images, scale, shift, relu=relu)
+        ctx.save_for_backward(images, weight, mean, inverse, *((scale, shift) if relu else ()))
         measured = torch.stack([mean, variance])
         ctx.mark_non_differentiable(measured)
         return out, measured
@@ -37,14 +38,15 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
-        images, kept, weight, mean, inverse = ctx.saved_tensors
+        images, weight, mean, inverse, *factors = ctx.saved_tensors
+        relu = (factors[0], factors[1]) if factors else None
         gradient = rowwise(gradient)
-        sums, products = ctx.kernels.gradient_sums(gradient, images, kept, mean)
+        sums, products = ctx.kernels.gradient_sums(gradient, images, relu, mean)
         scale = weight.double() * inverse
         count = images.numel() // len(mean)
         by_images = -scale * inverse.square() * products / count if ctx.of_batch else torch.zeros_like(mean)
         constant = -scale * sums / count if ctx.of_batch else torch.zeros_like(mean)
-        of_images = ctx.kernels.gradient_of_norm(gradient, images, kept, mean, (scale, by_images, constant))
+        of_images = ctx.kernels.gradient_of_norm(gradient, images, relu, mean, (scale, by_images, constant))
         return None, of_images, (products * inverse).to(weight.dtype), sums.to(weight.dtype), None, None, None
 
 

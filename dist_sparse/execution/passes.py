@@ -1,9 +1,11 @@
 """How the kernels go over the positions of a layer."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from dist_sparse.execution.geometry import Geometry, Phase
-from dist_sparse.execution.kernels import Pass
+from dist_sparse.execution.kernels import LARGE, STREAMED_SAMPLES, Pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +18,48 @@ class Choice:
     """for the gradient of the input,"""
     weights: int = 4
     """and for that of the weights."""
+    forward_blocks: int = 1
+    """Unstructured masks: blocks of input channels, one after another, forward and for the gradient of the weights;"""
+    backward_blocks: int = 1
+    """of output channels, for the gradient of the input."""
     streams: bool = False
-    """Results go past the caches."""
+    """Results go past the caches, in the forward pass,"""
+    backward_streams: bool = False
+    """and for the gradient of the input."""
+
+
+Kind = Literal["unstructured", "row_groups"]
+
+
+def default_choice(geometry: Geometry, kind: Kind, *, element_size: int = 4) -> Choice:
+    """A choice that was good on the machines where it was measured, with ResNet-50's layers."""
+    outputs = geometry.channels_out * geometry.samples * math.prod(geometry.out_size) * element_size
+    inputs = geometry.channels_in * geometry.samples * math.prod(geometry.size) * element_size
+    past_caches = {"streams": outputs >= LARGE, "backward_streams": inputs >= LARGE}
+    if kind == "row_groups":
+        return Choice(forward=_even(geometry, 9), backward=3, weights=_even(geometry, 10), **past_caches)
+    return Choice(
+        forward=2,
+        backward=2,
+        weights=4,
+        forward_blocks=_blocks(geometry, geometry.channels_in),
+        backward_blocks=_blocks(geometry, geometry.channels_out),
+        **past_caches,
+    )
+
+
+def _even(geometry: Geometry, most: int) -> int:
+    """Up to so many positions, so that a row's strips are about equally long."""
+    width = geometry.out_size[1]
+    return most if geometry.is_pointwise else -(-width // -(-width // most))
+
+
+def _blocks(geometry: Geometry, channels: int) -> int:
+    """More than one where a position's panel is large, and a row has entries enough in each block."""
+    return 2 if geometry.kernel == (1, 1) and channels >= _MANY_CHANNELS else 1
+
+
+_MANY_CHANNELS = 512
 
 
 def over_outputs(geometry: Geometry, positions: int, *, element_size: int, streams: bool = False) -> Pass:
@@ -25,7 +67,7 @@ def over_outputs(geometry: Geometry, positions: int, *, element_size: int, strea
     panel = geometry.channels_in * geometry.samples
     out = geometry.channels_out * geometry.samples
     across = geometry.stride[1] * (positions - 1) + geometry.dilation[1] * (geometry.kernel[1] - 1) + 1
-    return Pass(
+    made = Pass(
         reach_rows=geometry.kernel[0],
         reach_row=geometry.dilation[0] * geometry.padded[1] * panel * element_size,
         reach_start=across * panel * element_size,
@@ -39,8 +81,9 @@ def over_outputs(geometry: Geometry, positions: int, *, element_size: int, strea
         positions=positions,
         samples=geometry.samples,
         last_sample=geometry.samples,
-        streams=streams and geometry.samples % 16 == 0,
+        streams=streams and geometry.samples % STREAMED_SAMPLES == 0,
     )
+    return _in_one_row(made) if geometry.is_pointwise else made
 
 
 def over_inputs(geometry: Geometry, phase: Phase, positions: int, *, element_size: int, streams: bool = False) -> Pass:
@@ -49,7 +92,7 @@ def over_inputs(geometry: Geometry, phase: Phase, positions: int, *, element_siz
     out = geometry.channels_out * geometry.samples
     below, across = (max(geometry.shifts(axis)) + geometry.margins[axis][0] for axis in range(2))
     row = (geometry.out_size[1] + sum(geometry.margins[1])) * out
-    return Pass(
+    made = Pass(
         reach_rows=below + 1,
         reach_row=row * element_size,
         reach_start=(positions + across) * out * element_size,
@@ -63,8 +106,15 @@ def over_inputs(geometry: Geometry, phase: Phase, positions: int, *, element_siz
         positions=positions,
         samples=geometry.samples,
         last_sample=geometry.samples,
-        streams=streams and geometry.samples % 16 == 0,
+        streams=streams and geometry.samples % STREAMED_SAMPLES == 0,
     )
+    return _in_one_row(made) if geometry.is_pointwise else made
+
+
+def _in_one_row(shape: Pass) -> Pass:
+    """The same pass with fewer strips that are not whole."""
+    shape.width, shape.height = shape.width * shape.height, 1
+    return shape
 
 
 def with_gradient_ahead(shape: Pass, *, element_size: int) -> Pass:

@@ -2,34 +2,38 @@
 
 Rows whose masks are equal come together, wherever they stand (blocks of 4x1 and larger, shuffled blocks, whole filters); what
 is left is grouped as it comes, and a group's columns are those in which any of its rows is active. So a mask that is no block
-structure works as well, at the cost of products with zeros; :attr:`RowGroups.fill` tells how many.
+structure works as well, at the cost of products with zeros; :attr:`RowGroups.fill` tells how many. Where groups have most of
+all columns, they take the others as well: the layer is then dense, and the gradient of its input a product of the same kind.
 """
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.kernels import GroupIndex, Kernels
-from dist_sparse.execution.passes import Choice, over_outputs, with_gradient_ahead
+from dist_sparse.execution.kernels import GroupIndex, Kernels, dtype_of_offsets
+from dist_sparse.execution.passes import Choice, over_inputs, over_outputs, with_gradient_ahead
 
 GROUP = 4
+_MOST_COLUMNS = 0.85
+"""From this share on, products with zeros cost less than what a dense layer gains."""
 
 
-def group_rows(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups of four rows of a bool matrix [rows, columns], whose number four divides.
-
-    Returns:
-        The rows int64 [groups, 4] of each group, and its columns: ``start`` int32 [groups + 1], ``column`` int64.
-    """
-    _, kind = torch.unique(mask, dim=0, return_inverse=True)
+def group_rows(kernels: Kernels, mask: Tensor) -> Tensor:
+    """Groups of four rows of a bool matrix [rows, columns], whose number four divides: int32 [groups, 4]."""
+    _, kind = torch.unique(kernels.hash_rows(mask), return_inverse=True)
     alike = kind.argsort(stable=True)
     place = torch.arange(len(kind)) - torch.searchsorted(kind[alike], kind[alike])
     whole = place < kind.bincount()[kind[alike]] // GROUP * GROUP
     order = torch.cat([alike[whole], alike[~whole].sort().values]).view(-1, GROUP)
-    order = order[order[:, 0].argsort()]  # near rows first, so that results are written in order
-    columns = mask[order].any(1)
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), columns.sum(1).cumsum(0)])
-    return order, start.int(), columns.nonzero()[:, 1]
+    return order[order[:, 0].argsort()].int()  # near rows first, so that results are written in order
+
+
+def load_of_groups(kernels: Kernels, matrix: Tensor) -> float:
+    """The share of a matrix's products that groups of four rows compute, from its mask: bool [rows, columns]."""
+    share = GROUP * len(kernels.columns_of_groups(matrix, group_rows(kernels, matrix))[1]) / max(1, matrix.numel())
+    return 1.0 if share >= _MOST_COLUMNS else share
 
 
 class RowGroups:
@@ -38,12 +42,61 @@ class RowGroups:
     def __init__(self, kernels: Kernels, mask: Tensor, geometry: Geometry, choice: Choice) -> None:
         """``mask`` is bool [out, in, height, width]."""
         self.geometry, self._kernels, self._choice = geometry, kernels, choice
-        rows, start, column = group_rows(mask.reshape(len(mask), -1))
-        self._index = GroupIndex(start=start, offset=geometry.offsets[column], rows=rows.int())
-        group = torch.repeat_interleave(torch.arange(len(rows)), start.diff())
-        self.positions = rows[group] * geometry.columns + column[:, None]
-        """Where the values lie in the flattened weight: int64 [columns, 4]."""
-        self.fill = float(mask.sum()) / max(1, self.positions.numel())
+        matrix = mask.reshape(len(mask), -1)
+        self._rows = group_rows(kernels, matrix)
+        self._start, self._column = kernels.columns_of_groups(matrix, self._rows)
+        every = len(self._rows) * geometry.columns
+        self.is_dense = geometry.channels_in % GROUP == 0 and len(self._column) >= _MOST_COLUMNS * every
+        if self.is_dense:
+            self._start = torch.arange(0, every + 1, geometry.columns, dtype=torch.int32)
+            self._column = torch.arange(geometry.columns, dtype=torch.int32).repeat(len(self._rows))
+        self.fill = int(mask.count_nonzero()) / max(1, GROUP * len(self._column))
+
+    @property
+    def positions(self) -> Tensor:
+        """Where the values lie in the flattened weight: int32 [columns, 4]."""
+        return self._positions
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        group = torch.repeat_interleave(self._start.diff(), output_size=len(self._column))
+        return self._rows[group] * self.geometry.columns + self._column[:, None]
+
+    @cached_property
+    def _index(self) -> GroupIndex:
+        offsets = self.geometry.offsets
+        offset = offsets.to(dtype_of_offsets(int(offsets.max())))[self._column]
+        return GroupIndex(start=self._start, offset=offset, rows=self._rows)
+
+    @cached_property
+    def _transposed(self) -> tuple[list[GroupIndex], Tensor]:
+        """Of a dense layer: groups of four input channels by phase, and the values' order there (int32)."""
+        geometry, channels = self.geometry, self.geometry.channels_in
+        size = geometry.channels_out, geometry.columns
+        every = torch.arange(size[0] * size[1], dtype=torch.int32)
+        place = torch.empty_like(every)
+        place[self.positions.view(-1)] = every
+        keys = geometry.keys, len(geometry.phases) * channels
+        index, entry = self._kernels.index_by_key(every, size, keys, geometry.gradient_offsets, size[0])
+        groups = torch.arange(channels // GROUP + 1, dtype=torch.int32)
+        starts, offsets, order = [], [], []
+        for key in range(0, keys[1], channels):
+            begin, end = int(index.start[key]), int(index.start[key + channels])
+            by_group = len(groups) - 1, GROUP, (end - begin) // channels
+            starts.append(groups * by_group[2] + begin // GROUP)
+            offsets.append(index.offset[begin:end].view(by_group)[:, 0].reshape(-1))
+            order.append(place[entry[begin:end]].view(by_group).transpose(1, 2).reshape(-1))
+        offset, rows = torch.cat(offsets), torch.arange(channels, dtype=torch.int32)
+        return [GroupIndex(start=start, offset=offset, rows=rows) for start in starts], torch.cat(order)
+
+    @property
+    def index_bytes(self) -> int:
+        """What the index structures hold."""
+        held = [self.positions, self._column, self._index.start, self._index.offset, self._rows]
+        if self.is_dense:
+            indices, order = self._transposed
+            held += [order, indices[0].offset, indices[0].rows, *(each.start for each in indices)]
+        return sum(each.numel() * each.element_size() for each in held)
 
     def forward(self, source: Tensor, values: Tensor) -> Tensor:
         """The output [N, out, H, W], samples innermost, of a padded input and values [columns, 4]."""
@@ -55,14 +108,36 @@ class RowGroups:
         return target
 
     def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor:
-        """The gradient [N, in, H, W] of the input from the output's; samples are innermost, the padding lies between rows."""
+        """The gradient [N, in, H, W] of the input from the output's; samples are innermost, padding may lie between rows."""
+        return self._gathered(gradient, values) if self.is_dense else self._spread(gradient, values)
+
+    def _gathered(self, gradient: Tensor, values: Tensor) -> Tensor:
+        geometry = self.geometry
+        source = padded(gradient, *geometry.margins)
+        target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
+        indices, order = self._transposed
+        transposed = values.view(-1).index_select(0, order)
+        for phase, index in zip(geometry.phases, indices, strict=True):
+            shape = over_inputs(
+                geometry,
+                phase,
+                self._choice.backward,
+                element_size=source.element_size(),
+                streams=self._choice.backward_streams,
+            )
+            self._kernels.multiply_groups(shape, source, target[:, :, phase.row :, phase.column :], index, transposed)
+        return target
+
+    def _spread(self, gradient: Tensor, values: Tensor) -> Tensor:
         geometry = self.geometry
         (top, left), (height, width) = geometry.padding, geometry.size
-        made = gradient.new_zeros(*geometry.padded, geometry.channels_in, geometry.samples)
-        source = padded(gradient, (0, 0), (0, 0))
         size = gradient.element_size()
         shape = with_gradient_ahead(over_outputs(geometry, self._choice.backward, element_size=size), element_size=size)
-        self._kernels.spread_groups(shape, made, source, self._index, values)
+        make = torch.zeros
+        if geometry.is_pointwise:
+            make, shape.zeroed = torch.empty, geometry.channels_in * geometry.samples
+        made = make(*geometry.padded, geometry.channels_in, geometry.samples, dtype=gradient.dtype)
+        self._kernels.spread_groups(shape, made, padded(gradient, (0, 0), (0, 0)), self._index, values)
         return made[top : top + height, left : left + width].permute(3, 2, 0, 1)
 
     def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor:

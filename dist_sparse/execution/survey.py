@@ -1,4 +1,4 @@
-"""Measuring all that a run's choices depend on, unless the machine's cache knows it; every rank ends with the first's figures."""
+"""Measuring what a run's choices depend on, unless the machine's cache knows it; all ranks end with the first one's figures."""
 
 import hashlib
 import time
@@ -59,7 +59,7 @@ def _wanted(setting: Setting, library: Kernels, layers: Mapping[str, Layer], fin
         for within in (True, False):
             key = dense_key(layer, channels_last=setting.channels_last, within=within)
             wanted.setdefault(key, _of_dense(layer, channels_last=setting.channels_last, within=within))
-        for way, load in loads_at(layer, load_of(band), like[name]).items():
+        for way, load in loads_at(library, layer, load_of(band), like[name]).items():
             key = with_band(sparse_key(layer, way), band_of(load))
             wanted.setdefault(key, _of_sparse(library, layer, way, band_of(load)))
     return wanted
@@ -87,7 +87,7 @@ def _network(
     setting: Setting, model: nn.Module, library: Kernels, layers: Mapping[str, Layer], final: Masks, costs: Costs
 ) -> NetworkCost:
     """The cost of whole steps, dense and with the masks of the end; kept among the ``costs``."""
-    choose = Fastest(layers, costs, channels_last=setting.channels_last, network=None)
+    choose = Fastest(library, layers, costs, channels_last=setting.channels_last)
     trial = Current(library, final, choose)
     chosen, seconds = choose.each(trial.layer_masks(final))
     dense, sparse = _keys(setting, model, {name: (each.way, each.choice, band_of(each.load)) for name, each in chosen.items()})

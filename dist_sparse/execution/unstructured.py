@@ -1,10 +1,9 @@
 """A masked convolution by its active weights alone, one by one: any mask."""
 
-import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.kernels import Kernels, RowIndex
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, over_inputs, over_outputs
 
 
@@ -14,15 +13,25 @@ class Unstructured:
     def __init__(self, kernels: Kernels, packed: Tensor, active: int, geometry: Geometry, choice: Choice) -> None:
         """``packed`` are the mask's bits in the order [out, in, height, width]."""
         self.geometry, self._kernels, self._choice = geometry, kernels, choice
-        start, column = self._kernels.index_rows(packed, geometry.channels_out, geometry.columns, active)
-        row_of = torch.repeat_interleave(torch.arange(geometry.channels_out), start.diff())
-        self.positions = row_of * geometry.columns + column
-        """Where the values lie in the flattened weight: int64 [active]."""
-        self._forward = RowIndex(start=start, offset=geometry.offsets[column.long()])
-        keys = len(geometry.phases) * geometry.channels_in
-        key_start, self._entry, row = self._kernels.index_by_key(start, column, geometry.keys, keys)
-        offset = geometry.gradient_offsets[column[self._entry.long()].long()] + row * geometry.samples
-        self._backward = RowIndex(start=key_start, offset=offset)
+        size = geometry.channels_out, geometry.columns
+        area = geometry.kernel[0] * geometry.kernel[1]
+        block = area * -(-geometry.channels_in // choice.forward_blocks)
+        self._forward, self.positions = kernels.index_rows(packed, size, active, geometry.offsets, block)
+        """Where the values lie in the flattened weight: int32 [active]."""
+        keys = geometry.keys, len(geometry.phases) * geometry.channels_in
+        block = -(-geometry.channels_out // choice.backward_blocks)
+        by_key = kernels.index_by_key(self.positions, size, keys, geometry.gradient_offsets, block)
+        self._backward, self._entry = by_key
+
+    @property
+    def index_bytes(self) -> int:
+        """What the index structures hold."""
+        held = (
+            self.positions,
+            self._entry,
+            *(each for index in (self._forward, self._backward) for each in (index.start, index.offset)),
+        )
+        return sum(each.numel() * each.element_size() for each in held)
 
     def forward(self, source: Tensor, values: Tensor) -> Tensor:
         """The output [N, out, H, W], samples innermost, of a padded input and the active weights in the mask's order."""
@@ -39,10 +48,13 @@ class Unstructured:
         target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
         by_key = values.index_select(0, self._entry)
         for number, phase in enumerate(geometry.phases):
-            first = number * geometry.channels_in
-            index = RowIndex(start=self._backward.start[first : first + geometry.channels_in + 1], offset=self._backward.offset)
+            index = self._backward.part(number * geometry.channels_in, geometry.channels_in)
             shape = over_inputs(
-                geometry, phase, self._choice.backward, element_size=source.element_size(), streams=self._choice.streams
+                geometry,
+                phase,
+                self._choice.backward,
+                element_size=source.element_size(),
+                streams=self._choice.backward_streams,
             )
             self._kernels.multiply_rows(shape, source, target[:, :, phase.row :, phase.column :], index, by_key)
         return target

@@ -10,8 +10,8 @@ from torch import Size, Tensor
 from dist_sparse.execution.convolution import Products
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.passes import Choice
-from dist_sparse.execution.row_groups import GROUP, RowGroups, group_rows
+from dist_sparse.execution.passes import Choice, default_choice
+from dist_sparse.execution.row_groups import GROUP, RowGroups, load_of_groups
 from dist_sparse.execution.unstructured import Unstructured
 from dist_sparse.sparsity import bits
 
@@ -52,16 +52,20 @@ class Way(ABC):
         """Whether it can compute a layer whose weight has this shape."""
 
     @abstractmethod
-    def load(self, mask: LayerMask) -> float:
+    def load(self, kernels: Kernels, mask: LayerMask) -> float:
         """The products that it computes, as a share of the dense layer's."""
 
     @abstractmethod
-    def load_at(self, density: float, like: LayerMask) -> float:
+    def load_at(self, kernels: Kernels, density: float, like: LayerMask) -> float:
         """The load to expect at a density of a mask that is made as another is."""
 
     @abstractmethod
     def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
         """A mask with about this load, to measure with: bool of the weight's shape."""
+
+    @abstractmethod
+    def choice(self, geometry: Geometry, element_size: int) -> Choice:
+        """How to go over the positions where nothing has been measured."""
 
     @abstractmethod
     def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products: ...
@@ -75,14 +79,17 @@ class UnstructuredWay(Way):
     def takes(self, shape: Size) -> bool:
         return True
 
-    def load(self, mask: LayerMask) -> float:
+    def load(self, kernels: Kernels, mask: LayerMask) -> float:
         return mask.density
 
-    def load_at(self, density: float, like: LayerMask) -> float:
+    def load_at(self, kernels: Kernels, density: float, like: LayerMask) -> float:
         return density
 
     def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=generator) < load
+
+    def choice(self, geometry: Geometry, element_size: int) -> Choice:
+        return default_choice(geometry, "unstructured", element_size=element_size)
 
     def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products:
         return Unstructured(kernels, mask.packed, mask.active, geometry, choice)
@@ -96,18 +103,20 @@ class RowGroupsWay(Way):
     def takes(self, shape: Size) -> bool:
         return shape[0] % GROUP == 0
 
-    def load(self, mask: LayerMask) -> float:
-        columns = len(group_rows(mask.matrix)[2])
-        return columns * GROUP / mask.shape.numel()
+    def load(self, kernels: Kernels, mask: LayerMask) -> float:
+        return load_of_groups(kernels, mask.matrix)
 
-    def load_at(self, density: float, like: LayerMask) -> float:
-        if self.load(like) < 1.25 * like.density:  # rows agree in fours
-            return min(1.0, density * self.load(like) / like.density)
+    def load_at(self, kernels: Kernels, density: float, like: LayerMask) -> float:
+        if self.load(kernels, like) < 1.25 * like.density:  # rows agree in fours
+            return density
         return 1 - (1 - density) ** GROUP
 
     def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
         groups = torch.rand(shape[0] // GROUP, *shape[1:], generator=generator) < load
         return groups.repeat_interleave(GROUP, 0)
+
+    def choice(self, geometry: Geometry, element_size: int) -> Choice:
+        return default_choice(geometry, "row_groups", element_size=element_size)
 
     def products(self, kernels: Kernels, mask: LayerMask, geometry: Geometry, choice: Choice) -> Products:
         return RowGroups(kernels, bits.unpack(mask.packed, mask.shape), geometry, choice)

@@ -12,6 +12,6 @@ from dist_sparse.sparsity.masks import Masks
 
 def compute_sparsely(model: nn.Module, masks: Masks, images: Tensor) -> Current:
     """Change a network so that all its masked layers that qualify compute sparsely."""
-    current = Current(kernels(), masks, Sparsest(layers_of(model, masks, images.shape)))
+    current = Current(kernels(), masks, Sparsest(kernels(), layers_of(model, masks, images.shape)))
     prepare(model, current, images)
     return current

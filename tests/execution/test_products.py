@@ -43,7 +43,17 @@ def geometries(draw: st.DrawFn, channels_out: st.SearchStrategy[int]) -> Geometr
 @st.composite
 def choices(draw: st.DrawFn) -> Choice:
     forward, backward, weights = (draw(st.integers(1, 9)) for _ in range(3))
-    return Choice(forward=forward, backward=backward, weights=weights, streams=draw(st.booleans()))
+    blocks, backward_blocks = (draw(st.integers(1, 5)) for _ in range(2))
+    streams, backward_streams = (draw(st.booleans()) for _ in range(2))
+    return Choice(
+        forward=forward,
+        backward=backward,
+        weights=weights,
+        forward_blocks=blocks,
+        backward_blocks=backward_blocks,
+        streams=streams,
+        backward_streams=backward_streams,
+    )
 
 
 CASE: dict[str, Any] = {
@@ -109,7 +119,7 @@ def check_row_groups(
     rows = torch.rand(geometry.channels_out // alike, geometry.channels_in, *geometry.kernel) < density
     case = Case(geometry, rows.repeat_interleave(alike, 0)[torch.randperm(geometry.channels_out)], dtype)
     products = RowGroups(library, case.mask, geometry, choice)
-    assert alike == 1 or products.fill == 1 or not case.mask.any()
+    assert alike == 1 or products.fill == 1 or products.is_dense or not case.mask.any()
     values = case.weight.reshape(-1)[products.positions]
     gradient = torch.zeros(case.weight.numel(), dtype=dtype)
     gradient[products.positions.view(-1)] = case.check(products, values).view(-1)
@@ -158,6 +168,7 @@ def test_a_run_on_as_many_threads_gives_the_same_bits() -> None:
 
 def test_groups_of_rows_keep_equal_rows_together() -> None:
     mask = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 0]], dtype=torch.bool)
-    rows, start, column = group_rows(mask)
+    rows = group_rows(kernels(), mask)
+    start, column = kernels().columns_of_groups(mask, rows)
     assert rows.tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
     assert (start.tolist(), column.tolist()) == ([0, 1, 3], [0, 0, 1])

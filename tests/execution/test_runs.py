@@ -1,4 +1,4 @@
-"""Whole runs with sparse execution beside dense ones, in double precision: the same masks, and the same losses but for rounding."""
+"""Whole runs with sparse execution beside dense ones, in double precision: the same masks, and losses but for rounding."""
 
 from pathlib import Path
 from typing import Any

@@ -6,9 +6,10 @@ constexpr int kGroup = 4;
 
 struct Groups {
   const int32_t* start;   // [count + 1]: where each group's columns begin
-  const int32_t* offset;  // of a column's input from the strip's position, in elements
+  const void* offset;     // of a column's input from the strip's position, in samples
   const int32_t* rows;    // [count][4]: the rows of each group
   int32_t count;
+  int32_t narrow;  // offsets are uint16, else int32
 };
 
 // Where a row of a group begins within a position's panel.
@@ -17,15 +18,17 @@ INLINE int64_t row_of(const Pass& pass, const Groups& groups, int group, int mem
 }
 
 // As multiply_strip; `values` are [column][row of the group].
-template <class T, int LANES, int POSITIONS>
+template <class T, class Offset, int LANES, int POSITIONS>
 INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
+  const Offset* offset = static_cast<const Offset*>(groups.offset);
+  const int64_t samples = pass.samples;
   const bool streams = pass.streams;
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
     Block<T, LANES, POSITIONS> sums[kGroup], held;
     for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
-      held.load_from(in + groups.offset[column], pass.in_step);
+      held.load_from(in + offset[column] * samples, pass.in_step);
 #pragma GCC unroll 4
       for (int b = 0; b < kGroup; b++) sums[b].add_product(splat<V>(values[static_cast<int64_t>(column) * kGroup + b]), held);
     }
@@ -34,18 +37,23 @@ INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups&
   }
 }
 
-// The gradient of the input: in_gradient[position + offset] += value * out_gradient[position][row], into a zeroed buffer.
-template <class T, int LANES, int POSITIONS>
+// The gradient of the input: in_gradient[position + offset] += value * out_gradient[position][row], into a buffer of zeros, or
+// one that becomes so strip by strip.
+template <class T, class Offset, int LANES, int POSITIONS>
 INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values,
                           Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
+  const Offset* offset = static_cast<const Offset*>(groups.offset);
+  const int64_t samples = pass.samples;
+  for (int p = 0; pass.zeroed > 0 && p < POSITIONS; p++)
+    for (int64_t at = 0; at < pass.zeroed; at += samples) Block<T, LANES, 1>().store_to(in_gradient + p * pass.in_step + at, 0, false);
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
     Block<T, LANES, POSITIONS> held[kGroup], sums;
 #pragma GCC unroll 4
     for (int b = 0; b < kGroup; b++) held[b].load_from(out_gradient + row_of(pass, groups, group, b), pass.out_step);
     for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
-      T* target = in_gradient + groups.offset[column];
+      T* target = in_gradient + offset[column] * samples;
       sums.load_from(target, pass.in_step);
 #pragma GCC unroll 4
       for (int b = 0; b < kGroup; b++) sums.add_product(splat<V>(values[static_cast<int64_t>(column) * kGroup + b]), held[b]);
@@ -76,10 +84,12 @@ INLINE void correlate_tile(const Pass& pass, int positions, const T* const* in, 
   for (int c = 0; c < COLUMNS; c++) add_sums(gradients + c * kGroup, sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
 }
 
-template <class T, int LANES>
+template <class T, class Offset, int LANES>
 INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const T* out_gradient, const Groups& groups,
                              T* gradients, Ahead ahead) {
   constexpr int kColumns = kRegisters >= 32 ? 4 : 2;
+  const Offset* offset = static_cast<const Offset*>(groups.offset);
+  const int64_t samples = pass.samples;
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
     int column = groups.start[group];
@@ -89,11 +99,11 @@ INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const
     for (int b = 0; b < kGroup; b++) from[b] = out_gradient + row_of(pass, groups, group, b);
     const T* source[kColumns];
     for (; column + kColumns <= end; column += kColumns) {
-      for (int c = 0; c < kColumns; c++) source[c] = in + groups.offset[column + c];
+      for (int c = 0; c < kColumns; c++) source[c] = in + offset[column + c] * samples;
       correlate_tile<T, LANES, kColumns>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
     }
     for (; column < end; column++) {
-      source[0] = in + groups.offset[column];
+      source[0] = in + offset[column] * samples;
       correlate_tile<T, LANES, 1>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
     }
   }

@@ -1,36 +1,109 @@
-// Index structures from the bits of a mask, by counting sorts.
+// Index structures from masks, by counting and hashing.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
-// The entries of a matrix from its bits (entry i is bit i % 8 of byte i / 8): start[rows + 1] and each entry's column.
-INLINE void index_rows(const uint8_t* bits, int32_t rows, int32_t columns, int32_t* start, int32_t* column) {
+// A matrix whose entries are indexed: by rows that are cut into blocks, of `block` columns, or by keys whose blocks are of
+// `block` rows.
+struct Matrix {
+  int32_t rows, columns;
+  int32_t block;
+  int32_t narrow;  // offsets are uint16, else int32
+};
+
+INLINE int32_t blocks_of(int32_t count, int32_t block) { return (count + block - 1) / block; }
+
+// The entries of a matrix from its bits (entry i is bit i % 8 of byte i / 8): start[rows * blocks + 1], and of each entry its
+// place in the flattened matrix and its column's offset.
+template <class Offset>
+void index_rows(const uint8_t* bits, const Matrix& matrix, const int32_t* offset_of_column, int32_t* start, int32_t* position,
+                Offset* offset) {
   int32_t count = 0;
-  for (int64_t row = 0; row < rows; row++) {
-    start[row] = count;
-    const int64_t begin = row * columns, end = begin + columns;
-    for (int64_t at = begin; at < end;) {
-      const int64_t stop = (at / 8 + 1) * 8 < end ? (at / 8 + 1) * 8 : end;
-      unsigned byte = bits[at / 8] >> (at % 8);
-      byte &= (1u << (stop - at)) - 1;
-      for (; byte; byte &= byte - 1) column[count++] = static_cast<int32_t>(at - begin) + __builtin_ctz(byte);
-      at = stop;
+  for (int64_t row = 0; row < matrix.rows; row++) {
+    const int64_t row_begin = row * matrix.columns, row_end = row_begin + matrix.columns;
+    for (int64_t begin = row_begin; begin < row_end; begin += matrix.block) {
+      *start++ = count;
+      const int64_t end = begin + matrix.block < row_end ? begin + matrix.block : row_end;
+      for (int64_t at = begin; at < end;) {
+        const int64_t stop = (at / 8 + 1) * 8 < end ? (at / 8 + 1) * 8 : end;
+        unsigned byte = bits[at / 8] >> (at % 8);
+        byte &= (1u << (stop - at)) - 1;
+        for (; byte; byte &= byte - 1) {
+          const int64_t place = at + __builtin_ctz(byte);
+          position[count] = static_cast<int32_t>(place);
+          offset[count++] = static_cast<Offset>(offset_of_column[place - row_begin]);
+        }
+        at = stop;
+      }
     }
   }
-  start[rows] = count;
+  *start = count;
 }
 
-// The same entries by another key, which depends on the column: start[keys + 1], and each entry's number and row before.
-INLINE void index_transposed(const int32_t* start, const int32_t* column, int32_t rows, const int32_t* key_of_column, int32_t keys,
-                             int32_t* key_start, int32_t* entry, int32_t* row_of_entry) {
-  for (int32_t key = 0; key <= keys; key++) key_start[key] = 0;
-  for (int32_t at = 0; at < start[rows]; at++) key_start[key_of_column[column[at]] + 1]++;
-  for (int32_t key = 0; key < keys; key++) key_start[key + 1] += key_start[key];
-  for (int32_t row = 0; row < rows; row++)
-    for (int32_t at = start[row]; at < start[row + 1]; at++) {
-      const int32_t place = key_start[key_of_column[column[at]]]++;
-      entry[place] = at;
-      row_of_entry[place] = row;
+// The same entries by another key, which depends on the column, and by row: start[keys * blocks + 1], each entry's number
+// before, and its column's offset plus its row.
+template <class Offset>
+void index_by_key(const int32_t* position, int32_t entries, const Matrix& matrix, const int32_t* key_of_column, int32_t keys,
+                  const int32_t* offset_of_column, int32_t* start, int32_t* entry, Offset* offset) {
+  const int32_t blocks = blocks_of(matrix.rows, matrix.block), lists = keys * blocks;
+  const auto each = [&](auto visit) {
+    int32_t row = 0;
+    int64_t row_begin = 0;
+    for (int32_t at = 0; at < entries; at++) {
+      for (; position[at] >= row_begin + matrix.columns; row++) row_begin += matrix.columns;
+      const int64_t column = position[at] - row_begin;
+      visit(at, row, column, key_of_column[column] * blocks + row / matrix.block);
     }
-  for (int32_t key = keys; key > 0; key--) key_start[key] = key_start[key - 1];
-  key_start[0] = 0;
+  };
+  memset(start, 0, (lists + 1) * sizeof(int32_t));
+  each([&](int32_t, int32_t, int64_t, int32_t list) { start[list + 1]++; });
+  for (int32_t list = 0; list < lists; list++) start[list + 1] += start[list];
+  each([&](int32_t at, int32_t row, int64_t column, int32_t list) {
+    const int32_t place = start[list]++;
+    entry[place] = at;
+    offset[place] = static_cast<Offset>(offset_of_column[column] + row);
+  });
+  memmove(start + 1, start, lists * sizeof(int32_t));
+  start[0] = 0;
+}
+
+// Up to eight bytes.
+INLINE uint64_t word_at(const uint8_t* from, int32_t left) {
+  uint64_t word = 0;
+  if (left >= 8) memcpy(&word, from, 8); else memcpy(&word, from, left);
+  return word;
+}
+
+// A number for each row of a mask of bytes, the same for equal rows.
+INLINE void hash_rows(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
+  for (int64_t row = 0; row < rows; row++) {
+    const uint8_t* from = mask + row * columns;
+    uint64_t hash = 0;
+    for (int32_t at = 0; at < columns; at += 8) {
+      hash = (hash ^ word_at(from + at, columns - at)) * 0x9e3779b97f4a7c15u;
+      hash ^= hash >> 32;
+    }
+    hashes[row] = static_cast<int64_t>(hash);
+  }
+}
+
+// The columns in which any of a group's four rows is active: start[groups + 1], and returns their number.
+INLINE int32_t union_columns(const uint8_t* mask, const int32_t* rows, int32_t groups, int32_t columns, int32_t* start,
+                             int32_t* column) {
+  int32_t count = 0;
+  for (int32_t group = 0; group < groups; group++, rows += 4) {
+    start[group] = count;
+    const uint8_t* from[4];
+    for (int member = 0; member < 4; member++) from[member] = mask + static_cast<int64_t>(rows[member]) * columns;
+    for (int32_t at = 0; at < columns; at += 8) {
+      uint64_t any = 0;
+      for (const uint8_t* row : from) any |= word_at(row + at, columns - at);
+      for (int32_t byte = 0; any; byte++, any >>= 8) {
+        column[count] = at + byte;
+        count += static_cast<int32_t>(any & 1);
+      }
+    }
+  }
+  start[groups] = count;
+  return count;
 }

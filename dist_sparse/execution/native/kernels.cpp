@@ -19,97 +19,108 @@ INLINE void each_strip_and_group_of_samples(const Pass& pass, Visit visit) {
   });
 }
 
-// Vectors of sums, of ROWS rows, that fit into the registers beside what a product needs.
-template <class T, int LANES, int POSITIONS, int ROWS>
-constexpr bool fits() {
+// Whether there is a kernel for strips of POSITIONS: its sums, of ROWS rows, fit into the registers beside what a product needs.
+// For what is rare there are fewer: fewer samples, offsets of 32 bits, numbers of 64 bits.
+template <class T, class Offset, int LANES, int POSITIONS, int ROWS>
+constexpr bool has_kernel() {
+  if (POSITIONS == 1) return true;
+  if (LANES < 16 || (POSITIONS != 2 && (sizeof(T) > 4 || sizeof(Offset) > 2))) return false;
   return ROWS * POSITIONS * Lanes<T, LANES>::count <= kRegisters * 3 / 4;
 }
 
 // Calls kernel(Number<LANES>, Number<POSITIONS>, place in the input, place in the output, what to fetch ahead) for all strips:
-// for the whole strip if its positions have a kernel whose sums fit, else for each position. `rows` of `ROWS` sums each share
-// out what is fetched, which lies where `ahead_of(in, out)` says.
-template <class T, int ROWS, class AheadOf, class Kernel>
+// for as many positions at once as there is a kernel for. `rows` of `ROWS` sums each share out what is fetched, which lies where
+// `ahead_of(in, out)` says.
+template <class T, class Offset, int ROWS, class AheadOf, class Kernel>
 INLINE void over_strips(const Pass& pass, int rows, AheadOf ahead_of, Kernel kernel) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t in, int64_t out, int count, bool first) {
     constexpr int kLanes = decltype(lanes)::value;
-    const auto whole = [&](auto positions) {
+    int p = 0;
+    const auto as_many_as = [&](auto positions) {
       constexpr int kPositions = decltype(positions)::value;
-      if constexpr (fits<T, kLanes, kPositions, ROWS>())
-        kernel(lanes, positions, in, out, first ? Ahead(pass, ahead_of(in, out), rows) : Ahead());
-      else
-        for (int p = 0; p < kPositions; p++) kernel(lanes, Number<1>(), in + p * pass.in_step, out + p * pass.out_step, Ahead());
+      if constexpr (has_kernel<T, Offset, kLanes, kPositions, ROWS>())
+        for (; p + kPositions <= count; p += kPositions) {
+          const Ahead ahead = first && p == 0 ? Ahead(pass, ahead_of(in, out), rows) : Ahead();
+          kernel(lanes, positions, in + p * pass.in_step, out + p * pass.out_step, ahead);
+        }
     };
-    switch (count) {
-      case 8: return whole(Number<8>());
-      case 4: return whole(Number<4>());
-      case 2: return whole(Number<2>());
-      default:
-        for (int p = 0; p < count; p++) kernel(lanes, Number<1>(), in + p * pass.in_step, out + p * pass.out_step, Ahead());
-    }
+    as_many_as(Number<8>());
+    as_many_as(Number<6>());
+    as_many_as(Number<5>());
+    as_many_as(Number<4>());
+    as_many_as(Number<3>());
+    as_many_as(Number<2>());
+    as_many_as(Number<1>());
   });
 }
 
-template <class T>
+template <class T, class Offset>
 void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values) {
-  over_strips<T, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
-                    [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
-    multiply_strip<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, rows, values, ahead);
+  over_strips<T, Offset, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
+                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    multiply_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, rows, values, ahead);
   });
+  if (pass.streams) end_streams();
 }
 
-template <class T>
+template <class T, class Offset>
 void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows& rows, T* gradients) {
-  over_strips<T, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
-                    [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
-    correlate_strip<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, gradient + to, rows, gradients, ahead);
+  over_strips<T, Offset, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
+                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    correlate_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, gradient + to, rows,
+                                                                                   gradients, ahead);
   });
 }
 
-template <class T>
+template <class T, class Offset>
 void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values) {
-  over_strips<T, kGroup>(pass, groups.count, [&](int64_t from, int64_t) { return in + from; },
-                         [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
-    multiply_groups<T, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, groups, values, ahead);
+  over_strips<T, Offset, kGroup>(pass, groups.count, [&](int64_t from, int64_t) { return in + from; },
+                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    multiply_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, groups, values,
+                                                                                   ahead);
   });
+  if (pass.streams) end_streams();
 }
 
-template <class T>
+template <class T, class Offset>
 void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, const Groups& groups, const T* values) {
-  over_strips<T, kGroup>(pass, groups.count, [&](int64_t, int64_t to) { return gradient + to; },
-                         [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
-    spread_groups<T, decltype(lanes)::value, decltype(positions)::value>(pass, in_gradient + from, gradient + to, groups, values,
-                                                                         ahead);
+  over_strips<T, Offset, kGroup>(pass, groups.count, [&](int64_t, int64_t to) { return gradient + to; },
+                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+    spread_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in_gradient + from, gradient + to, groups,
+                                                                                 values, ahead);
   });
 }
 
 // A tile stays in registers over any number of positions.
-template <class T>
+template <class T, class Offset>
 void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, const Groups& groups, T* gradients) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
     const Ahead ahead = first ? Ahead(pass, in + from, groups.count) : Ahead();
-    correlate_groups<T, decltype(lanes)::value>(pass, count, in + from, gradient + to, groups, gradients, ahead);
+    correlate_groups<T, Offset, decltype(lanes)::value>(pass, count, in + from, gradient + to, groups, gradients, ahead);
   });
 }
 
 }  // namespace
 
+// By the width of the offsets.
+#define BY_OFFSET(KERNEL, T, INDEX, ...)                                                                                      \
+  ((INDEX)->narrow ? KERNEL<T, uint16_t>(__VA_ARGS__) : KERNEL<T, int32_t>(__VA_ARGS__))
+
 #define EXPORT(T, SUFFIX)                                                                                                     \
-  extern "C" void multiply_rows_##SUFFIX(const Pass* pass, const T* in, T* out, const Rows* rows, const T* values) {          \
-    multiply_rows(*pass, in, out, *rows, values);                                                                             \
+  extern "C" void multiply_rows_##SUFFIX(const Pass* pass, const T* in, T* out, const Rows* index, const T* values) {         \
+    BY_OFFSET(multiply_rows, T, index, *pass, in, out, *index, values);                                                       \
   }                                                                                                                           \
-  extern "C" void correlate_rows_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Rows* rows, T* gradients) { \
-    correlate_rows(*pass, in, gradient, *rows, gradients);                                                                    \
+  extern "C" void correlate_rows_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Rows* index, T* sums) {     \
+    BY_OFFSET(correlate_rows, T, index, *pass, in, gradient, *index, sums);                                                   \
   }                                                                                                                           \
-  extern "C" void multiply_groups_##SUFFIX(const Pass* pass, const T* in, T* out, const Groups* groups, const T* values) {    \
-    multiply_row_groups(*pass, in, out, *groups, values);                                                                     \
+  extern "C" void multiply_groups_##SUFFIX(const Pass* pass, const T* in, T* out, const Groups* index, const T* values) {     \
+    BY_OFFSET(multiply_row_groups, T, index, *pass, in, out, *index, values);                                                 \
   }                                                                                                                           \
-  extern "C" void spread_groups_##SUFFIX(const Pass* pass, T* in_gradient, const T* gradient, const Groups* groups,           \
-                                         const T* values) {                                                                   \
-    spread_row_groups(*pass, in_gradient, gradient, *groups, values);                                                         \
+  extern "C" void spread_groups_##SUFFIX(const Pass* pass, T* in, const T* gradient, const Groups* index, const T* values) {  \
+    BY_OFFSET(spread_row_groups, T, index, *pass, in, gradient, *index, values);                                              \
   }                                                                                                                           \
-  extern "C" void correlate_groups_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Groups* groups,           \
-                                            T* gradients) {                                                                   \
-    correlate_row_groups(*pass, in, gradient, *groups, gradients);                                                            \
+  extern "C" void correlate_groups_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Groups* index, T* sums) { \
+    BY_OFFSET(correlate_row_groups, T, index, *pass, in, gradient, *index, sums);                                             \
   }                                                                                                                           \
   extern "C" void norm_sums_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* shifts, double* sums,             \
                                      double* squares) {                                                                       \
@@ -117,28 +128,44 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
   }                                                                                                                           \
   extern "C" void norm_apply_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* scales, const T* shifts,         \
                                       T* out) {                                                                               \
-    norm_apply(*plane, x, step, scales, shifts, out);                                                                         \
+    (plane->relu ? norm_apply<T, true> : norm_apply<T, false>)(*plane, x, step, scales, shifts, out);                         \
   }                                                                                                                           \
-  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const T* gradient, int64_t gradient_step, const T* x,       \
-                                              int64_t step, const T* out, const T* means, double* sums, double* products) {   \
-    norm_gradient_sums(*plane, gradient, gradient_step, x, step, out, means, sums, products);                                 \
+  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const NormGradient<T>* from, double* sums,                  \
+                                              double* products) {                                                             \
+    (plane->relu ? norm_gradient_sums<T, true> : norm_gradient_sums<T, false>)(*plane, *from, sums, products);                \
   }                                                                                                                           \
-  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const T* gradient, int64_t gradient_step, const T* x,      \
-                                               int64_t step, const T* out, const T* means, const T* by_gradient,              \
+  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const NormGradient<T>* from, const T* by_gradient,         \
                                                const T* by_x, const T* constants, T* x_gradient) {                            \
-    norm_gradient_apply(*plane, gradient, gradient_step, x, step, out, means, by_gradient, by_x, constants, x_gradient);      \
+    (plane->relu ? norm_gradient_apply<T, true> : norm_gradient_apply<T, false>)(*plane, *from, by_gradient, by_x, constants, \
+                                                                                 x_gradient);                                 \
   }
 
 EXPORT(float, f32)
 EXPORT(double, f64)
 
-extern "C" void index_rows_of_bits(const uint8_t* bits, int32_t rows, int32_t columns, int32_t* start, int32_t* column) {
-  index_rows(bits, rows, columns, start, column);
+extern "C" void index_rows_of_bits(const uint8_t* bits, Matrix matrix, const int32_t* offset_of_column, int32_t* start,
+                                   int32_t* position, void* offset) {
+  if (matrix.narrow)
+    index_rows(bits, matrix, offset_of_column, start, position, static_cast<uint16_t*>(offset));
+  else
+    index_rows(bits, matrix, offset_of_column, start, position, static_cast<int32_t*>(offset));
 }
 
-extern "C" void index_rows_by_key(const int32_t* start, const int32_t* column, int32_t rows, const int32_t* key_of_column,
-                                  int32_t keys, int32_t* key_start, int32_t* entry, int32_t* row_of_entry) {
-  index_transposed(start, column, rows, key_of_column, keys, key_start, entry, row_of_entry);
+extern "C" void index_rows_by_key(const int32_t* position, int32_t entries, Matrix matrix, const int32_t* key_of_column,
+                                  int32_t keys, const int32_t* offset_of_column, int32_t* start, int32_t* entry, void* offset) {
+  if (matrix.narrow)
+    index_by_key(position, entries, matrix, key_of_column, keys, offset_of_column, start, entry, static_cast<uint16_t*>(offset));
+  else
+    index_by_key(position, entries, matrix, key_of_column, keys, offset_of_column, start, entry, static_cast<int32_t*>(offset));
+}
+
+extern "C" void hash_rows_of_mask(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
+  hash_rows(mask, rows, columns, hashes);
+}
+
+extern "C" int32_t columns_of_groups(const uint8_t* mask, const int32_t* rows, int32_t groups, int32_t columns, int32_t* start,
+                                     int32_t* column) {
+  return union_columns(mask, rows, groups, columns, start, column);
 }
 
 #define EXPORT_TRANSPOSITIONS(T, SUFFIX)                                                                        \

@@ -9,6 +9,7 @@ struct Plane {
   int32_t width, channels, samples;
   int32_t first_row, last_row;
   int32_t relu;
+  int32_t streams;  // results go past the caches
 };
 
 // Calls visit(channel, Number<LANES>, place within a position's panel) for all of a panel.
@@ -100,45 +101,81 @@ void norm_sums(const Plane& plane, const T* x, int64_t row_step, const T* shifts
   gathered.flush();
 }
 
-// out = x * scale + shift, and 0 where that is negative if there is a ReLU.
-template <class T>
-void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scales, const T* shifts, T* out) {
-  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+// x * scale + shift. Where a ReLU makes it 0, the gradient is 0: both ways must come to the same sign.
+template <class V>
+INLINE V normed(V x, V scale, V shift) {
+  return x * scale + shift;
+}
+
+// Calls visit(channel, Number<LANES>, row, place in a row) for all of the thread's part.
+template <class Visit>
+INLINE void each_place(const Plane& plane, Visit visit) {
   each_position(plane, [&](int64_t row, int64_t at) {
-    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
-      using L = Lanes<T, decltype(lanes)::value>;
-      using V = typename L::V;
-      const V scale = splat<V>(scales[channel]), shift = splat<V>(shifts[channel]);
-#pragma GCC unroll 8
-      for (int v = 0; v < L::count; v++) {
-        V value = load<V>(x + row * row_step + at + place + v * L::width) * scale + shift;
-        if (plane.relu) value = value > V{} ? value : V{};
-        store(out + row * row_length + at + place + v * L::width, value);
-      }
-    });
+    each_channel(plane, [&](int channel, auto lanes, int64_t place) { visit(channel, lanes, row, at + place); });
   });
 }
 
-// sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean; the gradient of what the
-// ReLU has made 0 is 0.
-template <class T>
-void norm_gradient_sums(const Plane& plane, const T* gradient, int64_t gradient_step, const T* x, int64_t row_step, const T* out,
-                        const T* means, double* sums, double* products) {
+template <class T, class V>
+INLINE void put(bool streams, T* to, V value) {
+  if (streams) stream(to, value); else store(to, value);
+}
+
+// out = x * scale + shift, and 0 where that is negative if there is a ReLU.
+template <class T, bool RELU>
+void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scales, const T* shifts, T* out) {
   const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  const bool streams = plane.streams;
+  each_place(plane, [&](int channel, auto lanes, int64_t row, int64_t place) {
+    using L = Lanes<T, decltype(lanes)::value>;
+    using V = typename L::V;
+    const V scale = splat<V>(scales[channel]), shift = splat<V>(shifts[channel]);
+#pragma GCC unroll 8
+    for (int v = 0; v < L::count; v++) {
+      const int64_t where = place + v * L::width;
+      V value = normed(load<V>(x + row * row_step + where), scale, shift);
+      if constexpr (RELU) value = value > V{} ? value : V{};
+      put(streams, out + row * row_length + where, value);
+    }
+  });
+  if (streams) end_streams();
+}
+
+// What the gradient's kernels read, by row and channel.
+template <class T>
+struct NormGradient {
+  const T* gradient;
+  int64_t gradient_step;
+  const T* x;
+  int64_t row_step;
+  const T *scales, *shifts;  // with a ReLU: its results are positive where x * scale + shift is
+  const T* means;
+};
+
+// The gradient behind the ReLU.
+template <class T, bool RELU, class V>
+INLINE V before_relu(const NormGradient<T>& from, int channel, int64_t row, int64_t where, V x) {
+  const V value = load<V>(from.gradient + row * from.gradient_step + where);
+  if constexpr (!RELU) return value;
+  return normed(x, splat<V>(from.scales[channel]), splat<V>(from.shifts[channel])) > V{} ? value : V{};
+}
+
+// sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean.
+template <class T, bool RELU>
+void norm_gradient_sums(const Plane& plane, const NormGradient<T>& from, double* sums, double* products) {
   ChannelSums<T> gathered(plane, sums, products);
   each_position(plane, [&](int64_t row, int64_t at) {
     each_channel(plane, [&](int channel, auto lanes, int64_t place) {
       using L = Lanes<T, decltype(lanes)::value>;
       using V = typename L::V;
-      const V mean = splat<V>(means[channel]);
+      const V mean = splat<V>(from.means[channel]);
       V total = {}, product = {};
 #pragma GCC unroll 8
       for (int v = 0; v < L::count; v++) {
         const int64_t where = at + place + v * L::width;
-        V value = load<V>(gradient + row * gradient_step + where);
-        if (plane.relu) value = load<V>(out + row * row_length + where) > V{} ? value : V{};
+        const V x = load<V>(from.x + row * from.row_step + where);
+        const V value = before_relu<T, RELU>(from, channel, row, where, x);
         total += value;
-        product += value * (load<V>(x + row * row_step + where) - mean);
+        product += value * (x - mean);
       }
       gathered.add(channel, total, product);
     });
@@ -147,25 +184,24 @@ void norm_gradient_sums(const Plane& plane, const T* gradient, int64_t gradient_
   gathered.flush();
 }
 
-// x_gradient = gradient * by_gradient + (x - mean) * by_x + constant, the gradient as above.
-template <class T>
-void norm_gradient_apply(const Plane& plane, const T* gradient, int64_t gradient_step, const T* x, int64_t row_step, const T* out,
-                         const T* means, const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {
+// x_gradient = gradient * by_gradient + (x - mean) * by_x + constant.
+template <class T, bool RELU>
+void norm_gradient_apply(const Plane& plane, const NormGradient<T>& from, const T* by_gradient, const T* by_x, const T* constants,
+                         T* x_gradient) {
   const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
-  each_position(plane, [&](int64_t row, int64_t at) {
-    each_channel(plane, [&](int channel, auto lanes, int64_t place) {
-      using L = Lanes<T, decltype(lanes)::value>;
-      using V = typename L::V;
-      const V mean = splat<V>(means[channel]), constant = splat<V>(constants[channel]);
-      const V first = splat<V>(by_gradient[channel]), second = splat<V>(by_x[channel]);
+  const bool streams = plane.streams;
+  each_place(plane, [&](int channel, auto lanes, int64_t row, int64_t place) {
+    using L = Lanes<T, decltype(lanes)::value>;
+    using V = typename L::V;
+    const V mean = splat<V>(from.means[channel]), constant = splat<V>(constants[channel]);
+    const V first = splat<V>(by_gradient[channel]), second = splat<V>(by_x[channel]);
 #pragma GCC unroll 8
-      for (int v = 0; v < L::count; v++) {
-        const int64_t where = at + place + v * L::width;
-        V value = load<V>(gradient + row * gradient_step + where);
-        if (plane.relu) value = load<V>(out + row * row_length + where) > V{} ? value : V{};
-        const V centered = load<V>(x + row * row_step + where) - mean;
-        store(x_gradient + row * row_length + where, value * first + (centered * second + constant));
-      }
-    });
+    for (int v = 0; v < L::count; v++) {
+      const int64_t where = place + v * L::width;
+      const V x = load<V>(from.x + row * from.row_step + where);
+      const V value = before_relu<T, RELU>(from, channel, row, where, x);
+      put(streams, x_gradient + row * row_length + where, value * first + ((x - mean) * second + constant));
+    }
   });
+  if (streams) end_streams();
 }

@@ -54,6 +54,14 @@ INLINE V splat(T value) {
   return value - V{};  // x - 0 is x, also where x is -0 or not a number
 }
 
+// Keeps an address as it is computed: a product with memory at one register's address is one operation of the processor, at a sum
+// of two it is two.
+template <class T>
+INLINE const T* in_register(const T* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
 // POSITIONS neighbours of the lanes' samples, in registers; `step` numbers lie between neighbours.
 template <class T, int LANES, int POSITIONS>
 struct Block {
@@ -74,11 +82,32 @@ struct Block {
   }
 
   inline __attribute__((always_inline)) void add_product(V factor, const T* from, int64_t step) {
-    each([&](V& value, int p, int sample) __attribute__((always_inline)) { value += factor * load<V>(from + p * step + sample); });
+#pragma GCC unroll 8
+    for (int p = 0; p < POSITIONS; p++) {
+      from = in_register(p == 0 ? from : from + step);
+#pragma GCC unroll 4
+      for (int v = 0; v < L::count; v++) at[p][v] += factor * load<V>(from + v * L::width);
+    }
   }
 
   inline __attribute__((always_inline)) void add_product(V factor, Block& other) {
     each([&](V& value, int p, int sample) __attribute__((always_inline)) { value += factor * other.at[p][sample / L::width]; });
+  }
+
+  // The sum of the products with as many vectors in memory.
+  inline __attribute__((always_inline)) V product(const T* from, int64_t step) const {
+    V total = {};
+#pragma GCC unroll 8
+    for (int p = 0; p < POSITIONS; p++) {
+      from = in_register(p == 0 ? from : from + step);
+#pragma GCC unroll 4
+      for (int v = 0; v < L::count; v++) total += at[p][v] * load<V>(from + v * L::width);
+    }
+    return total;
+  }
+
+  inline __attribute__((always_inline)) void add(Block& other) {
+    each([&](V& value, int p, int sample) __attribute__((always_inline)) { value += other.at[p][sample / L::width]; });
   }
 
   inline __attribute__((always_inline)) void store_to(T* to, int64_t step, bool streams);
@@ -99,6 +128,13 @@ INLINE void stream(T* to, V value) {
   }
 #endif
   store(to, value);
+}
+
+// To be called behind the last of them: other threads see what was written.
+INLINE void end_streams() {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  _mm_sfence();
+#endif
 }
 
 template <class T, int LANES, int POSITIONS>
