@@ -41,9 +41,9 @@ def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Map
     forced = setting.compute == "sparse"
     if saved is not None and "dense" in saved and not forced:
         return Execution(reason=saved["dense"], state=saved)
-    layers = {} if setting.impossible else layers_of(model, masks, setting.shape)
-    reason = setting.impossible or _nothing_in(layers, forced=forced) or ("" if forced else setting.pointless)
-    library, reason = _library(reason)
+    reason = setting.impossible or ("" if forced else setting.pointless)
+    layers = {} if reason else layers_of(model, masks, setting.shape)
+    library, reason = _library(reason or _nothing_in(layers, forced=forced))
     if library is None:
         if forced:
             raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")

@@ -1,11 +1,18 @@
 """Whole runs with sparse execution beside dense ones, in double precision: the same masks, and losses but for rounding."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.command import metrics, train_here
+from dist_sparse import evaluate
+from dist_sparse.execution import build, survey
+from dist_sparse.execution.costs import Cost
+from dist_sparse.execution.kernels import kernels
+from dist_sparse.execution.layers import Layer
+from dist_sparse.execution.modules import SparseConv2d
+from tests.command import ROOT, here, metrics, train_here
 from tests.test_every_method import CONFIGS, short
 
 KEYS: dict[str, Any] = {
@@ -42,3 +49,141 @@ def test_every_method_trains_as_it_does_densely(tmp_path: Path, path: Path) -> N
     sparse, dense = (trained(tmp_path, values, compute) for compute in ("sparse", "dense"))
     check_alike(sparse, dense)
     assert any(float(row["execution/sparse_layers"] or 0) > 0 for row in sparse)
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Costs by which sparse layers are ten times as fast, on a machine that has measured nothing yet; what was measured."""
+    kernels()  # compiled into the usual cache
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "_SMALL", 0)
+    found: list[str] = []
+
+    def cost(seconds: float, layer: Layer) -> Cost:
+        found.append(layer.key)
+        return Cost(seconds=seconds)
+
+    networks = iter([30.0, 3.0])
+    monkeypatch.setattr(survey, "dense_cost", lambda layer, **_: cost(1.0, layer))
+    monkeypatch.setattr(survey, "sparse_cost", lambda _, layer, *__: cost(0.1, layer))
+    monkeypatch.setattr(survey, "network_seconds", lambda *_: next(networks))
+    return found
+
+
+SET = {
+    **short(ROOT / "configs" / "digits" / "set.yaml"),
+    "train.epochs": 1,
+    "train.accumulation": 1,
+    "checkpoint.every": "3 steps",
+}
+
+
+def test_auto_measures_once_for_a_machine_and_tells_what_is_gained(tmp_path: Path, measured: list[str]) -> None:
+    outcome = train_here({**SET, "output": tmp_path / "first"})
+    lines = outcome.out.splitlines()
+    assert lines[0] == "measuring how fast 22 layers are computed, 60 s at most; kept for later runs"
+    assert "computed" in lines[1] and "gain" in lines[1]
+    rows = [line.split() for line in lines if line.startswith("layer")]
+    assert {row[-1] for row in rows[1:]} == {"x10.00"}
+    told = "22 of 22 masked layers are computed sparsely: forward and backward take 3 s instead of 30 s (x10.00, measured)"
+    assert told in lines
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert summary["sparse_layers"] == 22
+    assert summary["flops_saved"] == pytest.approx(1 - summary["train_flops_relative"], abs=0.05)
+    assert summary["seconds_per_step"] > 0
+    last = metrics(tmp_path / "first")[-1]
+    assert (last["execution/sparse_layers"], float(last["execution/flops_saved"])) == ("22", summary["flops_saved"])
+    count = len(measured)
+    assert count
+    again = train_here({**SET, "output": tmp_path / "second"})
+    assert len(measured) == count
+    assert told in again.out and "measuring" not in again.out
+    assert metrics(tmp_path / "second") == metrics(tmp_path / "first")
+
+
+def test_a_run_goes_on_as_it_was_chosen_bit_for_bit(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another run of the machine has measured something else since."""
+    assert train_here({**SET, "output": tmp_path / "whole"}).code == 0
+    assert train_here({**SET, "output": tmp_path / "halves"}, interrupt_after=7).code == 130
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    count = len(measured)
+    assert "going on after step 6 of 11" in train_here({**SET, "output": tmp_path / "halves"}).out
+    assert len(measured) == count
+    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+
+
+def test_a_network_that_is_faster_densely_is_left_as_it_is(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = iter([30.0, 40.0])
+    monkeypatch.setattr(survey, "network_seconds", lambda *_: next(networks))
+    outcome = train_here({**SET, "output": tmp_path / "auto"})
+    assert "layers are computed densely: a sparse step would take 40 s, a dense one 30 s (measured)" in outcome.out
+    assert "computed" not in outcome.out.splitlines()[1]
+    assert train_here({**SET, "execution.compute": "dense", "output": tmp_path / "dense"}).code == 0
+    assert metrics(tmp_path / "auto") == metrics(tmp_path / "dense")
+    assert json.loads((tmp_path / "auto" / "summary.json").read_text())["flops_saved"] == 0
+
+
+def test_small_networks_and_methods_that_need_everything_are_not_measured(tmp_path: Path) -> None:
+    for name, reason in [("set", "the network is too small to gain by another way"), ("srste", "the masks are chosen anew")]:
+        values = {**SET, "config": ROOT / "configs" / "digits" / f"{name}.yaml", "output": tmp_path / name}
+        values.pop("sparsity.update.interval")
+        if name == "srste":
+            values["scheduler.warmup"] = 0
+        assert f"layers are computed densely: {reason}" in train_here(values).out
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"train.precision": "fp16"}, "train.precision=fp16 scales losses"),
+        ({"train.compile": True}, "train.compile=true compiles layers"),
+    ],
+)
+def test_sparse_execution_that_cannot_be_had_is_refused_in_one_line(tmp_path: Path, keys: dict[str, Any], reason: str) -> None:
+    outcome = train_here({**SET, **keys, "execution.compute": "sparse", "output": tmp_path / "run"})
+    assert (outcome.code, len(outcome.errors)) == (2, 1)
+    assert outcome.errors[0].startswith(f"execution.compute=sparse: {reason}")
+    assert outcome.errors[0].endswith("execution.compute=auto goes on densely")
+
+
+def test_without_a_compiler_a_run_goes_on_densely_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    monkeypatch.setattr(build, "kernels", kernels.__wrapped__)  # as in a new process
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    told = "there is no C++ compiler (no-such-compiler; CXX names another)"
+    outcome = train_here({**SET, "output": tmp_path / "auto"})
+    assert outcome.code == 0 and f"layers are computed densely: {told}" in outcome.out
+    outcome = train_here({**SET, "execution.compute": "sparse", "output": tmp_path / "sparse"})
+    assert outcome.errors == [f"execution.compute=sparse: {told}; execution.compute=auto goes on densely"]
+    assert not measured
+
+
+@pytest.mark.parametrize(
+    "keys", [{"train.precision": "bf16"}, {"train.channels_last": True}, {"train.ema": 0.9, "train.clip_norm": 1.0}]
+)
+def test_sparse_execution_goes_with(tmp_path: Path, keys: dict[str, Any]) -> None:
+    values = {**SET, "tracking.log_every": 1, **keys}
+    sparse, dense = (trained(tmp_path, values, compute) for compute in ("sparse", "dense"))
+    tolerance = 0.05 if "train.precision" in keys else 1e-4
+    for ours, theirs in list(zip(sparse, dense, strict=True))[1:4]:
+        assert float(ours["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=tolerance)
+
+
+def test_evaluate_computes_as_the_run_did(tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_here({**SET, "output": tmp_path / "run"}).code == 0
+    seen: list[int] = []
+    forward = SparseConv2d.forward
+    monkeypatch.setattr(SparseConv2d, "forward", lambda self, input: (seen.append(len(input)), forward(self, input))[1])
+    said = {}
+    for compute in ("auto", "sparse", "dense"):
+        seen.clear()
+        outcome = here(evaluate.main, [str(tmp_path / "run"), "--train.eval_batch_size=77", f"--execution.compute={compute}"])
+        assert outcome.code == 0, outcome.err
+        assert bool(seen) == (compute != "dense")
+        said[compute] = outcome.out
+    assert said["auto"] == said["sparse"] == said["dense"]
