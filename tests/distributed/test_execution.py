@@ -1,0 +1,70 @@
+"""Sparse execution on several ranks: the masks and losses of dense execution, under every engine, and runs that go on."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.execution.kernels import kernels
+from tests.distributed import cases
+from tests.distributed.test_every_method import KEYS, SHORT
+from tests.distributed.test_masks import EXACT, SIZES, ast, updates
+from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
+from tests.distributed.world import World
+
+Worlds = Callable[[int], World]
+SPARSE = {"execution.compute": "sparse"}
+CONVOLUTIONS = {**SHORT, "sparsity.density": 0.3, "sparsity.distribution": "uniform"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once() -> None:
+    """So that ranks find them in the cache."""
+    kernels()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({**CONVOLUTIONS, **KEYS["rigl"], "sparsity.method": "rigl", "sparsity.structure": "block:4x1"}, id="rigl"),
+        pytest.param({**CONVOLUTIONS, **KEYS["top_kast"], "sparsity.method": "top_kast"}, id="top_kast"),
+        pytest.param({**EXACT, **updates("set"), "train.epochs": 1}, id="set-linear"),
+        pytest.param({**EXACT, **ast(), "train.epochs": 1}, id="ast-linear"),
+    ],
+)
+def test_masks_do_not_depend_on_ranks_nor_on_execution(worlds: Worlds, tmp_path: Path, values: dict[str, Any]) -> None:
+    dense = worlds(1).run(cases.train, values, str(tmp_path / "dense"))[0]
+    for size in SIZES:
+        for trained in worlds(size).run(cases.train, {**values, **SPARSE}, str(tmp_path / str(size))):
+            assert max(trained.column("execution/sparse_layers").values()) > 0
+            assert trained.digests == dense.digests
+            assert trained.losses == pytest.approx(dense.losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int) -> None:
+    goes_on_as_if_nothing_had_been(worlds(size), tmp_path, {**RUN, **SPARSE}, kills=(2, 8))
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_trains_as_ddp(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    """With batch norms and ReLUs, whose fusion an engine that wraps modules could break."""
+    values = {
+        "model.name": "test_resnet",
+        "train.epochs": 1,
+        "train.batch_size": 64,
+        "optim.lr": 0.01,
+        "sparsity.density": 0.3,
+        **updates("static"),
+        **SPARSE,
+    }
+    keys = {"engine.name": "deepspeed", "engine.zero.stage": stage}
+    ddp, zero = (
+        worlds(2).run(cases.train, {**values, **more}, str(tmp_path / name))[0] for name, more in (("ddp", {}), ("zero", keys))
+    )
+    assert max(zero.column("execution/sparse_layers").values()) == max(ddp.column("execution/sparse_layers").values()) > 0
+    assert zero.digests == ddp.digests
+    assert zero.losses == pytest.approx(ddp.losses, rel=1e-4)
