@@ -84,6 +84,7 @@ def train(values: dict[str, Any], folder: str) -> Trained:
     masks = trainer.method.masks
     initial = masks.digests()
     trainer.fit()
+    trainer.engine.close()  # DeepSpeed changes the process
     assert masks.digests() == masks.digests(in_memory=True), "the bits beside a mask are its own"
     return Trained(initial, masks.digests(), recorder.rows)
 
