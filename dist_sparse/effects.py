@@ -18,6 +18,7 @@ from dist_sparse.config.tree import flat
 from dist_sparse.data.idle import idle_keys as idle_in_data
 from dist_sparse.engines.build import idle_keys as idle_in_engine
 from dist_sparse.errors import UserError
+from dist_sparse.executing import idle_keys as idle_in_execution
 from dist_sparse.optim.optimizer import idle_keys as idle_in_optim
 from dist_sparse.optim.scheduler import idle_keys as idle_in_scheduler
 from dist_sparse.sparsity.methods.resolve import idle_keys as idle_in_sparsity
@@ -62,6 +63,7 @@ def _declared(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
         "optim": idle_in_optim(config.optim),
         "scheduler": idle_in_scheduler(config.scheduler),
         "sparsity": idle_in_sparsity(config.sparsity),
+        "execution": idle_in_execution(config),
         "engine": idle_in_engine(config, world_size),
         "tracking": idle_in_tracking(config.tracking),
     }

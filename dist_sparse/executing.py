@@ -1,6 +1,6 @@
 """The execution of a run: what its configuration, its method and its device allow, and what is to be expected of its masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def execution_of(
         images=None if "weights" in capabilities_of(config.engine).shared_out else _few(precision, shape),
         step=step,
         impossible=impossible(config, precision.device),
-        pointless=_pointless(forecast, len(steps_made(clock))),
+        pointless=pointless(forecast, len(steps_made(clock))),
         densities=expected_densities(forecast),
         final_masks=lambda: _final_masks(plan, masks, forecast),
         tell=say,
@@ -97,9 +97,15 @@ def _few(precision: Precision, shape: torch.Size) -> Tensor:
     return precision.place_images(torch.rand(2, *shape[1:], device=precision.device))
 
 
-def impossible(config: Config, device: torch.device) -> str:
-    """Why no layer can be computed sparsely."""
-    if device.type != "cpu":
+def idle_keys(config: Config) -> Iterator[tuple[str, str]]:
+    """Keys of the section ``execution`` that do nothing as the configuration is, and why."""
+    if config.sparsity.method == "dense":
+        yield "compute", "sparsity.method=dense has no masks"
+
+
+def impossible(config: Config, device: torch.device | None) -> str:
+    """Why no layer can be computed sparsely on a device, or on any if that is None; empty if some may."""
+    if device is not None and device.type != "cpu":
         return f"there are no sparse kernels for {device.type.upper()} yet"
     if config.train.precision == "fp16":
         return "train.precision=fp16 scales losses beyond what its kernels, of fp32 and fp64, are tested for"
@@ -108,8 +114,8 @@ def impossible(config: Config, device: torch.device) -> str:
     return ""
 
 
-def _pointless(forecast: Forecast, steps: int) -> str:
-    """Why nothing can be gained."""
+def pointless(forecast: Forecast, steps: int) -> str:
+    """Why nothing can be gained in so many steps; empty if something may."""
     if forecast.chosen_every_step:
         return "the masks are chosen anew at every step"
     if len(forecast.dense_gradient_steps) > steps / 2:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.traffic import WORTH_PACKING, bytes_per_step, elements_per_step
+from dist_sparse.executing import impossible, pointless
 from dist_sparse.plan.outlook import Outlook
 from dist_sparse.sparsity.methods.forecast import NetworkForecast
 
@@ -45,11 +46,23 @@ def _masks(outlook: Outlook) -> list[str]:
     layers = f"{method} on {len(outlook.shapes)} layers of {sum(shape.numel() for shape in outlook.shapes.values()):,} weights"
     if not steps:
         none = "masks follow the weights at every step" if outlook.forecast.chosen_every_step else "none"
-        return [_line("masks", layers), _line("updates", none)]
+        return [_line("masks", layers), _line("updates", none), _line("execution", _execution(outlook))]
     return [
         _line("masks", layers),
         *(_updates(outlook, network) for network in outlook.forecast.networks),
+        _line("execution", _execution(outlook)),
     ]
+
+
+def _execution(outlook: Outlook) -> str:
+    compute = outlook.config.execution.compute
+    if compute == "dense":
+        return "dense"
+    if reason := impossible(outlook.config, None) or (compute == "auto" and pointless(outlook.forecast, len(outlook.made))):
+        return f"dense: {reason}"
+    if compute == "sparse":
+        return "sparse, on a CPU"
+    return "on a CPU, what is measured to be the fastest there; else dense"
 
 
 def _updates(outlook: Outlook, network: NetworkForecast) -> str:
