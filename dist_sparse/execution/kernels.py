@@ -168,6 +168,7 @@ class Kernels:
             self._declare(f"{kernel}_rows_{suffix}", _Rows)
         for kernel, suffix in itertools.product(("multiply", "spread", "correlate"), _SUFFIX.values()):
             self._declare(f"{kernel}_groups_{suffix}", _Groups)
+        self._library.hash_rows_of_mask.restype = ctypes.c_int64
         self._library.index_rows_of_bits.argtypes = (_POINTER, _Matrix, *[_POINTER] * 4)
         self._library.index_rows_by_key.argtypes = (
             _POINTER,
@@ -252,11 +253,11 @@ class Kernels:
         self._library.index_rows_by_key(_pointer(position), len(position), matrix, *by, *made)
         return RowIndex(start=start, offset=offset, blocks=blocks), entry
 
-    def hash_rows(self, mask: Tensor) -> Tensor:
-        """A number (int64) for each row of a bool matrix, the same for equal rows."""
+    def hash_rows(self, mask: Tensor) -> tuple[Tensor, int]:
+        """A number (int64) for each row of a bool matrix, the same for equal rows; and how many entries are active."""
         hashes = torch.empty(len(mask), dtype=torch.int64)
-        self._library.hash_rows_of_mask(_pointer(mask), *mask.shape, _pointer(hashes))
-        return hashes
+        active = self._library.hash_rows_of_mask(_pointer(mask), *mask.shape, _pointer(hashes))
+        return hashes, active
 
     def columns_of_groups(self, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The columns in which any of a group's rows (int32 [groups, 4]) is active, int32: ``start`` [groups + 1], columns."""

@@ -168,7 +168,9 @@ def test_a_run_on_as_many_threads_gives_the_same_bits() -> None:
 
 def test_groups_of_rows_keep_equal_rows_together() -> None:
     mask = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 0]], dtype=torch.bool)
-    rows = group_rows(kernels(), mask)
+    hashes, active = kernels().hash_rows(mask)
+    rows = group_rows(hashes)
     start, column = kernels().columns_of_groups(mask, rows)
+    assert active == int(mask.sum())
     assert rows.tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
     assert (start.tolist(), column.tolist()) == ([0, 1, 3], [0, 0, 1])
