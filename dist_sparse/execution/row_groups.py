@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.kernels import GroupIndex, Kernels, dtype_of_offsets
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, over_inputs, over_outputs, with_gradient_ahead
+from dist_sparse.execution.structures import GroupIndex, dtype_of_offsets
 
 GROUP = 4
 _MOST_COLUMNS = 0.85
