@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dist_sparse.execution.geometry import Geometry, innermost, padded
+from dist_sparse.execution.geometry import Geometry, channels_last, innermost, is_channels_last, is_innermost, padded
 
 
 class Products(Protocol):
@@ -40,6 +40,7 @@ class _Convolution(torch.autograd.Function):
         source = padded(innermost(images), *((pad, pad) for pad in products.geometry.padding))
         values = weight.detach().reshape(-1).index_select(0, products.positions.view(-1)).view(products.positions.shape)
         ctx.pair, ctx.weight_shape = pair, weight.shape
+        ctx.channels_last = is_channels_last(images) and not is_innermost(images)
         ctx.save_for_backward(source, values)
         return products.forward(source, values)
 
@@ -51,6 +52,8 @@ class _Convolution(torch.autograd.Function):
         gradient = innermost(gradient)
         if ctx.needs_input_grad[0]:
             of_images = pair.forward.backward_input(gradient, values)
+            if ctx.channels_last:  # what is behind may be slow, as torch's pooling, if the gradient has another format
+                of_images = channels_last(of_images)
         if ctx.needs_input_grad[1]:
             of_values = pair.weights.backward_weights(source, gradient)
             of_weight = values.new_zeros(ctx.weight_shape)

@@ -127,7 +127,23 @@ def is_innermost(tensor: Tensor) -> bool:
 
 def innermost(tensor: Tensor) -> Tensor:
     """The same tensor with its samples innermost in memory; itself if it is so."""
-    return tensor.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    if is_innermost(tensor) or not is_channels_last(tensor):
+        return tensor.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    count, channels, height, width = tensor.shape
+    by_sample = tensor.permute(0, 2, 3, 1).view(count, -1)  # torch transposes matrices faster than it copies other strides
+    return by_sample.t().contiguous().view(height, width, channels, count).permute(3, 2, 0, 1)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a tensor [N, C, H, W] has its channels innermost in memory."""
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """A tensor with samples innermost as one with channels innermost."""
+    count, channels, height, width = tensor.shape
+    by_place = tensor.permute(2, 3, 1, 0).reshape(-1, count)
+    return by_place.t().contiguous().view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def empty_innermost(like: Tensor, count: int, channels: int, size: Pair) -> Tensor:

@@ -3,9 +3,6 @@
 import ctypes
 import functools
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,156 +12,35 @@ from torch import Tensor
 from dist_sparse.errors import one_line
 from dist_sparse.execution.compiling import NoKernels, compiled
 from dist_sparse.execution.geometry import empty_innermost
+from dist_sparse.execution.structures import (
+    LARGE,
+    STREAMED_SAMPLES,
+    Blocks,
+    GroupIndex,
+    Groups,
+    Matrix,
+    NormGradient,
+    Pass,
+    Plane,
+    RowIndex,
+    Rows,
+    dtype_of_offsets,
+)
+from dist_sparse.execution.threads import parts_of_samples, parts_of_strips, run, spans
 
-STREAMED_SAMPLES = 16
-"""What is written past the caches consists of whole vectors: this must divide the number of samples."""
-LARGE = 8 * 2**20
-"""Bytes, about what the caches do not keep until a tensor is read again: such results are written past them."""
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 DTYPES = frozenset(_SUFFIX)
 """Of the tensors that kernels take."""
-
-
-class Pass(ctypes.Structure):
-    """The positions that a kernel visits: ``struct Pass`` of ``native/passes.h``, which tells of each field."""
-
-    _fields_ = (
-        ("in_row", ctypes.c_int64),
-        ("in_step", ctypes.c_int64),
-        ("out_row", ctypes.c_int64),
-        ("out_step", ctypes.c_int64),
-        ("height", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("positions", ctypes.c_int32),
-        ("samples", ctypes.c_int32),
-        ("first_sample", ctypes.c_int32),
-        ("last_sample", ctypes.c_int32),
-        ("first_strip", ctypes.c_int64),
-        ("last_strip", ctypes.c_int64),
-        ("streams", ctypes.c_int32),
-        ("zeroed", ctypes.c_int64),
-        ("reach_rows", ctypes.c_int32),
-        ("reach_row", ctypes.c_int64),
-        ("reach_start", ctypes.c_int64),
-        ("reach_bytes", ctypes.c_int64),
-    )
-
-    @property
-    def strips(self) -> int:
-        """All strips of the image."""
-        return self.height * -(-self.width // self.positions)
-
-
-class _Rows(ctypes.Structure):
-    """``struct Rows`` of ``native/rows.h``."""
-
-    _fields_ = (
-        ("start", ctypes.c_void_p),
-        ("offset", ctypes.c_void_p),
-        ("count", ctypes.c_int32),
-        ("blocks", ctypes.c_int32),
-        ("narrow", ctypes.c_int32),
-    )
-
-
-class _Plane(ctypes.Structure):
-    """``struct Plane`` of ``native/norms.h``."""
-
-    _fields_ = (
-        ("width", ctypes.c_int32),
-        ("channels", ctypes.c_int32),
-        ("samples", ctypes.c_int32),
-        ("first_row", ctypes.c_int32),
-        ("last_row", ctypes.c_int32),
-        ("relu", ctypes.c_int32),
-        ("streams", ctypes.c_int32),
-    )
-
-
-class _NormGradient(ctypes.Structure):
-    """``struct NormGradient`` of ``native/norms.h``."""
-
-    _fields_ = (
-        ("gradient", ctypes.c_void_p),
-        ("gradient_step", ctypes.c_int64),
-        ("x", ctypes.c_void_p),
-        ("row_step", ctypes.c_int64),
-        ("scales", ctypes.c_void_p),
-        ("shifts", ctypes.c_void_p),
-        ("means", ctypes.c_void_p),
-    )
-
-
-class _Blocks(ctypes.Structure):
-    """``struct Blocks`` of ``native/transpose.h``."""
-
-    _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int32),
-        ("samples", ctypes.c_int32),
-        ("first_block", ctypes.c_int64),
-        ("last_block", ctypes.c_int64),
-        ("streams", ctypes.c_int32),
-    )
-
-
-class _Groups(ctypes.Structure):
-    """``struct Groups`` of ``native/groups.h``."""
-
-    _fields_ = (
-        ("start", ctypes.c_void_p),
-        ("offset", ctypes.c_void_p),
-        ("rows", ctypes.c_void_p),
-        ("count", ctypes.c_int32),
-        ("narrow", ctypes.c_int32),
-    )
-
-
-class _Matrix(ctypes.Structure):
-    """``struct Matrix`` of ``native/indices.h``."""
-
-    _fields_ = (
-        ("rows", ctypes.c_int32),
-        ("columns", ctypes.c_int32),
-        ("block", ctypes.c_int32),
-        ("narrow", ctypes.c_int32),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowIndex:
-    """Rows of entries, each row in ``blocks``: ``start`` int32 [rows * blocks + 1], and the ``offset`` of each entry's input.
-
-    Offsets count samples (an element's place is the offset times their number); they are uint16 where they fit, else int32.
-    """
-
-    start: Tensor
-    offset: Tensor
-    blocks: int
-
-    def part(self, first: int, count: int) -> "RowIndex":
-        """Some neighbouring rows."""
-        start = self.start[first * self.blocks : (first + count) * self.blocks + 1]
-        return RowIndex(start=start, offset=self.offset, blocks=self.blocks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupIndex:
-    """Row groups: ``start`` int32 [groups + 1] and ``offset`` of columns, as in :class:`RowIndex`; ``rows`` int32 of each."""
-
-    start: Tensor
-    offset: Tensor
-    rows: Tensor
-
-
 _LINE, _MOST_CACHED = 64, 1 << 20
 """Bytes of a cache's line, and of a result that stays in the second cache."""
+
+
 _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
 _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
     "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
-    "norm_gradient_sums": (ctypes.POINTER(_NormGradient), *[_POINTER] * 2),
-    "norm_gradient_apply": (ctypes.POINTER(_NormGradient), *[_POINTER] * 4),
+    "norm_gradient_sums": (ctypes.POINTER(NormGradient), *[_POINTER] * 2),
+    "norm_gradient_apply": (ctypes.POINTER(NormGradient), *[_POINTER] * 4),
 }
 
 
@@ -182,24 +58,25 @@ class Kernels:
         except OSError as error:
             raise NoKernels(f"the compiled kernels cannot be loaded: {one_line(error)}") from error
         for kernel, suffix in itertools.product(("multiply", "correlate"), _SUFFIX.values()):
-            self._declare(f"{kernel}_rows_{suffix}", _Rows)
+            self._declare(f"{kernel}_rows_{suffix}", Rows)
         for kernel, suffix in itertools.product(("multiply", "spread", "correlate"), _SUFFIX.values()):
-            self._declare(f"{kernel}_groups_{suffix}", _Groups)
-        self._library.index_rows_of_bits.argtypes = (_POINTER, _Matrix, *[_POINTER] * 4)
+            self._declare(f"{kernel}_groups_{suffix}", Groups)
+        self._library.hash_rows_of_mask.restype = ctypes.c_int64
+        self._library.index_rows_of_bits.argtypes = (_POINTER, Matrix, *[_POINTER] * 4)
         self._library.index_rows_by_key.argtypes = (
             _POINTER,
             ctypes.c_int32,
-            _Matrix,
+            Matrix,
             _POINTER,
             ctypes.c_int32,
             *[_POINTER] * 4,
         )
         for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
-            function.argtypes, function.restype = (ctypes.POINTER(_Plane), *arguments), None
+            function.argtypes, function.restype = (ctypes.POINTER(Plane), *arguments), None
         for kernel, suffix in itertools.product(("rows_to_blocks", "blocks_to_rows"), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
-            function.argtypes, function.restype = (ctypes.POINTER(_Blocks), *[_POINTER] * 3), None
+            function.argtypes, function.restype = (ctypes.POINTER(Blocks), *[_POINTER] * 3), None
 
     def __deepcopy__(self, memo: object) -> "Kernels":
         """A copy of a network computes by the same library."""
@@ -207,15 +84,15 @@ class Kernels:
 
     def multiply_rows(self, shape: Pass, source: Tensor, target: Tensor, index: RowIndex, values: Tensor) -> None:
         """``target[position, row]`` becomes the sum over the row's entries of ``value * source[position + offset]``."""
-        _by_strips(shape, self._kernel("multiply_rows", source), source, target, _rows(index), values)
+        _by_strips(shape, self._kernel("multiply_rows", source), source, target, index.structure(), values)
 
     def correlate_rows(self, shape: Pass, source: Tensor, gradient: Tensor, index: RowIndex) -> Tensor:
         """Each entry's sum over positions and samples of ``gradient[position, row] * source[position + offset]``."""
-        return _summed(shape, self._kernel("correlate_rows", source), source, gradient, _rows(index), (len(index.offset),))
+        return _summed(shape, self._kernel("correlate_rows", source), source, gradient, index.structure(), (len(index.offset),))
 
     def multiply_groups(self, shape: Pass, source: Tensor, target: Tensor, index: GroupIndex, values: Tensor) -> None:
         """As :meth:`multiply_rows`, of values [columns, 4]."""
-        _by_strips(shape, self._kernel("multiply_groups", source), source, target, _groups(index), values)
+        _by_strips(shape, self._kernel("multiply_groups", source), source, target, index.structure(), values)
 
     def spread_groups(self, shape: Pass, source_gradient: Tensor, gradient: Tensor, index: GroupIndex, values: Tensor) -> None:
         """``source_gradient[position + offset]`` becomes the gradient of the source of a multiplication.
@@ -223,14 +100,14 @@ class Kernels:
         It is of zeros before, and positions may share what they write to: threads take samples. Where each has ``shape.zeroed``
         elements of its own, they need not be zeros, and threads take positions.
         """
-        kernel, arguments = self._kernel("spread_groups", gradient), (_groups(index), values.data_ptr())
-        parts = _parts(shape) if shape.zeroed else _parts_of_samples(shape)
-        _run(kernel, [(part, source_gradient.data_ptr(), gradient.data_ptr(), *arguments) for part in parts])
+        kernel, arguments = self._kernel("spread_groups", gradient), (index.structure(), values.data_ptr())
+        parts = parts_of_strips(shape) if shape.zeroed else parts_of_samples(shape)
+        run(kernel, [(part, source_gradient.data_ptr(), gradient.data_ptr(), *arguments) for part in parts])
 
     def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:
         """As :meth:`correlate_rows`, of each column [columns, 4]."""
         size = (len(index.offset), 4)
-        return _summed(shape, self._kernel("correlate_groups", source), source, gradient, _groups(index), size)
+        return _summed(shape, self._kernel("correlate_groups", source), source, gradient, index.structure(), size)
 
     def index_rows(
         self, packed: Tensor, size: tuple[int, int], active: int, offset_of_column: Tensor, block: int
@@ -244,7 +121,7 @@ class Kernels:
         blocks = -(-columns // block)
         offset = _offsets(active, int(offset_of_column.max()))
         start, position = torch.empty(rows * blocks + 1, dtype=torch.int32), torch.empty(active, dtype=torch.int32)
-        matrix = _Matrix(rows, columns, block, offset.element_size() == 2)
+        matrix = Matrix(rows, columns, block, offset.element_size() == 2)
         made = (_pointer(each) for each in (offset_of_column, start, position, offset))
         self._library.index_rows_of_bits(_pointer(packed), matrix, *made)
         return RowIndex(start=start, offset=offset, blocks=blocks), position
@@ -266,17 +143,17 @@ class Kernels:
         blocks = -(-rows // block)
         offset = _offsets(len(position), int(offset_of_column.max()) + rows - 1)
         start, entry = torch.empty(keys[1] * blocks + 1, dtype=torch.int32), torch.empty_like(position)
-        matrix = _Matrix(rows, columns, block, offset.element_size() == 2)
+        matrix = Matrix(rows, columns, block, offset.element_size() == 2)
         by = _pointer(keys[0]), keys[1], _pointer(offset_of_column)
         made = (_pointer(each) for each in (start, entry, offset))
         self._library.index_rows_by_key(_pointer(position), len(position), matrix, *by, *made)
         return RowIndex(start=start, offset=offset, blocks=blocks), entry
 
-    def hash_rows(self, mask: Tensor) -> Tensor:
-        """A number (int64) for each row of a bool matrix, the same for equal rows."""
+    def hash_rows(self, mask: Tensor) -> tuple[Tensor, int]:
+        """A number (int64) for each row of a bool matrix, the same for equal rows; and how many entries are active."""
         hashes = torch.empty(len(mask), dtype=torch.int64)
-        self._library.hash_rows_of_mask(_pointer(mask), *mask.shape, _pointer(hashes))
-        return hashes
+        active = self._library.hash_rows_of_mask(_pointer(mask), *mask.shape, _pointer(hashes))
+        return hashes, active
 
     def columns_of_groups(self, mask: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The columns in which any of a group's rows (int32 [groups, 4]) is active, int32: ``start`` [groups + 1], columns."""
@@ -290,7 +167,7 @@ class Kernels:
         """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
         made = _empty_blocks(rows, samples)
         pointers = _pointer(rows), made.data_ptr(), None
-        _run(self._kernel("rows_to_blocks", rows), [(part, *pointers) for part in _blocks(made, len(rows), made)])
+        run(self._kernel("rows_to_blocks", rows), [(part, *pointers) for part in _blocks(made, len(rows), made)])
         return made
 
     def rows_to_blocks_and_sums(self, rows: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -300,14 +177,14 @@ class Kernels:
         sums = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64)
         pointers = _pointer(rows), made.data_ptr()
         calls = [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)]
-        _run(self._kernel("rows_to_blocks", rows), calls)
+        run(self._kernel("rows_to_blocks", rows), calls)
         return made, sums.sum(0).to(rows.dtype)
 
     def blocks_to_rows(self, blocks: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         """The first ``rows`` rows [rows, columns] of what :meth:`rows_to_blocks` makes, plus a bias [columns]."""
         made = blocks.new_empty(rows, blocks.shape[1])
         pointers = _pointer(blocks), None if bias is None else _pointer(bias), made.data_ptr()
-        _run(self._kernel("blocks_to_rows", blocks), [(part, *pointers) for part in _blocks(blocks, rows, made)])
+        run(self._kernel("blocks_to_rows", blocks), [(part, *pointers) for part in _blocks(blocks, rows, made)])
         return made
 
     def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,7 +201,7 @@ class Kernels:
         rows, made = _rows_of(images), _like(images)
         factors = [each.to(images.dtype) for each in (scale, shift)]
         pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), made.data_ptr())
-        _run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
+        run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
         return made
 
     def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
@@ -352,14 +229,14 @@ class Kernels:
         typed = [each.to(images.dtype) for each in factors]
         pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
         parts = _planes(images, relu=relu is not None)
-        _run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
+        run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
         return made
 
     def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], *, relu: bool) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
         parts = _planes(images, relu=relu)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
-        _run(
+        run(
             self._kernel(kernel, images),
             [(part, *pointers, own[0].data_ptr(), own[1].data_ptr()) for part, own in zip(parts, sums, strict=True)],
         )
@@ -385,17 +262,17 @@ def kernels() -> Kernels:
 
 
 def _by_strips(shape: Pass, kernel: Any, source: Tensor, target: Tensor, index: ctypes.Structure, values: Tensor) -> None:
-    _run(kernel, [(part, source.data_ptr(), target.data_ptr(), index, values.data_ptr()) for part in _parts(shape)])
+    run(kernel, [(part, source.data_ptr(), target.data_ptr(), index, values.data_ptr()) for part in parts_of_strips(shape)])
 
 
 def _summed(
     shape: Pass, kernel: Any, source: Tensor, gradient: Tensor, index: ctypes.Structure, size: tuple[int, ...]
 ) -> Tensor:
     """One sum for each thread, added in the threads' order: the same from run to run."""
-    parts = _parts(shape)
+    parts = parts_of_strips(shape)
     sums = [source.new_zeros(size) for _ in parts]
     pointers = (source.data_ptr(), gradient.data_ptr(), index)
-    _run(kernel, [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)])
+    run(kernel, [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)])
     for other in sums[1:]:
         sums[0] += other
     return sums[0]
@@ -415,86 +292,22 @@ def _like(images: Tensor) -> Tensor:
 
 def _norm_gradient(
     gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor
-) -> tuple[_NormGradient, list[Tensor]]:
+) -> tuple[NormGradient, list[Tensor]]:
     """What the gradient's kernels read, and the tensors of it that must be kept as long."""
     rows, of_images = _rows_of(gradient), _rows_of(images)
     kept = [each.to(images.dtype) for each in (*(relu or (mean, mean)), mean)]
     pointers = (rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), *(each.data_ptr() for each in kept))
-    return _NormGradient(*pointers), kept
+    return NormGradient(*pointers), kept
 
 
-def _planes(images: Tensor, *, relu: bool) -> list[_Plane]:
+def _planes(images: Tensor, *, relu: bool) -> list[Plane]:
     count, channels, height, width = images.shape
     streams = images.numel() * images.element_size() >= LARGE and count % STREAMED_SAMPLES == 0
-    return [_Plane(width, channels, count, first, last, relu, streams) for first, last in _spans(height)]
-
-
-def _empty_blocks(rows: Tensor, samples: int) -> Tensor:
-    return rows.new_empty(-(-len(rows) // samples), rows.shape[1], samples)
-
-
-def _blocks(blocks: Tensor, rows: int, made: Tensor) -> list[_Blocks]:
-    """All blocks, for each thread some; what is made goes past the caches if it is larger and in whole lines of theirs."""
-    count, columns, samples = blocks.shape
-    aligned = not (made.data_ptr() % _LINE or made.shape[-1] * made.element_size() % _LINE)
-    streams = aligned and made.nbytes > _MOST_CACHED
-    return [_Blocks(rows, columns, samples, first, last, streams) for first, last in _spans(count)]
-
-
-def _parts(shape: Pass) -> list[Pass]:
-    return [_copy(shape, first_strip=first, last_strip=last) for first, last in _spans(shape.strips)]
-
-
-def _spans(count: int, grain: int = 1) -> list[tuple[int, int]]:
-    """``range(count)`` in one span for each of torch's threads, of whole grains but for the last."""
-    grains = -(-count // grain)
-    threads = max(1, min(torch.get_num_threads(), grains))
-    bounds = [min(count, grains * each // threads * grain) for each in range(threads + 1)]
-    return list(itertools.pairwise(bounds))
-
-
-def _parts_of_samples(shape: Pass) -> list[Pass]:
-    """The fewer samples a part has, the more of its positions go at once."""
-    spans = _spans(shape.last_sample, 16)
-    positions = shape.positions * (2 if len(spans) > 1 else 1)
-    parts = [_copy(shape, first_sample=first, last_sample=last, positions=positions) for first, last in spans]
-    for part in parts:
-        part.last_strip = part.strips
-    return parts
-
-
-def _copy(shape: Pass, **values: int) -> Pass:
-    copy = Pass.from_buffer_copy(shape)
-    for name, value in values.items():
-        setattr(copy, name, value)
-    return copy
-
-
-def _run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
-    """Call the kernel, which gives Python's lock free, on a thread for each of the arguments."""
-    others = [_pool(len(calls) - 1, os.getpid()).submit(kernel, *call) for call in calls[1:]]
-    kernel(*calls[0])
-    for other in others:
-        other.result()
-
-
-def _rows(index: RowIndex) -> _Rows:
-    count = (len(index.start) - 1) // index.blocks
-    return _Rows(index.start.data_ptr(), index.offset.data_ptr(), count, index.blocks, index.offset.element_size() == 2)
-
-
-def _groups(index: GroupIndex) -> _Groups:
-    pointers = (each.data_ptr() for each in (index.start, index.offset, index.rows))
-    return _Groups(*pointers, len(index.start) - 1, index.offset.element_size() == 2)
+    return [Plane(width, channels, count, first, last, relu, streams) for first, last in spans(height)]
 
 
 def _offsets(count: int, largest: int) -> Tensor:
     return torch.empty(count, dtype=dtype_of_offsets(largest))
-
-
-def dtype_of_offsets(largest: int) -> torch.dtype:
-    """The type of offsets up to the ``largest``."""
-    return torch.uint16 if largest < 2**16 else torch.int32
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
@@ -502,7 +315,13 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: one that was forked off has none of its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="dist_sparse-kernel")
+def _empty_blocks(rows: Tensor, samples: int) -> Tensor:
+    return rows.new_empty(-(-len(rows) // samples), rows.shape[1], samples)
+
+
+def _blocks(blocks: Tensor, rows: int, made: Tensor) -> list[Blocks]:
+    """All blocks, for each thread some; what is made goes past the caches if it is larger and in whole lines of theirs."""
+    count, columns, samples = blocks.shape
+    aligned = not (made.data_ptr() % _LINE or made.shape[-1] * made.element_size() % _LINE)
+    streams = aligned and made.nbytes > _MOST_CACHED
+    return [Blocks(rows, columns, samples, first, last, streams) for first, last in spans(count)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dist_sparse.execution.geometry import Geometry, Phase
-from dist_sparse.execution.kernels import LARGE, STREAMED_SAMPLES, Pass
+from dist_sparse.execution.structures import LARGE, STREAMED_SAMPLES, Pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
-from dist_sparse.execution.kernels import GroupIndex, Kernels, dtype_of_offsets
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, over_inputs, over_outputs, with_gradient_ahead
+from dist_sparse.execution.structures import GroupIndex, dtype_of_offsets
 
 GROUP = 4
 _MOST_COLUMNS = 0.85
 """From this share on, products with zeros cost less than what a dense layer gains."""
 
 
-def group_rows(kernels: Kernels, mask: Tensor) -> Tensor:
-    """Groups of four rows of a bool matrix [rows, columns], whose number four divides: int32 [groups, 4]."""
-    _, kind = torch.unique(kernels.hash_rows(mask), return_inverse=True)
+def group_rows(hashes: Tensor) -> Tensor:
+    """Groups of four rows, whose number four divides, by numbers that are the same for equal rows: int32 [groups, 4]."""
+    _, kind = torch.unique(hashes, return_inverse=True)
     alike = kind.argsort(stable=True)
     place = torch.arange(len(kind)) - torch.searchsorted(kind[alike], kind[alike])
     whole = place < kind.bincount()[kind[alike]] // GROUP * GROUP
@@ -32,7 +33,8 @@ def group_rows(kernels: Kernels, mask: Tensor) -> Tensor:
 
 def load_of_groups(kernels: Kernels, matrix: Tensor) -> float:
     """The share of a matrix's products that groups of four rows compute, from its mask: bool [rows, columns]."""
-    share = GROUP * len(kernels.columns_of_groups(matrix, group_rows(kernels, matrix))[1]) / max(1, matrix.numel())
+    rows = group_rows(kernels.hash_rows(matrix)[0])
+    share = GROUP * len(kernels.columns_of_groups(matrix, rows)[1]) / max(1, matrix.numel())
     return 1.0 if share >= _MOST_COLUMNS else share
 
 
@@ -43,14 +45,15 @@ class RowGroups:
         """``mask`` is bool [out, in, height, width]."""
         self.geometry, self._kernels, self._choice = geometry, kernels, choice
         matrix = mask.reshape(len(mask), -1)
-        self._rows = group_rows(kernels, matrix)
+        hashes, active = kernels.hash_rows(matrix)
+        self._rows = group_rows(hashes)
         self._start, self._column = kernels.columns_of_groups(matrix, self._rows)
         every = len(self._rows) * geometry.columns
         self.is_dense = geometry.channels_in % GROUP == 0 and len(self._column) >= _MOST_COLUMNS * every
         if self.is_dense:
             self._start = torch.arange(0, every + 1, geometry.columns, dtype=torch.int32)
             self._column = torch.arange(geometry.columns, dtype=torch.int32).repeat(len(self._rows))
-        self.fill = int(mask.count_nonzero()) / max(1, GROUP * len(self._column))
+        self.fill = active / max(1, GROUP * len(self._column))
 
     @property
     def positions(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The kernels' products and gradients against torch's dense convolution in double precision, over random layers and masks."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from dist_sparse.execution.compiling import compiled
 from dist_sparse.execution.geometry import Geometry, innermost, is_innermost, padded
 from dist_sparse.execution.kernels import Kernels, kernels
-from dist_sparse.execution.passes import Choice
+from dist_sparse.execution.passes import Choice, default_choice
 from dist_sparse.execution.row_groups import RowGroups, group_rows
 from dist_sparse.execution.unstructured import Unstructured
 from dist_sparse.sparsity import bits
@@ -168,7 +169,40 @@ def test_a_run_on_as_many_threads_gives_the_same_bits() -> None:
 
 def test_groups_of_rows_keep_equal_rows_together() -> None:
     mask = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 0]], dtype=torch.bool)
-    rows = group_rows(kernels(), mask)
+    hashes, active = kernels().hash_rows(mask)
+    rows = group_rows(hashes)
     start, column = kernels().columns_of_groups(mask, rows)
+    assert active == int(mask.sum())
     assert rows.tolist() == [[0, 2, 3, 6], [1, 4, 5, 7]]
     assert (start.tolist(), column.tolist()) == ([0, 1, 3], [0, 0, 1])
+
+
+def test_an_index_takes_twelve_bytes_an_active_weight_beside_its_rows() -> None:
+    geometry = Geometry(
+        channels_in=512,
+        channels_out=128,
+        kernel=(3, 3),
+        stride=(2, 2),
+        padding=(1, 1),
+        dilation=(1, 1),
+        size=(56, 56),
+        samples=32,
+    )
+    mask = torch.rand(128, 512, 3, 3) < 0.1
+    active = int(mask.sum())
+    products = Unstructured(kernels(), bits.pack(mask), active, geometry, default_choice(geometry, "unstructured"))
+    rows = 128 + 1 + 4 * 512 + 1  # of the output, and of each phase of the input
+    assert products.index_bytes == 12 * active + 4 * rows
+    too_far = dataclasses.replace(geometry, size=(112, 112))
+    products = Unstructured(kernels(), bits.pack(mask), active, too_far, default_choice(too_far, "unstructured"))
+    assert products.index_bytes == 14 * active + 4 * rows
+
+
+def test_the_index_of_a_dense_layer_is_told_whole() -> None:
+    geometry = Geometry(
+        channels_in=8, channels_out=8, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1), size=(5, 5), samples=16
+    )
+    products = RowGroups(kernels(), torch.ones(8, 8, 1, 1, dtype=torch.bool), geometry, default_choice(geometry, "row_groups"))
+    assert products.is_dense
+    values, columns, groups = 64, 16, 2
+    assert products.index_bytes == 8 * values + (4 + 2 + 2) * columns + 4 * (2 * (groups + 1) + 8 + 8)

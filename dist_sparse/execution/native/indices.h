@@ -11,6 +11,13 @@ struct Matrix {
   int32_t narrow;  // offsets are uint16, else int32
 };
 
+// Up to eight bytes, the first of them the lowest.
+INLINE uint64_t word_at(const uint8_t* from, int32_t left) {
+  uint64_t word = 0;
+  if (left >= 8) memcpy(&word, from, 8); else memcpy(&word, from, left);
+  return word;
+}
+
 INLINE int32_t blocks_of(int32_t count, int32_t block) { return (count + block - 1) / block; }
 
 // The entries of a matrix from its bits (entry i is bit i % 8 of byte i / 8): start[rows * blocks + 1], and of each entry its
@@ -25,15 +32,17 @@ void index_rows(const uint8_t* bits, const Matrix& matrix, const int32_t* offset
       *start++ = count;
       const int64_t end = begin + matrix.block < row_end ? begin + matrix.block : row_end;
       for (int64_t at = begin; at < end;) {
-        const int64_t stop = (at / 8 + 1) * 8 < end ? (at / 8 + 1) * 8 : end;
-        unsigned byte = bits[at / 8] >> (at % 8);
-        byte &= (1u << (stop - at)) - 1;
-        for (; byte; byte &= byte - 1) {
-          const int64_t place = at + __builtin_ctz(byte);
+        const int64_t in_byte = at % 8, left = end - at + in_byte;  // bits from the byte's first to the block's last
+        const int64_t read = left < 64 ? left : 64;
+        uint64_t word = word_at(bits + at / 8, static_cast<int32_t>((read + 7) / 8));
+        if (read < 64) word &= (uint64_t{1} << read) - 1;
+        word = word >> in_byte << in_byte;
+        for (; word; word &= word - 1) {
+          const int64_t place = at - in_byte + __builtin_ctzll(word);
           position[count] = static_cast<int32_t>(place);
           offset[count++] = static_cast<Offset>(offset_of_column[place - row_begin]);
         }
-        at = stop;
+        at += read - in_byte;
       }
     }
   }
@@ -47,12 +56,13 @@ void index_by_key(const int32_t* position, int32_t entries, const Matrix& matrix
                   const int32_t* offset_of_column, int32_t* start, int32_t* entry, Offset* offset) {
   const int32_t blocks = blocks_of(matrix.rows, matrix.block), lists = keys * blocks;
   const auto each = [&](auto visit) {
-    int32_t row = 0;
-    int64_t row_begin = 0;
-    for (int32_t at = 0; at < entries; at++) {
-      for (; position[at] >= row_begin + matrix.columns; row++) row_begin += matrix.columns;
-      const int64_t column = position[at] - row_begin;
-      visit(at, row, column, key_of_column[column] * blocks + row / matrix.block);
+    int32_t at = 0;
+    for (int32_t row = 0; row < matrix.rows; row++) {
+      const int64_t begin = static_cast<int64_t>(row) * matrix.columns, end = begin + matrix.columns;
+      for (const int32_t block = row / matrix.block; at < entries && position[at] < end; at++) {
+        const int64_t column = position[at] - begin;
+        visit(at, row, column, key_of_column[column] * blocks + block);
+      }
     }
   };
   memset(start, 0, (lists + 1) * sizeof(int32_t));
@@ -67,24 +77,21 @@ void index_by_key(const int32_t* position, int32_t entries, const Matrix& matrix
   start[0] = 0;
 }
 
-// Up to eight bytes.
-INLINE uint64_t word_at(const uint8_t* from, int32_t left) {
-  uint64_t word = 0;
-  if (left >= 8) memcpy(&word, from, 8); else memcpy(&word, from, left);
-  return word;
-}
-
-// A number for each row of a mask of bytes, the same for equal rows.
-INLINE void hash_rows(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
+// A number for each row of a mask of bytes, the same for equal rows; returns the number of active entries.
+INLINE int64_t hash_rows(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
+  int64_t active = 0;
   for (int64_t row = 0; row < rows; row++) {
     const uint8_t* from = mask + row * columns;
     uint64_t hash = 0;
     for (int32_t at = 0; at < columns; at += 8) {
-      hash = (hash ^ word_at(from + at, columns - at)) * 0x9e3779b97f4a7c15u;
+      const uint64_t word = word_at(from + at, columns - at);
+      active += __builtin_popcountll(word);
+      hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
       hash ^= hash >> 32;
     }
     hashes[row] = static_cast<int64_t>(hash);
   }
+  return active;
 }
 
 // The columns in which any of a group's four rows is active: start[groups + 1], and returns their number.

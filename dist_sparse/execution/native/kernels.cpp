@@ -159,8 +159,8 @@ extern "C" void index_rows_by_key(const int32_t* position, int32_t entries, Matr
     index_by_key(position, entries, matrix, key_of_column, keys, offset_of_column, start, entry, static_cast<int32_t*>(offset));
 }
 
-extern "C" void hash_rows_of_mask(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
-  hash_rows(mask, rows, columns, hashes);
+extern "C" int64_t hash_rows_of_mask(const uint8_t* mask, int32_t rows, int32_t columns, int64_t* hashes) {
+  return hash_rows(mask, rows, columns, hashes);
 }
 
 extern "C" int32_t columns_of_groups(const uint8_t* mask, const int32_t* rows, int32_t groups, int32_t columns, int32_t* start,

@@ -1,0 +1,54 @@
+"""The threads of a kernel: each takes a part of what there is to do, the same part each time."""
+
+import functools
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from dist_sparse.execution.structures import Pass
+
+
+def parts_of_strips(shape: Pass) -> list[Pass]:
+    return [_copy(shape, first_strip=first, last_strip=last) for first, last in spans(shape.strips)]
+
+
+def spans(count: int, grain: int = 1) -> list[tuple[int, int]]:
+    """``range(count)`` in one span for each of torch's threads, of whole grains but for the last."""
+    grains = -(-count // grain)
+    threads = max(1, min(torch.get_num_threads(), grains))
+    bounds = [min(count, grains * each // threads * grain) for each in range(threads + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def parts_of_samples(shape: Pass) -> list[Pass]:
+    """The fewer samples a part has, the more of its positions go at once."""
+    made = spans(shape.last_sample, 16)
+    positions = shape.positions * (2 if len(made) > 1 else 1)
+    parts = [_copy(shape, first_sample=first, last_sample=last, positions=positions) for first, last in made]
+    for part in parts:
+        part.last_strip = part.strips
+    return parts
+
+
+def _copy(shape: Pass, **values: int) -> Pass:
+    copy = Pass.from_buffer_copy(shape)
+    for name, value in values.items():
+        setattr(copy, name, value)
+    return copy
+
+
+def run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
+    """Call the kernel, which gives Python's lock free, on a thread for each of the arguments."""
+    others = [_pool(len(calls) - 1, os.getpid()).submit(kernel, *call) for call in calls[1:]]
+    kernel(*calls[0])
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: one that was forked off has none of its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="dist_sparse-kernel")
