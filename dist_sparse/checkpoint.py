@@ -106,17 +106,14 @@ class CheckpointStore:
         """Do what a kill left undone after the checkpoint of ``step``: unfinished files go, and the oldest beyond ``keep``."""
         try:
             remove_leftovers(self._folder)
-            for path in [path for path in self.paths() if _step_of(path) <= step][: -self._keep]:
-                path.unlink(missing_ok=True)
+            _remove([path for path in self.paths() if _step_of(path) <= step][: -self._keep])
         except OSError as error:
             log.warning("%s: files that are no longer needed stay: %s", self._folder, error.strerror or error)
 
     def _rotate(self, step: int) -> None:
         earlier = [path for path in self.paths() if _step_of(path) <= step]
         kept = earlier[-self._keep :]
-        for path in self.paths():
-            if path not in kept:
-                path.unlink(missing_ok=True)
+        _remove([path for path in self.paths() if path not in kept])
         if folders := list(self._folder.glob("step_*.shards")):
             needed = {self.shards(_step_of(path)) for path in kept}
             needed |= self._shards_of_best()
@@ -235,6 +232,22 @@ def check_world(saved: int, current: int, engine: Capabilities) -> list[str]:
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove all that can be removed.
+
+    Raises:
+        OSError: of the first that cannot, such as a folder in a file's place.
+    """
+    refused: OSError | None = None
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _step_of(path: Path) -> int:

@@ -128,6 +128,17 @@ def test_what_a_kill_left_undone_is_done_by_the_run_that_goes_on(tmp_path: Path)
     CheckpointStore(tmp_path / "missing", 2).tidy(0)
 
 
+@pytest.mark.parametrize("act", ["save", "tidy"])
+def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path: Path, act: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = store_with(tmp_path, 2, 3, 4, keep=3)
+    store.path(1).mkdir()
+    fewer = CheckpointStore(tmp_path, 2)
+    fewer.save(5, make_state(5)) if act == "save" else fewer.tidy(4)
+    kept = (4, 5) if act == "save" else (3, 4)
+    assert names(tmp_path) == [store.path(step).name for step in (1, *kept)]
+    assert "no longer needed stay" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "empty", "text"])
 def test_a_damaged_newest_is_reported_and_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     store = store_with(tmp_path, 1, 2)
