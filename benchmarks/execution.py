@@ -1,51 +1,71 @@
-"""A training step of ResNet-50 that multiplies by active weights alone, against the same step with masked dense matrices."""
+"""A training step that multiplies by active weights alone, against the same step with masked dense matrices."""
 
 import argparse
 import ctypes
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
 
+import timm
 import torch
-from torch import Tensor
+from torch import Size, Tensor, nn
 
+import dist_sparse.models  # noqa: F401 - registers the networks with timm
 from benchmarks import timing
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.choose import Fastest
+from dist_sparse.execution.current import Current
+from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.kernels import kernels
+from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.prepare import prepare
+from dist_sparse.execution.setting import Setting
+from dist_sparse.execution.survey import measured_costs
 from dist_sparse.step import TrainStep
 
 DENSE = ("first", "last")
-"""Stem and classifier have no masks."""
+"""The first convolution and the classifier have no masks."""
 
 
 def main() -> None:
     args = _arguments()
     device = start("cpu")
-    timing.pin(device)
+    if args.threads == 1:
+        timing.pin(device)
+    torch.set_num_threads(args.threads)
     keep_memory()
-    images, labels = torch.rand(args.batch, 3, args.size, args.size), torch.randint(1000, (args.batch,))
-    timings = timing.interleaved(_steps(args, images, labels), args.rounds, clock=timing.clock_for(device))
-    title = f"training step, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
-    print(timings.table(title), end="\n\n")
+    images, labels = torch.rand(args.batch, args.channels, args.size, args.size), torch.randint(args.classes, (args.batch,))
+    sparse = _sparse(args, images)
+    execution = Execution(current=sparse.current, choose=sparse.choose)
+    candidates = {**_dense(args, images, labels), "sparse, fp32": _step(sparse.trained, images, labels, execution)}
+    clock = timing.clock_for(device) if args.threads == 1 else time.perf_counter
+    timings = timing.interleaved(candidates, args.rounds, clock=clock)
+    title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
+    print(timings.table(title, _fastest(timings)), end="\n\n")
+    rows = sparse.rows()
+    print(_layer_table(rows), end="\n\n")
     print(timing.setting(device))
     if args.json:
-        ratios = {"sparse_over_dense": median(timings.ratios("sparse, fp32", "dense, fp32"))}
-        if args.bf16:
-            ratios["sparse_over_dense_bf16"] = median(timings.ratios("sparse, fp32", "dense, bf16"))
-        args.json.write_text(json.dumps({"step": ratios}, indent=2))
+        args.json.write_text(json.dumps({"step": _ratios(timings), "layers": rows}, indent=2))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="resnet50", help="of timm, or of this package")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="further arguments of the model, as JSON")
+    parser.add_argument("--classes", type=int, default=1000, help="of the classifier")
+    parser.add_argument("--channels", type=int, default=3, help="of images")
     parser.add_argument("--rounds", type=int, default=5, help="times each step is measured")
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--density", type=float, default=0.1, help="active weights over all weights")
     parser.add_argument("--distribution", default="erk", help="of the density over layers")
     parser.add_argument("--structure", default="unstructured", help="of the masks")
+    parser.add_argument("--threads", type=int, default=1, help="of which the wall clock is taken if they are several")
     parser.add_argument("--bf16", action="store_true", help="measure the dense step in bf16 as well")
     parser.add_argument("--json", type=Path, help="a file for the ratios")
     return parser.parse_args()
@@ -59,27 +79,109 @@ def keep_memory() -> None:
         malloc.mallopt(option, 1 << 30)
 
 
-def _steps(args: argparse.Namespace, images: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
-    """Dense first, in its faster memory format; networks, masks and optimizers are the same."""
+def _trainee(args: argparse.Namespace, adapt: Callable[[nn.Module], None] = lambda _: None, **held: Any) -> Trainee:
+    precision = Precision(device=torch.device("cpu"), **held)
+    kwargs = {"num_classes": args.classes, "in_chans": args.channels, **args.kwargs}
+    if args.model.startswith("resnet"):
+        kwargs["zero_init_last"] = False
+    keys = {"structure": args.structure, "distribution": args.distribution, "keep_dense": DENSE}
+    return build("static", args.density, precision, adapt, create=lambda: timm.create_model(args.model, **kwargs), **keys)
 
-    def trainee(precision: str, *, channels_last: bool) -> Trainee:
-        held = Precision(name=precision, device=torch.device("cpu"), channels_last=channels_last)  # type: ignore[arg-type]
-        keys = {"structure": args.structure, "distribution": args.distribution}
-        return build("static", args.density, held, keep_dense=DENSE, **keys)
 
-    def step(trained: Trainee) -> Callable[[], None]:
-        train_step = TrainStep(trained.engine, trained.method)
+def _step(trained: Trainee, images: Tensor, labels: Tensor, execution: Execution | None = None) -> Callable[[], None]:
+    step = TrainStep(trained.engine, trained.method, execution)
 
-        def run() -> None:
-            train_step.forward_backward(1, images, labels)
-            train_step.optimizer_step(1)
+    def run() -> None:
+        step.forward_backward(1, images, labels)
+        step.optimizer_step(1)
 
-        return run
+    return run
 
-    sparse = trainee("fp32", channels_last=True)
-    prepare(sparse.model, sparse.method.masks, kernels(), images[:2])
-    steps = {"dense, fp32": step(trainee("fp32", channels_last=True)), "sparse, fp32": step(sparse)}
-    return steps | {"dense, bf16": step(trainee("bf16", channels_last=True))} if args.bf16 else steps
+
+def _dense(args: argparse.Namespace, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+    """In both memory formats; the same masks."""
+    trainees = {
+        "dense, channels last": _trainee(args, name="fp32", channels_last=True),
+        "dense, contiguous": _trainee(args, name="fp32", channels_last=False),
+    }
+    if args.bf16:
+        trainees["dense, bf16"] = _trainee(args, name="bf16", channels_last=True)
+    return {name: _step(trained, images, labels) for name, trained in trainees.items()}
+
+
+def _sparse(args: argparse.Namespace, images: Tensor) -> "Sparse":
+    """Each layer in its fastest way, also where the network as a whole gains nothing."""
+    trained = _trainee(args, name="fp32", channels_last=True, flattens_weights=True)  # images alone have their channels last
+    model, masks = trained.model, trained.method.masks
+    held = trained.engine.precision.place_images(images)
+    setting = Setting(
+        compute="auto",
+        channels_last=True,
+        precision="fp32",
+        shape=Size(images.shape),
+        images=held[:2],
+        step=lambda: model(held).square().mean().backward(),
+        impossible="",
+        pointless="",
+        densities=[masks.densities()],
+        final_masks=dict,
+        tell=print,
+    )
+    layers = layers_of(model, masks, setting.shape)
+    costs, _ = measured_costs(setting, model, kernels(), layers, masks)
+    current = Current(kernels(), masks, choose := Fastest(kernels(), layers, costs, channels_last=True))
+    prepare(model, current, setting.images)
+    return Sparse(trained, current, choose, layers)
+
+
+class Sparse(NamedTuple):
+    """A network that computes sparsely."""
+
+    trained: Trainee
+    current: Current
+    choose: Fastest
+    layers: Mapping[str, Layer]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured of each layer."""
+        masks, rows = self.current.layer_masks(self.current.masks), []
+        for name, gain in self.choose.gains(masks).items():
+            chosen, layer = self.current.chosen()[name], self.layers[name]
+            seconds = self.choose.seconds_of(name, masks[name])
+            products = 3 * 2 * layer.products * masks[name].density
+            rows.append(
+                {
+                    "layer": name,
+                    "shape": list(layer.shape),
+                    "density": masks[name].density,
+                    "way": chosen.way,
+                    "dense_over_sparse": gain,
+                    "gflops": products / seconds / 1e9,
+                }
+            )
+        return rows
+
+
+def _layer_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [["layer", "shape", "density", "computed", "dense / sparse", "GFLOP/s of active weights"], ["---"] * 6]
+    for row in rows:
+        shape = "x".join(map(str, row["shape"]))
+        figures = f"{row['density']:.3f}", row["way"], f"{row['dense_over_sparse']:.2f}", f"{row['gflops']:.0f}"
+        lines.append([row["layer"], shape, *figures])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _fastest(timings: timing.Timings) -> list[str]:
+    """The memory format in which the dense step is faster."""
+    return [min(("dense, channels last", "dense, contiguous"), key=lambda name: median(timings.seconds[name]))]
+
+
+def _ratios(timings: timing.Timings) -> dict[str, float]:
+    """Over the dense step in its faster memory format, and over bf16 if that was measured."""
+    ratios = {"sparse_over_dense": median(timings.ratios("sparse, fp32", _fastest(timings)[0]))}
+    if "dense, bf16" in timings.seconds:
+        ratios["sparse_over_dense_bf16"] = median(timings.ratios("sparse, fp32", "dense, bf16"))
+    return ratios
 
 
 if __name__ == "__main__":

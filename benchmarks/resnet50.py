@@ -56,14 +56,15 @@ def build(
     exchange: Choice = "auto",
     structure: str = "unstructured",
     distribution: str = "erk",
+    create: Callable[[], nn.Module] = lambda: timm.create_model("resnet50", zero_init_last=False),
 ) -> Trainee:
-    """A ResNet-50 with masks over all convolutions and the classifier but those of ``keep_dense``.
+    """A ResNet-50, or another network, with masks over all convolutions and linear layers but those of ``keep_dense``.
 
     ``adapt`` may change the model before optimizer and engine take hold of it.
     """
     torch.manual_seed(0)
     # With the usual zero-initialised last norms of the residual branches a third of the layers would have zero gradients.
-    model = precision.place_model(timm.create_model("resnet50", zero_init_last=False))
+    model = precision.place_model(create())
     weights = sparse_layers(model, keep_dense)
     adapt(model)
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)

@@ -9,6 +9,7 @@ from torch import Size, Tensor, nn
 
 from dist_sparse import distributed
 from dist_sparse.config.execution import Compute
+from dist_sparse.execution import self_test
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
 from dist_sparse.execution.compiling import NoKernels
 from dist_sparse.execution.costs import Costs
@@ -16,7 +17,7 @@ from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.layers import Layer, layers_of
-from dist_sparse.execution.prepare import prepare
+from dist_sparse.execution.prepare import lay_out, prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
 from dist_sparse.sparsity.masks import Masks
@@ -107,6 +108,7 @@ def _library(reason: str) -> tuple[Kernels | None, str]:
     if not reason:
         try:
             library = kernels()
+            self_test.check(library)
         except NoKernels as error:
             reason = str(error)
     reasons = [each for each in distributed.everyones(reason) if each]
@@ -142,6 +144,7 @@ def _prepared(
     state: Mapping[str, Any] | None = None,
 ) -> Execution:
     prepare(model, current, images)
+    current.masks.lie_as(lay_out(model, current.masks.names))
     return Execution(current=current, choose=choose, state=state)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_sparse.execution.costs import Cost, Costs
+from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Chosen
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
@@ -78,36 +78,41 @@ class Fastest:
 
     def each(self, masks: Mapping[str, LayerMask]) -> tuple[dict[str, Chosen], float]:
         """Each layer's fastest way, dense ones left out, and the seconds of all layers together."""
-        chosen, total = {}, 0.0
-        for name, layer in self._layers.items():
-            best, cost = self._best(layer, masks[name])
-            total += cost.seconds if cost else 0.0
-            if best is not None:
-                chosen[name] = best
-        return chosen, total
+        best = {name: self._best(layer, masks[name]) for name, layer in self._layers.items()}
+        chosen = {name: chosen for name, (chosen, _) in best.items() if chosen is not None}
+        return chosen, sum(seconds for _, seconds in best.values())
 
     def step_seconds(self, masks: Mapping[str, LayerMask]) -> tuple[float, float]:
         """The expected time of a sparse step with these masks, and of a dense one."""
         assert self._network is not None
         return self._network.rest + self.each(masks)[1], self._network.dense
 
+    def seconds_of(self, name: str, mask: LayerMask) -> float:
+        """A layer's forward and backward pass in its fastest way; 0 if nothing is known of it."""
+        return self._best(self._layers[name], mask)[1]
+
     def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
-        """By layer that is not dense: how many times as long torch takes for it."""
+        """By layer that is not dense: how many times as long torch takes for it, where that is known."""
         gains = {}
         for name in self(masks):
             dense = self._costs.get(dense_key(self._layers[name], channels_last=self._channels_last, within=False))
-            cost = self._best(self._layers[name], masks[name])[1]
-            if dense is not None and cost is not None:
-                gains[name] = dense.seconds / cost.seconds
+            if dense is not None and (seconds := self.seconds_of(name, masks[name])):
+                gains[name] = dense / seconds
         return gains
 
-    def _best(self, layer: Layer, mask: LayerMask) -> tuple[Chosen | None, Cost | None]:
-        """The fastest way, None for the dense one, and its cost if that is known."""
-        best, least = None, self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
+    def _best(self, layer: Layer, mask: LayerMask) -> tuple[Chosen | None, float]:
+        """The fastest way, None for the dense one, and its seconds.
+
+        A layer that nobody had the time to measure has the way that it would have without measuring, at no cost.
+        """
+        dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
+        if dense is None:
+            return _unmeasured(self._kernels, layer, mask), 0.0
+        best, least = None, dense
         for way, load in loads(self._kernels, layer, mask).items():
-            cost = self._costs.in_band(sparse_key(layer, way), load)
-            if cost is not None and (least is None or cost.seconds < least.seconds):
-                best, least = Chosen(way=way, choice=cost.choice, load=load), cost
+            seconds = self._costs.in_band(sparse_key(layer, way), load)
+            if seconds is not None and seconds < least:
+                best, least = _by(way, layer, load), seconds
         return best, least
 
 
@@ -118,14 +123,20 @@ class Sparsest:
         self._kernels, self._layers = kernels, layers
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
-        return {name: self._choose(layer, masks[name]) for name, layer in self._layers.items()}
+        return {name: _unmeasured(self._kernels, layer, masks[name]) for name, layer in self._layers.items()}
 
     def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
         """Nothing is known of them."""
         return {}
 
-    def _choose(self, layer: Layer, mask: LayerMask) -> Chosen:
-        found = loads(self._kernels, layer, mask)
-        groups, least = found.get("row groups"), min(found.values())
-        way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
-        return Chosen(way=way, choice=layer.default_choice(WAYS[way]), load=found[way])
+
+def _unmeasured(kernels: Kernels, layer: Layer, mask: LayerMask) -> Chosen:
+    """A layer's way where nothing was measured."""
+    found = loads(kernels, layer, mask)
+    groups, least = found.get("row groups"), min(found.values())
+    way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
+    return _by(way, layer, found[way])
+
+
+def _by(way: str, layer: Layer, load: float) -> Chosen:
+    return Chosen(way=way, choice=layer.default_choice(WAYS[way]), load=load)

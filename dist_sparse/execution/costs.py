@@ -1,20 +1,17 @@
 """What computing layers costs on this machine, measured once and kept in a file."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dist_sparse.execution.compiling import cache_folder, processor, sources_digest
-from dist_sparse.execution.passes import Choice
 
 _LEAST = -14
 """The lowest band: loads of 1/128 and below."""
@@ -30,30 +27,22 @@ def load_of(band: int) -> float:
     return 2 ** (band / 2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Seconds of a forward and a backward pass together, and how the kernels went over the positions."""
-
-    seconds: float
-    choice: Choice = dataclasses.field(default_factory=Choice)
-
-
 class Costs:
-    """Costs by what was measured, a text."""
+    """Seconds of a forward and a backward pass together, by what was measured, a text."""
 
-    def __init__(self, costs: Mapping[str, Cost] | None = None) -> None:
+    def __init__(self, costs: Mapping[str, float] | None = None) -> None:
         self._costs = dict(costs or {})
 
     def __len__(self) -> int:
         return len(self._costs)
 
-    def get(self, key: str) -> Cost | None:
+    def get(self, key: str) -> float | None:
         return self._costs.get(key)
 
-    def put(self, key: str, cost: Cost) -> None:
+    def put(self, key: str, cost: float) -> None:
         self._costs[key] = cost
 
-    def in_band(self, key: str, load: float) -> Cost | None:
+    def in_band(self, key: str, load: float) -> float | None:
         """The cost in a load's band, or in the nearest one above that was measured, or below; None if none was."""
         wanted = band_of(load)
         for band in (*range(wanted, 1), *range(wanted - 1, _LEAST - 1, -1)):
@@ -69,9 +58,9 @@ class Costs:
         """Those whose key has one of these in it."""
         return Costs({key: cost for key, cost in self._costs.items() if any(part in key for part in parts)})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         """In plain values."""
-        return {key: dataclasses.asdict(cost) for key, cost in self._costs.items()}
+        return dict(self._costs)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Costs":
@@ -80,7 +69,7 @@ class Costs:
         Raises:
             KeyError, TypeError, ValueError: it is no such thing.
         """
-        return cls({str(key): _cost(value) for key, value in state.items()})
+        return cls({str(key): _seconds(value) for key, value in state.items()})
 
 
 def with_band(key: str, band: int) -> str:
@@ -88,11 +77,11 @@ def with_band(key: str, band: int) -> str:
     return f"{key} at {load_of(band):.4f}"
 
 
-def _cost(value: Mapping[str, Any]) -> Cost:
-    seconds = float(value["seconds"])
+def _seconds(value: Any) -> float:
+    seconds = float(value)
     if not seconds > 0:
         raise ValueError(f"{seconds} seconds")
-    return Cost(seconds=seconds, choice=Choice(**value["choice"]))
+    return seconds
 
 
 def cache_path() -> Path:

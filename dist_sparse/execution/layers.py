@@ -38,8 +38,7 @@ class Layer:
         weight = self.module.weight
         kind, shapes = "linear" if weight.dim() == 2 else "convolution", f"{_by(weight.shape)} in {_by(self.input)}"
         how = f"stride {_by(self.geometry.stride)} padding {_by(self.geometry.padding)} dilation {_by(self.geometry.dilation)}"
-        order = "" if weight.is_contiguous() else " channels last"
-        return f"{kind} {shapes} {how} {str(weight.dtype).removeprefix('torch.')}{order}"
+        return f"{kind} {shapes} {how} {str(weight.dtype).removeprefix('torch.')}"
 
     @property
     def products(self) -> int:
@@ -52,11 +51,11 @@ class Layer:
         return way.choice(self.geometry, self.module.weight.element_size())
 
     def twin(self) -> DenseLayer:
-        """A layer of the same kind, shape and memory format with weights of its own and no bias, computed by torch."""
+        """A layer of the same kind and shape with weights of its own and no bias, computed by torch."""
         module = self.module
         if isinstance(module, nn.Linear):
             return nn.Linear(module.in_features, module.out_features, bias=False, dtype=module.weight.dtype)
-        made = nn.Conv2d(
+        return nn.Conv2d(
             module.in_channels,
             module.out_channels,
             module.kernel_size,  # pyright: ignore[reportArgumentType]
@@ -66,7 +65,6 @@ class Layer:
             bias=False,
             dtype=module.weight.dtype,
         )
-        return made if module.weight.is_contiguous() else made.to(memory_format=torch.channels_last)
 
 
 def _by(sizes: tuple[int, ...]) -> str:

@@ -1,39 +1,36 @@
 """How long layers and networks take on this machine: the least of a few times, which other work disturbs least."""
 
-import dataclasses
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dist_sparse.execution.convolution import StepProducts
-from dist_sparse.execution.costs import Cost, load_of
+from dist_sparse.execution.costs import load_of
 from dist_sparse.execution.geometry import innermost
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import make_sparse
-from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.ways import LayerMask, Way
 
-_POSITIONS = (1, 2, 3, 4, 8)
 _TIMES = 2
 _LONG = 5.0
 
 
 def seconds_of(act: Callable[[], object], times: int = _TIMES) -> float:
-    """The least time of a few."""
+    """The least time of a few; one thread's own, which leaves out what else its core does."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     least = float("inf")
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         act()
-        least = min(least, time.perf_counter() - start)
+        least = min(least, clock() - start)
     return least
 
 
-def dense_cost(layer: Layer, *, channels_last: bool, within: bool) -> Cost:
-    """A layer's forward and backward pass by torch.
+def dense_cost(layer: Layer, *, channels_last: bool, within: bool) -> float:
+    """Seconds of a layer's forward and backward pass by torch.
 
     Args:
         channels_last: images of the dense network have their channels last.
@@ -44,18 +41,20 @@ def dense_cost(layer: Layer, *, channels_last: bool, within: bool) -> Cost:
         images = innermost(images)
     elif channels_last and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
-    return Cost(seconds=_passes(layer.twin(), images, convert=within))
+    twin = layer.twin()
+    if channels_last and not within:
+        twin = twin.to(memory_format=torch.channels_last)
+    return _passes(twin, images, convert=within)
 
 
-def sparse_cost(kernels: Kernels, layer: Layer, way: Way, band: int) -> Cost:
-    """The same by a sparse way, at a load within a band, with the best of several numbers of positions at once."""
+def sparse_cost(kernels: Kernels, layer: Layer, way: Way, band: int) -> float:
+    """The same by a sparse way, at a load within a band."""
     generator = torch.Generator().manual_seed(0)
     mask = LayerMask.of(way.example(layer.shape, load_of(band), generator))
-    choice = _best_choice(kernels, layer, way, mask)
-    products = way.products(kernels, mask, layer.geometry, choice)
+    products = way.products(kernels, mask, layer.geometry, layer.default_choice(way))
     images = torch.randn(layer.input, dtype=layer.module.weight.dtype)
     module = make_sparse(layer.twin(), kernels, lambda _: StepProducts(products, products))
-    return Cost(seconds=_passes(module, innermost(images) if images.dim() == 4 else images, convert=False), choice=choice)
+    return _passes(module, innermost(images) if images.dim() == 4 else images, convert=False)
 
 
 def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:
@@ -74,26 +73,6 @@ def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:
         forward().backward(gradient)
 
     return seconds_of(both)
-
-
-def _best_choice(kernels: Kernels, layer: Layer, way: Way, mask: LayerMask) -> Choice:
-    """Each pass with the number of positions that is fastest for it."""
-    geometry, dtype = layer.geometry, layer.module.weight.dtype
-    source = torch.randn(*geometry.padded, geometry.channels_in, geometry.samples, dtype=dtype)
-    gradient = innermost(torch.randn(geometry.samples, geometry.channels_out, *geometry.out_size, dtype=dtype))
-    default = layer.default_choice(way)
-    best = {name: (float("inf"), 0) for name in ("forward", "backward", "weights")}
-    for positions in sorted({*_POSITIONS, *(getattr(default, name) for name in best)}):
-        choice = dataclasses.replace(default, **dict.fromkeys(best, positions))
-        products = way.products(kernels, mask, geometry, choice)
-        values = torch.randn(products.positions.shape, dtype=dtype)
-        passes = {
-            "forward": partial(products.forward, source, values),
-            "backward": partial(products.backward_input, gradient, values),
-            "weights": partial(products.backward_weights, source, gradient),
-        }
-        best = {name: min(found, (seconds_of(passes[name]), positions)) for name, found in best.items()}
-    return dataclasses.replace(default, **{name: positions for name, (_, positions) in best.items()})
 
 
 def network_seconds(model: nn.Module, step: Callable[[], object]) -> float:

@@ -47,6 +47,18 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
             module.__class__ = SkippedReLU
 
 
+def lay_out(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Bring weights into the order of memory in which sparse layers read them; returns those of ``names``, by name.
+
+    To be called before an optimizer has state, or an engine holds the model.
+    """
+    parameters = dict(model.named_parameters())
+    for module in model.modules():
+        if isinstance(module, SparseConv2d):
+            module.weight.data = module.weight.data.contiguous()
+    return {name: parameters[name].detach() for name in names}
+
+
 _BEFORE: Mapping[type[nn.Module], type[nn.Module]] = {
     SparseConv2d: nn.Conv2d,
     SparseLinear: nn.Linear,

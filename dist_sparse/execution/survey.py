@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from dist_sparse import distributed
 from dist_sparse.execution.choose import Fastest, NetworkCost, dense_key, loads_at, sparse_key
-from dist_sparse.execution.costs import Cost, Costs, band_of, load_of, read_cache, with_band, write_cache
+from dist_sparse.execution.costs import Costs, band_of, load_of, read_cache, with_band, write_cache
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
@@ -48,9 +48,9 @@ def _same(costs: Costs) -> Costs:
     return Costs.from_state(distributed.from_first_rank(costs.state_dict()))
 
 
-def _wanted(setting: Setting, library: Kernels, layers: Mapping[str, Layer], final: Masks) -> dict[str, Callable[[], Cost]]:
+def _wanted(setting: Setting, library: Kernels, layers: Mapping[str, Layer], final: Masks) -> dict[str, Callable[[], float]]:
     """What to measure, the most important first: keys, and what measures them."""
-    wanted: dict[str, Callable[[], Cost]] = {}
+    wanted: dict[str, Callable[[], float]] = {}
     like = Current(library, final, lambda _: {}).layer_masks(final)
     largest = sorted(layers.items(), key=lambda item: -item[1].products)
     at = dict.fromkeys((name, band_of(densities[name])) for densities in setting.densities for name, _ in largest)
@@ -65,15 +65,15 @@ def _wanted(setting: Setting, library: Kernels, layers: Mapping[str, Layer], fin
     return wanted
 
 
-def _of_dense(layer: Layer, *, channels_last: bool, within: bool) -> Callable[[], Cost]:
+def _of_dense(layer: Layer, *, channels_last: bool, within: bool) -> Callable[[], float]:
     return lambda: dense_cost(layer, channels_last=channels_last, within=within)
 
 
-def _of_sparse(library: Kernels, layer: Layer, way: str, band: int) -> Callable[[], Cost]:
+def _of_sparse(library: Kernels, layer: Layer, way: str, band: int) -> Callable[[], float]:
     return lambda: sparse_cost(library, layer, WAYS[way], band)
 
 
-def _measure(costs: Costs, wanted: Mapping[str, Callable[[], Cost]], *, quiet: bool) -> None:
+def _measure(costs: Costs, wanted: Mapping[str, Callable[[], float]], *, quiet: bool) -> None:
     """As many as the time allows."""
     until = time.perf_counter() + _SECONDS
     bar = tqdm(wanted.items(), desc="measuring layers", leave=False, disable=True if quiet else None)  # None: on a terminal
@@ -93,15 +93,15 @@ def _network(
     dense, sparse = _keys(setting, model, {name: (each.way, each.choice, band_of(each.load)) for name, each in chosen.items()})
     missing = costs.get(dense) is None or costs.get(sparse) is None
     if missing:
-        costs.put(dense, Cost(seconds=network_seconds(model, setting.step)))
+        costs.put(dense, network_seconds(model, setting.step))
         prepare(model, trial, setting.images)
         try:
-            costs.put(sparse, Cost(seconds=network_seconds(model, setting.step)))
+            costs.put(sparse, network_seconds(model, setting.step))
         finally:
             undo(model)
     measured = costs.get(dense), costs.get(sparse)
     assert measured[0] is not None and measured[1] is not None
-    figures = measured[0].seconds, max(0.0, measured[1].seconds - seconds)
+    figures = measured[0], max(0.0, measured[1] - seconds)
     dense_seconds, rest = distributed.from_first_rank(figures) if missing else figures
     return NetworkCost(dense=dense_seconds, rest=rest)
 

@@ -47,6 +47,12 @@ class Masks:
         """The shape of a layer's weight."""
         return self._multipliers[name].shape
 
+    def lie_as(self, weights: Mapping[str, Tensor]) -> None:
+        """Lie in memory as the weights do now, whose order has changed since the masks were made."""
+        for name, weight in weights.items():
+            before = self._multipliers[name]
+            self._multipliers[name] = torch.empty_like(weight, dtype=before.dtype, requires_grad=False).copy_(before)
+
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks for some layers or all; they count as explored."""
         self.version += 1

@@ -8,15 +8,12 @@ import torch
 from torch import nn
 
 from dist_sparse.execution.choose import Fastest, NetworkCost, dense_key, sparse_key
-from dist_sparse.execution.costs import Cost, Costs, band_of, cache_path, load_of, read_cache, with_band, write_cache
+from dist_sparse.execution.costs import Costs, band_of, cache_path, load_of, read_cache, with_band, write_cache
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer, layers_of
-from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.ways import LayerMask
 from dist_sparse.sparsity.masks import Masks
-
-CHOICE = Choice(forward=2, backward=3, weights=8)
 
 
 def layer(model: nn.Module, masks: Masks) -> Layer:
@@ -34,29 +31,29 @@ def masked(density: float, alike: int = 1) -> tuple[Layer, Masks]:
 
 def costs_of(one: Layer, *, dense: float, **ways: tuple[float, float]) -> Costs:
     """``ways``: the seconds at a load, by a way's name."""
-    costs = Costs({dense_key(one, channels_last=False, within=True): Cost(seconds=dense)})
-    costs.put(dense_key(one, channels_last=False, within=False), Cost(seconds=dense))
+    costs = Costs({dense_key(one, channels_last=False, within=True): dense})
+    costs.put(dense_key(one, channels_last=False, within=False), dense)
     for way, (load, seconds) in ways.items():
-        costs.put(with_band(sparse_key(one, way.replace("_", " ")), band_of(load)), Cost(seconds=seconds, choice=CHOICE))
+        costs.put(with_band(sparse_key(one, way.replace("_", " ")), band_of(load)), seconds)
     return costs
 
 
-def chosen(one: Layer, masks: Masks, costs: Costs, network: NetworkCost | None = None) -> dict[str, tuple[str, Choice]]:
+def chosen(one: Layer, masks: Masks, costs: Costs, network: NetworkCost | None = None) -> dict[str, str]:
     choose = Fastest(kernels(), {"0.weight": one}, costs, channels_last=False, network=network)
-    return {name: (each.way, each.choice) for name, each in Current(kernels(), masks, choose).chosen().items()}
+    return {name: each.way for name, each in Current(kernels(), masks, choose).chosen().items()}
 
 
 def test_the_fastest_way_is_taken() -> None:
     one, masks = masked(0.1, alike=4)
     for unstructured, row_groups, dense, expected in [(2, 1, 3, "row groups"), (1, 2, 3, "unstructured"), (2, 3, 1, None)]:
         costs = costs_of(one, dense=dense, unstructured=(0.1, unstructured), row_groups=(0.1, row_groups))
-        assert chosen(one, masks, costs) == ({} if expected is None else {"0.weight": (expected, CHOICE)})
+        assert chosen(one, masks, costs) == ({} if expected is None else {"0.weight": expected})
 
 
 def test_a_way_that_computes_many_zeros_is_not_thought_of() -> None:
     one, masks = masked(0.1)
     costs = costs_of(one, dense=9, unstructured=(0.1, 2), row_groups=(0.35, 1))
-    assert chosen(one, masks, costs) == {"0.weight": ("unstructured", CHOICE)}
+    assert chosen(one, masks, costs) == {"0.weight": "unstructured"}
 
 
 @pytest.mark.parametrize(("rest", "sparse"), [(1.0, True), (5.0, False)])
@@ -70,7 +67,7 @@ def test_a_network_that_gains_nothing_is_dense(rest: float, sparse: bool) -> Non
 def test_layers_change_their_way_with_their_density() -> None:
     one, masks = masked(0.1)
     costs = costs_of(one, dense=4, unstructured=(0.1, 2))
-    costs.put(with_band(sparse_key(one, "unstructured"), band_of(0.5)), Cost(seconds=5, choice=CHOICE))
+    costs.put(with_band(sparse_key(one, "unstructured"), band_of(0.5)), 5)
     choose = Fastest(kernels(), {"0.weight": one}, costs, channels_last=False)
     current = Current(kernels(), masks, choose)
     assert set(current.chosen()) == {"0.weight"}
@@ -86,7 +83,7 @@ def test_a_load_that_was_not_measured_costs_as_much_as_the_nearest_above() -> No
     key = sparse_key(one, "unstructured")
     for load, expected in ((0.2, 2), (0.02, 2), (0.9, 2)):
         cost = costs.in_band(key, load)
-        assert cost is not None and cost.seconds == expected
+        assert cost == expected
     assert costs.in_band("another", 0.1) is None
 
 
@@ -107,29 +104,27 @@ def test_gains_are_told_of_layers_that_are_not_dense() -> None:
 def test_costs_are_kept_for_later_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert len(read_cache()) == 0
-    write_cache(Costs({"a": Cost(seconds=1, choice=CHOICE)}))
-    write_cache(Costs({"b": Cost(seconds=2)}))
+    write_cache(Costs({"a": 1}))
+    write_cache(Costs({"b": 2}))
     kept = read_cache()
-    assert (kept.get("a"), kept.get("b")) == (Cost(seconds=1, choice=CHOICE), Cost(seconds=2))
+    assert (kept.get("a"), kept.get("b")) == (1, 2)
     assert [path.name for path in cache_path().parent.iterdir()] == [cache_path().name]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"[1]", b'{"a": 1}', b'{"a": {"seconds": -1, "choice": {}}}', b'{"a": {"seconds": 1}}']
-)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b'{"a": -1}', b'{"a": "fast"}', b'{"a": {"seconds": 1}}'])
 def test_a_damaged_cache_is_ignored_and_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache_path().parent.mkdir(parents=True)
     cache_path().write_bytes(content)
     assert len(read_cache()) == 0
-    write_cache(Costs({"a": Cost(seconds=1)}))
+    write_cache(Costs({"a": 1}))
     assert len(read_cache()) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    write_cache(Costs({"a": Cost(seconds=1)}))
+    write_cache(Costs({"a": 1}))
     assert len(read_cache()) == 0
 
 

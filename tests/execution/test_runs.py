@@ -8,8 +8,7 @@ import pytest
 
 from dist_sparse import evaluate
 from dist_sparse.execution import build, survey
-from dist_sparse.execution.costs import Cost
-from dist_sparse.execution.kernels import kernels
+from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import SparseConv2d
 from tests.command import ROOT, here, metrics, train_here
@@ -59,9 +58,9 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(build, "_SMALL", 0)
     found: list[str] = []
 
-    def cost(seconds: float, layer: Layer) -> Cost:
+    def cost(seconds: float, layer: Layer) -> float:
         found.append(layer.key)
-        return Cost(seconds=seconds)
+        return seconds
 
     networks = iter([30.0, 3.0])
     monkeypatch.setattr(survey, "dense_cost", lambda layer, **_: cost(1.0, layer))
@@ -187,3 +186,15 @@ def test_evaluate_computes_as_the_run_did(tmp_path: Path, measured: list[str], m
         assert bool(seen) == (compute != "dense")
         said[compute] = outcome.out
     assert said["auto"] == said["sparse"] == said["dense"]
+
+
+def test_kernels_that_compute_wrongly_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    correlate = Kernels.correlate_rows
+    monkeypatch.setattr(Kernels, "correlate_rows", lambda *arguments: correlate(*arguments) * 1.001)
+    outcome = train_here({**SET, "output": tmp_path / "run"})
+    assert (
+        "layers are computed densely: the compiled kernels compute wrong results on this machine (unstructured)" in outcome.out
+    )
+    assert not measured

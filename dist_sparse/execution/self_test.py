@@ -1,0 +1,40 @@
+"""A look at whether the kernels compute what they should on this machine, before a run relies on them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Size
+
+from dist_sparse.execution.compiling import NoKernels
+from dist_sparse.execution.convolution import StepProducts, convolve
+from dist_sparse.execution.geometry import Geometry
+from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.ways import WAYS, LayerMask
+
+_ERROR = 1e-5
+
+
+def check(kernels: Kernels) -> None:
+    """Compute a layer in every way, forward and backward, and compare with torch.
+
+    Raises:
+        NoKernels: a result differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    geometry = Geometry(
+        channels_in=8, channels_out=8, kernel=(3, 3), stride=(2, 1), padding=(1, 1), dilation=(1, 1), size=(7, 9), samples=36
+    )
+    shape = Size([8, 8, 3, 3])
+    for way in WAYS.values():
+        mask = way.example(shape, 0.3, generator)
+        products = way.products(kernels, LayerMask.of(mask), geometry, way.choice(geometry, torch.float32.itemsize))
+        images = torch.randn(geometry.samples, geometry.channels_in, *geometry.size, generator=generator).requires_grad_()
+        weight = (torch.randn(shape, generator=generator) * mask).requires_grad_()
+        ours = convolve(images, weight, StepProducts(products, products))
+        torchs = F.conv2d(images, weight, stride=geometry.stride, padding=geometry.padding)
+        gradient = torch.randn(torchs.shape, generator=generator)
+        (of_images, of_weight), (expected, dense) = (
+            torch.autograd.grad(out, (images, weight), gradient) for out in (ours, torchs)
+        )
+        for mine, its in ((ours, torchs), (of_images, expected), (of_weight * mask, dense * mask)):
+            if not float((mine - its).detach().norm()) <= _ERROR * float(its.detach().norm()):
+                raise NoKernels(f"the compiled kernels compute wrong results on this machine ({way.name})")
