@@ -1,7 +1,6 @@
 """A training step that multiplies by active weights alone, against the same step with masked dense matrices."""
 
 import argparse
-import ctypes
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.prepare import prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
+from dist_sparse.memory import keep_memory
 from dist_sparse.step import TrainStep
 
 DENSE = ("first", "last")
@@ -69,14 +69,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="measure the dense step in bf16 as well")
     parser.add_argument("--json", type=Path, help="a file for the ratios")
     return parser.parse_args()
-
-
-def keep_memory() -> None:
-    """Let the C library keep memory that is given back: else each large result, dense or sparse, costs page faults."""
-    malloc = ctypes.CDLL(None)
-    trim_threshold, mmap_threshold = -1, -3
-    for option in (trim_threshold, mmap_threshold):
-        malloc.mallopt(option, 1 << 30)
 
 
 def _trainee(args: argparse.Namespace, adapt: Callable[[nn.Module], None] = lambda _: None, **held: Any) -> Trainee:

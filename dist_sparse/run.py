@@ -21,6 +21,7 @@ from dist_sparse.errors import Incomplete, UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.finished import check_same
 from dist_sparse.loading_errors import loading_explained
+from dist_sparse.memory import keep_memory
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.resuming import choose_checkpoint, load_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
@@ -98,6 +99,8 @@ def _train_in(
     with distributed.agreeing_on_errors():
         if ranks.is_first:
             folder.forget_preemption()
+    if ranks.device.type == "cpu":
+        keep_memory()
     with peers.watched():
         trainer, cost = _prepare(config, folder, ranks, typed)
     trainer.stop, trainer.hooks, trainer.cost = stop, hooks, cost

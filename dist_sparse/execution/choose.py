@@ -15,6 +15,9 @@ _WORTHWHILE = 0.95
 _WASTE = 2.5
 """A way that computes this many times the products of another is not measured: no rate makes up for it."""
 
+_ALIKE = 1.1
+"""Row groups that compute at most this many times as many products as single weights are faster: those are not measured."""
+
 _FILL = 0.6
 """Where nothing is measured, row groups are taken if at least this share of their products is with active weights."""
 
@@ -50,6 +53,8 @@ def loads_at(kernels: Kernels, layer: Layer, density: float, like: LayerMask) ->
 
 def _worthwhile(found: dict[str, float]) -> dict[str, float]:
     least = max(min(found.values()), 1e-6)
+    if found.get("row groups", 1.0) <= _ALIKE * least:
+        return {"row groups": found["row groups"]}
     return {name: load for name, load in found.items() if load <= least * _WASTE}
 
 

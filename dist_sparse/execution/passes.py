@@ -37,7 +37,7 @@ def default_choice(geometry: Geometry, kind: Kind, *, element_size: int = 4) -> 
     inputs = geometry.channels_in * geometry.samples * math.prod(geometry.size) * element_size
     past_caches = {"streams": outputs >= LARGE, "backward_streams": inputs >= LARGE}
     if kind == "row_groups":
-        return Choice(forward=_even(geometry, 9), backward=3, weights=_even(geometry, 10), **past_caches)
+        return Choice(forward=3, backward=3, weights=_even(geometry, 5), **past_caches)
     return Choice(
         forward=2,
         backward=2,
