@@ -53,8 +53,9 @@ def loads_at(kernels: Kernels, layer: Layer, density: float, like: LayerMask) ->
 
 def _worthwhile(found: dict[str, float]) -> dict[str, float]:
     least = max(min(found.values()), 1e-6)
-    if found.get("row groups", 1.0) <= _ALIKE * least:
-        return {"row groups": found["row groups"]}
+    groups = found.get("row groups")
+    if groups is not None and groups <= _ALIKE * least:
+        return {"row groups": groups}
     return {name: load for name, load in found.items() if load <= least * _WASTE}
 
 
