@@ -1,5 +1,6 @@
 """Numbers that are none, planted in the training process: in activations, gradients, weights, statistics and states."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,11 @@ def poison(place: str, first: int, times: int, value: float, which: int, whole: 
     fit = Trainer.fit
 
     def spoil(tensor: Any) -> Any:
-        return tensor.fill_(value) if whole else tensor.view(-1)[:1].fill_(value)
+        import torch
+
+        most = torch.finfo(tensor.dtype).max  # half precision holds less than other types
+        bad = max(-most, value) if math.isfinite(value) else value
+        return tensor.fill_(bad) if whole else tensor.view(-1)[:1].fill_(bad)
 
     def then_fit(trainer: Any) -> Any:
         _plant(trainer, place, which, lambda: first <= trainer.progress.step + 1 < first + times, spoil)
