@@ -9,6 +9,7 @@ from torch import Size, Tensor, nn
 
 from dist_sparse import distributed
 from dist_sparse.config.execution import Compute
+from dist_sparse.errors import UserError
 from dist_sparse.execution import self_test
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
 from dist_sparse.execution.compiling import NoKernels
@@ -47,7 +48,7 @@ def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Map
     library, reason = _library(reason or _nothing_in(layers, forced=forced))
     if library is None:
         if forced:
-            raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
+            raise _refused(reason)
         if saved is not None:
             _log.warning("resuming without sparse execution, which the run had before: %s", reason)
         return Execution(reason=reason, state={"dense": reason})
@@ -83,7 +84,7 @@ def build_for_evaluation(
     library, reason = _library(impossible or _nothing_in(layers, forced=True))
     if library is None:
         if compute == "sparse":
-            raise distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
+            raise _refused(reason)
         return Execution(reason=reason)
     if compute == "sparse" or saved is None:
         choose = Sparsest(library, layers)
@@ -91,6 +92,10 @@ def build_for_evaluation(
         costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
         choose = Fastest(library, layers, costs, channels_last=channels_last, network=network)
     return _prepared(model, Current(library, masks, choose), choose, images)
+
+
+def _refused(reason: str) -> UserError:
+    return distributed.AgreedError(f"execution.compute=sparse: {reason}; execution.compute=auto goes on densely")
 
 
 def _nothing_in(layers: Mapping[str, Layer], *, forced: bool) -> str:

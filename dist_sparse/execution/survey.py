@@ -35,7 +35,8 @@ def measured_costs(
     known = len(costs)
     wanted = {key: measure for key, measure in _wanted(setting, library, layers, final).items() if costs.get(key) is None}
     if wanted:
-        setting.tell(f"measuring how fast {len(layers)} layers are computed, {_SECONDS:.0f} s at most; kept for later runs")
+        if first:
+            setting.tell(f"measuring how fast {len(layers)} layers are computed, {_SECONDS:.0f} s at most; kept for later runs")
         _measure(costs, wanted, quiet=not first)
         costs = _same(costs)
     network = _network(setting, model, library, layers, final, costs)
