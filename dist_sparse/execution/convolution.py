@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from dist_sparse.execution.geometry import Geometry, channels_last, innermost, is_channels_last, is_innermost, padded
 
@@ -27,10 +28,10 @@ class Products(Protocol):
 
 
 class StepProducts(NamedTuple):
-    """The products of a step: of the weights that are not 0, and of those whose gradients are computed."""
+    """The products of a step: of the weights that are not 0, and of those whose gradients are needed (None: of all)."""
 
     forward: Products
-    weights: Products
+    weights: Products | None
 
 
 class _Convolution(torch.autograd.Function):
@@ -55,10 +56,21 @@ class _Convolution(torch.autograd.Function):
             if ctx.channels_last:  # what is behind may be slow, as torch's pooling, if the gradient has another format
                 of_images = channels_last(of_images)
         if ctx.needs_input_grad[1]:
-            of_values = pair.weights.backward_weights(source, gradient)
-            of_weight = values.new_zeros(ctx.weight_shape)
-            of_weight.view(-1).index_add_(0, pair.weights.positions.view(-1), of_values.view(-1))
+            of_weight = _of_weight(pair, source, gradient, ctx.weight_shape)
         return of_images, of_weight, None
+
+
+def _of_weight(pair: StepProducts, source: Tensor, gradient: Tensor, shape: Size) -> Tensor:
+    """The gradient of the whole weight, 0 where it is not needed."""
+    if pair.weights is None:
+        geometry, images = pair.forward.geometry, source.permute(3, 2, 0, 1)
+        whole = (geometry.channels_out, geometry.channels_in, *geometry.kernel)
+        how: dict[str, Any] = {"stride": geometry.stride, "dilation": geometry.dilation}
+        return conv2d_weight(images, whole, gradient, **how).reshape(shape)
+    of_values = pair.weights.backward_weights(source, gradient)
+    of_weight = source.new_zeros(shape)
+    of_weight.view(-1).index_add_(0, pair.weights.positions.view(-1), of_values.view(-1))
+    return of_weight
 
 
 def convolve(images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:

@@ -70,7 +70,6 @@ class LayerProducts:
     def __init__(self, current: Current, name: str) -> None:
         self._current, self._name = current, name
         self._made: WeakKeyDictionary[Masks, tuple[int, dict[Geometry, Products]]] = WeakKeyDictionary()
-        self._all: dict[Geometry, Products] = {}
 
     def __deepcopy__(self, memo: object) -> "LayerProducts":
         """A copy of the network has the same masks."""
@@ -83,8 +82,7 @@ class LayerProducts:
             return None
         if current.gradients is current.masks or not torch.is_grad_enabled():
             return StepProducts(forward, forward)
-        weights = None if current.gradients is None else self._of(current.gradients, geometry)
-        return StepProducts(forward, weights or self._of_all(geometry))
+        return StepProducts(forward, None if current.gradients is None else self._of(current.gradients, geometry))
 
     def _of(self, masks: Masks, geometry: Geometry) -> Products | None:
         if (chosen := self._current.chosen(masks).get(self._name)) is None:
@@ -96,15 +94,6 @@ class LayerProducts:
         if geometry not in made:
             made[geometry] = self._make(chosen, self._current.layer_masks(masks)[self._name], geometry)
         return made[geometry]
-
-    def _of_all(self, geometry: Geometry) -> Products:
-        """The products of all weights."""
-        if geometry not in self._all:
-            mask = LayerMask.of(torch.ones(self._current.masks.shape(self._name), dtype=torch.bool))
-            way = next(WAYS[name] for name in reversed(WAYS) if WAYS[name].takes(mask.shape))
-            choice = way.choice(geometry, torch.float32.itemsize)
-            self._all[geometry] = self._make(Chosen(way=way.name, choice=choice, load=1.0), mask, geometry)
-        return self._all[geometry]
 
     def _make(self, chosen: Chosen, mask: LayerMask, geometry: Geometry) -> Products:
         return WAYS[chosen.way].products(self._current.kernels, mask, geometry, chosen.choice)
