@@ -121,8 +121,10 @@ def test_a_killed_worker_ends_all_ranks(tmp_path: Path) -> None:
     os.kill(worker, signal.SIGKILL)
     said = ended(run, 1)
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    # None where the machine is so busy that the launcher ends the rank before it has spoken.
-    assert len(lines) <= 1 and all(line.startswith("error: a worker that loads images has died (") for line in lines), said
+    # On a busy machine the launcher may end the rank before it has spoken, or end the other only after that has missed it.
+    reasons, missed = lines[:1], lines[1:]
+    assert all(line.startswith("error: a worker that loads images has died (") for line in reasons), said
+    assert len(missed) <= 1 and all(line.startswith("error: rank ") and ") has died: " in line for line in missed), said
 
 
 def parent_of(pid: int) -> int:
