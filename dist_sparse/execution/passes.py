@@ -1,10 +1,13 @@
 """How the kernels go over the positions of a layer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_sparse.execution.geometry import Geometry, Phase
+from torch import Tensor
+
+from dist_sparse.execution.geometry import Geometry, Phase, empty_innermost, padded
 from dist_sparse.execution.structures import LARGE, STREAMED_SAMPLES, Pass
 
 
@@ -109,6 +112,22 @@ def over_inputs(geometry: Geometry, phase: Phase, positions: int, *, element_siz
         streams=streams and geometry.samples % STREAMED_SAMPLES == 0,
     )
     return _in_one_row(made) if geometry.is_pointwise else made
+
+
+def gradient_by_phase(
+    geometry: Geometry, choice: Choice, gradient: Tensor, multiply: Callable[[int, Pass, Tensor, Tensor], None]
+) -> Tensor:
+    """The gradient [N, in, H, W] of the input from the output's [N, out, H, W], both with samples innermost.
+
+    ``multiply(number of the phase, pass, source, target)`` computes the positions of one of the geometry's phases.
+    """
+    source = padded(gradient, *geometry.margins)
+    target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
+    size, streams = source.element_size(), choice.backward_streams
+    for number, phase in enumerate(geometry.phases):
+        shape = over_inputs(geometry, phase, choice.backward, element_size=size, streams=streams)
+        multiply(number, shape, source, target[:, :, phase.row :, phase.column :])
+    return target
 
 
 def _in_one_row(shape: Pass) -> Pass:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.passes import Choice, over_inputs, over_outputs, with_gradient_ahead
-from dist_sparse.execution.structures import GroupIndex, dtype_of_offsets
+from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs, with_gradient_ahead
+from dist_sparse.execution.structures import GroupIndex, Pass, dtype_of_offsets
 
 GROUP = 4
 _MOST_COLUMNS = 0.85
@@ -115,21 +115,13 @@ class RowGroups:
         return self._gathered(gradient, values) if self.is_dense else self._spread(gradient, values)
 
     def _gathered(self, gradient: Tensor, values: Tensor) -> Tensor:
-        geometry = self.geometry
-        source = padded(gradient, *geometry.margins)
-        target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
         indices, order = self._transposed
         transposed = values.view(-1).index_select(0, order)
-        for phase, index in zip(geometry.phases, indices, strict=True):
-            shape = over_inputs(
-                geometry,
-                phase,
-                self._choice.backward,
-                element_size=source.element_size(),
-                streams=self._choice.backward_streams,
-            )
-            self._kernels.multiply_groups(shape, source, target[:, :, phase.row :, phase.column :], index, transposed)
-        return target
+
+        def multiply(phase: int, shape: Pass, source: Tensor, target: Tensor) -> None:
+            self._kernels.multiply_groups(shape, source, target, indices[phase], transposed)
+
+        return gradient_by_phase(self.geometry, self._choice, gradient, multiply)
 
     def _spread(self, gradient: Tensor, values: Tensor) -> Tensor:
         geometry = self.geometry

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.passes import Choice, over_inputs, over_outputs
+from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs
+from dist_sparse.execution.structures import Pass
 
 
 class Unstructured:
@@ -43,21 +44,12 @@ class Unstructured:
 
     def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor:
         """The gradient [N, in, H, W] of the input from the output's [N, out, H, W], both with samples innermost."""
-        geometry = self.geometry
-        source = padded(gradient, *geometry.margins)
-        target = empty_innermost(source, geometry.samples, geometry.channels_in, geometry.size)
-        by_key = values.index_select(0, self._entry)
-        for number, phase in enumerate(geometry.phases):
-            index = self._backward.part(number * geometry.channels_in, geometry.channels_in)
-            shape = over_inputs(
-                geometry,
-                phase,
-                self._choice.backward,
-                element_size=source.element_size(),
-                streams=self._choice.backward_streams,
-            )
-            self._kernels.multiply_rows(shape, source, target[:, :, phase.row :, phase.column :], index, by_key)
-        return target
+        channels, by_key = self.geometry.channels_in, values.index_select(0, self._entry)
+
+        def multiply(phase: int, shape: Pass, source: Tensor, target: Tensor) -> None:
+            self._kernels.multiply_rows(shape, source, target, self._backward.part(phase * channels, channels), by_key)
+
+        return gradient_by_phase(self.geometry, self._choice, gradient, multiply)
 
     def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of the active weights from the padded input and the output's gradient."""
