@@ -82,6 +82,7 @@ def network_seconds(model: nn.Module, step: Callable[[], object]) -> float:
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
     gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()  # they would be added to, in place
     try:
         with torch.random.fork_rng(devices=[]):
             first = seconds_of(step, times=1)

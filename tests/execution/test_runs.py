@@ -198,3 +198,15 @@ def test_kernels_that_compute_wrongly_are_not_used(
         "layers are computed densely: the compiled kernels compute wrong results on this machine (unstructured)" in outcome.out
     )
     assert not measured
+
+
+def test_a_run_that_began_densely_goes_on_densely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]) -> None:
+    """Though the machine has a compiler by now: results would part."""
+    with monkeypatch.context() as without:
+        without.setattr(build, "kernels", kernels.__wrapped__)
+        without.setenv("CXX", "no-such-compiler")
+        assert train_here({**SET, "output": tmp_path / "halves"}, interrupt_after=7).code == 130
+    assert "going on after step 6 of 11" in train_here({**SET, "output": tmp_path / "halves"}).out
+    assert not measured
+    assert train_here({**SET, "execution.compute": "dense", "output": tmp_path / "whole"}).code == 0
+    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
