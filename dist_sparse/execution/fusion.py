@@ -1,6 +1,7 @@
-"""Which batch norms of a network have a ReLU behind them that nothing comes between; found by watching a forward pass."""
+"""Which batch norms of a network have a ReLU behind them, perhaps after a residual sum; found by watching a forward pass."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,56 +9,89 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+_SUMS = frozenset({"add", "__add__", "__radd__"})
+_IN_PLACE = frozenset({"add_", "__iadd__"})
 
-class _Uses(TorchFunctionMode):
-    """Counts the functions that get a tensor, but for those that only look at its properties."""
+
+@dataclass
+class _Seen:
+    """A tensor that a norm has made, or the sum of such a one and another."""
+
+    norm: str
+    tensor: Tensor
+    """Kept, so that no other one takes its id later."""
+    may_be_added: bool
+    uses_left: float = 0
+    """How often functions may still see it, sums and ReLUs aside."""
+
+
+class _Watch(TorchFunctionMode):
+    """Follows what norms make, through one sum at most, to a ReLU; functions that only look at its properties do not count."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of: dict[int, int] = {}
+        self._seen: dict[int, _Seen] = {}
+        self._before_relu: set[str] = set()
+        self._seen_otherwise: set[str] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":
-            for each in tree_leaves((args, kwargs)):
-                if isinstance(each, Tensor):
-                    self.of[id(each)] = self.of.get(id(each), 0) + 1
-        return func(*args, **(kwargs or {}))
+    @property
+    def found(self) -> set[str]:
+        """The norms whose results nothing sees but one sum and one ReLU."""
+        return self._before_relu - self._seen_otherwise
 
-
-def norms_before_relu(model: nn.Module, images: Tensor) -> set[str]:
-    """Names of the batch norms whose output, in a forward pass of ``images``, a ReLU module is the first and the only to see.
-
-    A ReLU that works in place may be the first only: whoever comes after it sees what it has made.
-    """
-    outputs: dict[str, Tensor] = {}  # kept, so that no other tensor takes an id of theirs later
-    most_uses: dict[int, float] = {}
-    uses, handles = _Uses(), []
-
-    def after_norm(name: str) -> Callable[..., None]:
-        def keep(_: nn.Module, __: Any, out: Any) -> None:
-            outputs[name] = out
-            uses.of[id(out)] = 0  # the id may have been that of a tensor which is gone
-            most_uses.pop(id(out), None)
+    def after_norm(self, name: str) -> Callable[..., None]:
+        def keep(_: nn.Module, __: Any, out: Tensor) -> None:
+            self._seen[id(out)] = _Seen(name, out, may_be_added=True)
 
         return keep
 
-    def before_relu(module: nn.Module, arguments: Any) -> None:
-        out = arguments[0]
-        if not uses.of.get(id(out)):
-            most_uses[id(out)] = float("inf") if getattr(module, "inplace", False) else 1
+    def before_relu(self, module: nn.Module, arguments: Any) -> None:
+        """A ReLU that works in place may be the first only to see a tensor: whoever comes after it sees what it has made."""
+        if (seen := self._seen.get(id(arguments[0]))) and seen.uses_left == 0:
+            self._before_relu.add(seen.norm)
+            seen.may_be_added = False
+            seen.uses_left = float("inf") if getattr(module, "inplace", False) else 1
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, leaves = getattr(func, "__name__", ""), tree_leaves((args, kwargs or {}))
+        given = [self._seen[id(leaf)] for leaf in leaves if id(leaf) in self._seen and name != "__get__"]
+        out = func(*args, **(kwargs or {}))
+        if given and given[0].may_be_added and _is_sum(name, leaves, given[0].tensor):
+            first = given.pop(0)
+            first.may_be_added = False
+            self._seen[id(out)] = _Seen(first.norm, out, may_be_added=False)
+        for seen in given:
+            seen.uses_left -= 1
+            if seen.uses_left < 0:
+                self._seen_otherwise.add(seen.norm)
+        return out
+
+
+def _is_sum(function: str, arguments: list[Any], of: Tensor) -> bool:
+    """Whether a function adds another tensor of the same shape to a tensor; in place or not, but not to the other."""
+    if not (function in _SUMS or (function in _IN_PLACE and arguments[0] is of)):
+        return False
+    return len(arguments) == 2 and all(isinstance(each, Tensor) and each.shape == of.shape for each in arguments)
+
+
+def norms_before_relu(model: nn.Module, images: Tensor) -> set[str]:
+    """Names of the batch norms whose output, in a forward pass of ``images``, one ReLU module sees and nothing else.
+
+    A sum with another tensor, such as a residual, may lie between them.
+    """
+    watch, handles = _Watch(), []
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
-            handles.append(module.register_forward_hook(after_norm(name)))
+            handles.append(module.register_forward_hook(watch.after_norm(name)))
         elif type(module) is nn.ReLU:
-            handles.append(module.register_forward_pre_hook(before_relu))
+            handles.append(module.register_forward_pre_hook(watch.before_relu))
     modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), uses:
+        with torch.no_grad(), watch:
             model.eval()(images)  # in training mode it would move running statistics
     finally:
         for handle in handles:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return {name for name, out in outputs.items() if uses.of.get(id(out), 0) <= most_uses.get(id(out), -1)}
+    return watch.found

@@ -15,6 +15,7 @@ from dist_sparse.execution.geometry import empty_innermost
 from dist_sparse.execution.structures import (
     LARGE,
     STREAMED_SAMPLES,
+    Behind,
     Blocks,
     GroupIndex,
     Groups,
@@ -38,7 +39,7 @@ _LINE, _MOST_CACHED = 64, 1 << 20
 _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
 _NORMS = {
     "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
-    "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3),
+    "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3, _STEP, _POINTER),
     "norm_gradient_sums": (ctypes.POINTER(NormGradient), *[_POINTER] * 2),
     "norm_gradient_apply": (ctypes.POINTER(NormGradient), *[_POINTER] * 4),
 }
@@ -191,17 +192,24 @@ class Kernels:
         """Mean and biased variance, float64 [C] each, of images [N, C, H, W] with samples innermost."""
         rows = _rows_of(images)
         shift = rows[0, 0, :, 0].clone()
-        sums = self._channel_sums("norm_sums", images, (rows.data_ptr(), rows.stride(0), shift.data_ptr()), relu=False)
+        sums = self._channel_sums("norm_sums", images, (rows.data_ptr(), rows.stride(0), shift.data_ptr()), Behind.NOTHING)
         count = images.numel() // images.shape[1]
         mean = sums[0] / count
         return mean + shift, (sums[1] / count - mean.square()).clamp(min=0)
 
-    def scale_and_shift(self, images: Tensor, scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
-        """``images * scale + shift`` by channel, and 0 where that is negative with ``relu``; samples innermost."""
+    def scale_and_shift(
+        self, images: Tensor, scale: Tensor, shift: Tensor, *, relu: bool, residual: Tensor | None = None
+    ) -> Tensor:
+        """``images * scale + shift`` by channel, and 0 where that is negative with ``relu``; samples innermost.
+
+        A ``residual``, of the images' shape, is added before the ReLU.
+        """
+        assert relu or residual is None
         rows, made = _rows_of(images), _like(images)
         factors = [each.to(images.dtype) for each in (scale, shift)]
-        pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), made.data_ptr())
-        run(self._kernel("norm_apply", images), [(part, *pointers) for part in _planes(images, relu=relu)])
+        pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), *_rows_at(residual))
+        behind = Behind.SUM_AND_RELU if residual is not None else Behind.RELU if relu else Behind.NOTHING
+        run(self._kernel("norm_apply", images), [(part, *pointers, made.data_ptr()) for part in _planes(images, behind)])
         return made
 
     def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
@@ -210,7 +218,15 @@ class Kernels:
         ``relu`` is the scale and the shift behind which there was a ReLU: where that has made 0, the gradient is 0.
         """
         source, _kept = _norm_gradient(gradient, images, relu, mean)
-        return self._channel_sums("norm_gradient_sums", images, (source,), relu=relu is not None)
+        return self._channel_sums("norm_gradient_sums", images, (source,), _relu(relu))
+
+    def gradient_before_relu(self, gradient: Tensor, images: Tensor, result: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of what a ReLU with this ``result`` got, and the sums of it as :meth:`gradient_sums` has them."""
+        made = _like(images)
+        source, _kept = _norm_gradient(gradient, images, None, mean)
+        source.result, source.result_step = _rows_at(result)
+        source.passed = made.data_ptr()
+        return made, self._channel_sums("norm_gradient_sums", images, (source,), Behind.SUM_AND_RELU)
 
     def gradient_of_norm(
         self,
@@ -228,13 +244,13 @@ class Kernels:
         source, _kept = _norm_gradient(gradient, images, relu, mean)
         typed = [each.to(images.dtype) for each in factors]
         pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
-        parts = _planes(images, relu=relu is not None)
+        parts = _planes(images, _relu(relu))
         run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
         return made
 
-    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], *, relu: bool) -> Tensor:
+    def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], behind: Behind) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
-        parts = _planes(images, relu=relu)
+        parts = _planes(images, behind)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
         run(
             self._kernel(kernel, images),
@@ -294,16 +310,23 @@ def _norm_gradient(
     gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor
 ) -> tuple[NormGradient, list[Tensor]]:
     """What the gradient's kernels read, and the tensors of it that must be kept as long."""
-    rows, of_images = _rows_of(gradient), _rows_of(images)
     kept = [each.to(images.dtype) for each in (*(relu or (mean, mean)), mean)]
-    pointers = (rows.data_ptr(), rows.stride(0), of_images.data_ptr(), of_images.stride(0), *(each.data_ptr() for each in kept))
-    return NormGradient(*pointers), kept
+    return NormGradient(*_rows_at(gradient), *_rows_at(images), *(each.data_ptr() for each in kept)), kept
 
 
-def _planes(images: Tensor, *, relu: bool) -> list[Plane]:
+def _rows_at(images: Tensor | None) -> tuple[int | None, int]:
+    """Where images lie, and how far it is from row to row."""
+    return (None, 0) if images is None else (images.data_ptr(), _rows_of(images).stride(0))
+
+
+def _relu(factors: object | None) -> Behind:
+    return Behind.NOTHING if factors is None else Behind.RELU
+
+
+def _planes(images: Tensor, behind: Behind) -> list[Plane]:
     count, channels, height, width = images.shape
     streams = images.numel() * images.element_size() >= LARGE and count % STREAMED_SAMPLES == 0
-    return [Plane(width, channels, count, first, last, relu, streams) for first, last in spans(height)]
+    return [Plane(width, channels, count, first, last, behind, streams) for first, last in spans(height)]
 
 
 def _offsets(count: int, largest: int) -> Tensor:

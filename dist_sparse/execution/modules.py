@@ -3,14 +3,12 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_sparse.execution.convolution import StepProducts, convolve
-from dist_sparse.execution.geometry import Geometry, is_innermost
+from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import DTYPES, Kernels
 from dist_sparse.execution.linear import linear_geometry, multiply
-from dist_sparse.execution.norms import batch_norm
 
 MakeProducts = Callable[[Geometry], StepProducts | None]
 """The products of a layer in a geometry; None to compute it densely."""
@@ -92,43 +90,3 @@ def geometry_of(module: DenseLayer, input: torch.Size) -> Geometry:
         size=(input[2], input[3]),
         samples=input[0],
     )
-
-
-class InnermostBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that keeps tensors with samples innermost as they are, with the ReLU behind it if that is its only use."""
-
-    kernels: Kernels
-    relu: bool = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not is_innermost(input) or self.weight is None:
-            out = super().forward(input)
-            return _mark(F.relu(out)) if self.relu else out
-        statistics = None if self.training or self.running_mean is None else self._running()
-        out, used = batch_norm(self.kernels, input, self.weight, self.bias, statistics=statistics, eps=self.eps, relu=self.relu)
-        if self.training and self.track_running_stats:
-            self._update(used, input.numel() // input.shape[1])
-        return _mark(out) if self.relu else out
-
-    def _running(self) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
-        return torch.stack([self.running_mean, self.running_var])
-
-    def _update(self, used: Tensor, count: int) -> None:
-        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
-        self.num_batches_tracked.add_(1)
-        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(used[0].to(self.running_mean.dtype), factor)
-        self.running_var.lerp_((used[1] * count / max(1, count - 1)).to(self.running_var.dtype), factor)
-
-
-class SkippedReLU(nn.ReLU):
-    """A ReLU that has nothing to do where the batch norm before it has done it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input if getattr(input, "_is_relu", False) else super().forward(input)
-
-
-def _mark(out: Tensor) -> Tensor:
-    out._is_relu = True  # pyright: ignore[reportAttributeAccessIssue]
-    return out

@@ -7,15 +7,8 @@ from torch import Tensor, nn
 
 from dist_sparse.execution.current import Current, LayerProducts
 from dist_sparse.execution.fusion import norms_before_relu
-from dist_sparse.execution.modules import (
-    DenseLayer,
-    InnermostBatchNorm2d,
-    SkippedReLU,
-    SparseConv2d,
-    SparseLinear,
-    make_sparse,
-    qualifies,
-)
+from dist_sparse.execution.modules import DenseLayer, SparseConv2d, SparseLinear, make_sparse, qualifies
+from dist_sparse.execution.norm_modules import InnermostBatchNorm2d, NormReLU
 
 
 def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
@@ -42,9 +35,9 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d
             assert isinstance(module, InnermostBatchNorm2d)
-            module.kernels, module.relu = current.kernels, name in fused
+            module.kernels, module.defers = current.kernels, name in fused
         elif type(module) is nn.ReLU:
-            module.__class__ = SkippedReLU
+            module.__class__ = NormReLU
 
 
 def lay_out(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
@@ -63,7 +56,7 @@ _BEFORE: Mapping[type[nn.Module], type[nn.Module]] = {
     SparseConv2d: nn.Conv2d,
     SparseLinear: nn.Linear,
     InnermostBatchNorm2d: nn.BatchNorm2d,
-    SkippedReLU: nn.ReLU,
+    NormReLU: nn.ReLU,
 }
 
 
@@ -72,5 +65,5 @@ def undo(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in _BEFORE:
             module.__class__ = _BEFORE[type(module)]
-            for name in ("products_of", "kernels", "relu"):
+            for name in ("products_of", "kernels", "defers"):
                 module.__dict__.pop(name, None)

@@ -2,6 +2,7 @@
 
 import ctypes
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Plane(ctypes.Structure):
         ("samples", ctypes.c_int32),
         ("first_row", ctypes.c_int32),
         ("last_row", ctypes.c_int32),
-        ("relu", ctypes.c_int32),
+        ("behind", ctypes.c_int32),
         ("streams", ctypes.c_int32),
     )
 
@@ -81,6 +82,14 @@ class Blocks(ctypes.Structure):
     )
 
 
+class Behind(IntEnum):
+    """``enum Behind`` of ``native/norms.h``: what comes behind a batch norm and is computed with it."""
+
+    NOTHING = 0
+    RELU = 1
+    SUM_AND_RELU = 2
+
+
 class NormGradient(ctypes.Structure):
     """``struct NormGradient`` of ``native/norms.h``."""
 
@@ -92,6 +101,9 @@ class NormGradient(ctypes.Structure):
         ("scales", ctypes.c_void_p),
         ("shifts", ctypes.c_void_p),
         ("means", ctypes.c_void_p),
+        ("result", ctypes.c_void_p),
+        ("result_step", ctypes.c_int64),
+        ("passed", ctypes.c_void_p),
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dist_sparse.execution.geometry import innermost, is_innermost
 from dist_sparse.execution.kernels import kernels
-from dist_sparse.execution.norms import batch_norm
+from dist_sparse.execution.norms import batch_norm, batch_statistics
 
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
 
@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
     size=st.tuples(st.integers(2, 13), st.integers(1, 13)),
     dtype=st.sampled_from(list(TOLERANCE)),
     given_statistics=st.booleans(),
-    relu=st.booleans(),
+    behind=st.sampled_from(["nothing", "relu", "sum and relu"]),
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
@@ -30,7 +30,7 @@ def test_results_and_gradients_are_torch_s(
     size: tuple[int, int],
     dtype: torch.dtype,
     given_statistics: bool,
-    relu: bool,
+    behind: str,
     threads: int,
     seed: int,
 ) -> None:
@@ -40,17 +40,21 @@ def test_results_and_gradients_are_torch_s(
     images = torch.randn(samples, channels, *size, dtype=dtype) * spread[:, None, None] + center[:, None, None]
     weight, bias = torch.randn(2, channels, dtype=dtype)
     statistics = torch.stack([center, spread]) if given_statistics else None
-    ours = [each.detach().clone().requires_grad_() for each in (innermost(images), weight, bias)]
-    torchs = [each.detach().double().requires_grad_() for each in (images, weight, bias)]
-    out, used = batch_norm(kernels(), *ours, statistics=statistics, relu=relu)
-    expected = reference(*torchs, statistics=statistics, relu=relu)
+    relu, added = behind != "nothing", behind == "sum and relu"
+    residual = torch.randn_like(images)
+    ours = [each.detach().clone().requires_grad_() for each in (innermost(images), weight, bias, innermost(residual))]
+    torchs = [each.detach().double().requires_grad_() for each in (images, weight, bias, residual)]
+    used = batch_statistics(kernels(), ours[0]) if statistics is None else statistics.double()
+    how = {"of_batch": statistics is None, "relu": relu, "residual": ours[3] if added else None}
+    out = batch_norm(kernels(), *ours[:3], used, **how)
+    expected = reference(*torchs[:3], statistics=statistics, relu=relu, residual=torchs[3] if added else 0)
     gradient = torch.randn_like(expected) * (expected.abs() > 1e-4 if relu else 1)  # the ReLU's kink may lie on either side
     out.backward(innermost(gradient.to(dtype)))
     expected.backward(gradient)
     assert is_innermost(out)
     check_close(dtype, out.detach(), expected.detach())
     mean, variance = used
-    for mine, its in zip(ours[1:], torchs[1:], strict=True):
+    for mine, its in zip(ours[1 : 3 + added], torchs[1 : 3 + added], strict=True):
         check_close(dtype, mine.grad, its.grad)
     if statistics is None:
         check_close(dtype, mean, torchs[0].detach().mean((0, 2, 3)))
@@ -66,16 +70,18 @@ def check_close(dtype: torch.dtype, ours: Tensor | None, torchs: Tensor | None, 
     assert float((ours.double() - torchs).norm()) <= TOLERANCE[dtype] * scale
 
 
-def reference(images: Tensor, weight: Tensor, bias: Tensor, *, statistics: Tensor | None, relu: bool) -> Tensor:
+def reference(
+    images: Tensor, weight: Tensor, bias: Tensor, *, statistics: Tensor | None, relu: bool, residual: Tensor | int
+) -> Tensor:
     mean, variance = (None, None) if statistics is None else statistics.double()
-    out = F.batch_norm(images, mean, variance, weight, bias, training=statistics is None)
+    out = F.batch_norm(images, mean, variance, weight, bias, training=statistics is None) + residual
     return out.relu() if relu else out
 
 
 def test_a_mean_far_from_zero_costs_the_variance_nothing() -> None:
     torch.manual_seed(0)
     images = innermost(1e4 + torch.randn(32, 3, 20, 20))
-    _, (mean, variance) = batch_norm(kernels(), images, torch.ones(3), torch.zeros(3))
+    mean, variance = batch_statistics(kernels(), images)
     assert torch.allclose(mean, images.double().mean((0, 2, 3)), rtol=1e-9)
     assert torch.allclose(variance, images.double().var((0, 2, 3), correction=0), rtol=1e-5)
 
@@ -85,9 +91,9 @@ def test_a_gradient_with_padding_between_its_rows() -> None:
     torch.manual_seed(0)
     images, weight, bias = innermost(torch.randn(16, 4, 5, 6)), torch.randn(4), torch.randn(4)
     whole = innermost(torch.randn(16, 4, 7, 8))
-    found = []
+    statistics, found = batch_statistics(kernels(), images), []
     for gradient in (whole[:, :, 1:6, 1:7], innermost(whole[:, :, 1:6, 1:7])):
         leaf = images.detach().clone().requires_grad_()
-        batch_norm(kernels(), leaf, weight, bias, relu=True)[0].backward(gradient)
+        batch_norm(kernels(), leaf, weight, bias, statistics, of_batch=True, relu=True).backward(gradient)
         found.append(leaf.grad)
     assert torch.equal(*found)

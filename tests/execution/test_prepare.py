@@ -1,6 +1,7 @@
 """A network that computes sparsely beside the same one with masked weights, in double precision."""
 
 import copy
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 import dist_sparse.models  # noqa: F401 - registers the networks with timm
 from dist_sparse.execution.fusion import norms_before_relu
-from dist_sparse.execution.modules import InnermostBatchNorm2d, SparseConv2d, SparseLinear, qualifies
+from dist_sparse.execution.modules import SparseConv2d, SparseLinear, qualifies
+from dist_sparse.execution.norm_modules import InnermostBatchNorm2d
 from dist_sparse.sparsity.masks import Masks
 from tests.execution.prepared import compute_sparsely
 
@@ -95,6 +97,7 @@ class Tried(nn.Module):
         self.norm, self.act, self.between = nn.BatchNorm2d(2), nn.ReLU(inplace=inplace), between
 
     def forward(self, images: Tensor) -> Tensor:
+        self.images = images
         return self.between(self, self.norm(images))
 
 
@@ -128,6 +131,17 @@ def test_what_became_of_another_tensor_at_the_same_place_in_memory_does_not_coun
         (lambda self, out: F.relu(out), False, False),
         (lambda self, out: self.act(out.reshape(out.shape)), False, False),
         (lambda self, out: out + 1, True, False),
+        (lambda self, out: self.act(out + self.images), False, True),
+        (lambda self, out: self.act(self.images + out), True, True),
+        (lambda self, out: self.act(operator.iadd(out, self.images)), True, True),
+        (lambda self, out: self.act(torch.add(out, self.images)) - self.images, False, True),
+        (lambda self, out: self.act(torch.add(out, self.images, alpha=2)), False, False),
+        (lambda self, out: self.act(out + self.images) - out, False, False),
+        (lambda self, out: self.act(out + self.images) * (out + self.images), False, False),
+        (lambda self, out: self.act(out + self.images + self.images), False, False),
+        (lambda self, out: self.act(operator.iadd(1 * self.images, out)), False, False),
+        (lambda self, out: (total := out + self.images, self.act(total) * total)[1], False, False),
+        (lambda self, out: (total := out + self.images, self.act(total) * total)[1], True, True),
     ],
 )
 def test_a_relu_is_fused_only_where_nothing_else_sees_the_norm(
@@ -138,7 +152,7 @@ def test_a_relu_is_fused_only_where_nothing_else_sees_the_norm(
     assert norms_before_relu(model, torch.randn(2, 2, 4, 4)) == ({"norm"} if fused else set())
     images, plain = torch.randn(16, 2, 5, 5), copy.deepcopy(model)
     compute_sparsely(model, Masks({}), images)
-    assert isinstance(model.norm, InnermostBatchNorm2d) and model.norm.relu == fused
+    assert isinstance(model.norm, InnermostBatchNorm2d) and model.norm.defers == fused
     innermost = images.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
     for seen in (images, innermost):
         assert torch.allclose(model(seen), plain(images), atol=1e-5)

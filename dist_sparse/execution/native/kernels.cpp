@@ -106,6 +106,14 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
 #define BY_OFFSET(KERNEL, T, INDEX, ...)                                                                                      \
   ((INDEX)->narrow ? KERNEL<T, uint16_t>(__VA_ARGS__) : KERNEL<T, int32_t>(__VA_ARGS__))
 
+// By what lies behind a norm.
+#define BY_BEHIND(KERNEL, T, PLANE, ...)                                                                                      \
+  switch (static_cast<Behind>((PLANE)->behind)) {                                                                             \
+    case Behind::kNothing: KERNEL<T, Behind::kNothing>(*(PLANE), __VA_ARGS__); break;                                         \
+    case Behind::kRelu: KERNEL<T, Behind::kRelu>(*(PLANE), __VA_ARGS__); break;                                               \
+    case Behind::kSumAndRelu: KERNEL<T, Behind::kSumAndRelu>(*(PLANE), __VA_ARGS__); break;                                   \
+  }
+
 #define EXPORT(T, SUFFIX)                                                                                                     \
   extern "C" void multiply_rows_##SUFFIX(const Pass* pass, const T* in, T* out, const Rows* index, const T* values) {         \
     BY_OFFSET(multiply_rows, T, index, *pass, in, out, *index, values);                                                       \
@@ -127,17 +135,16 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
     norm_sums(*plane, x, step, shifts, sums, squares);                                                                        \
   }                                                                                                                           \
   extern "C" void norm_apply_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* scales, const T* shifts,         \
-                                      T* out) {                                                                               \
-    (plane->relu ? norm_apply<T, true> : norm_apply<T, false>)(*plane, x, step, scales, shifts, out);                         \
+                                      const T* residual, int64_t residual_step, T* out) {                                     \
+    BY_BEHIND(norm_apply, T, plane, x, step, scales, shifts, residual, residual_step, out);                                   \
   }                                                                                                                           \
   extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const NormGradient<T>* from, double* sums,                  \
                                               double* products) {                                                             \
-    (plane->relu ? norm_gradient_sums<T, true> : norm_gradient_sums<T, false>)(*plane, *from, sums, products);                \
+    BY_BEHIND(norm_gradient_sums, T, plane, *from, sums, products);                                                           \
   }                                                                                                                           \
   extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const NormGradient<T>* from, const T* by_gradient,         \
                                                const T* by_x, const T* constants, T* x_gradient) {                            \
-    (plane->relu ? norm_gradient_apply<T, true> : norm_gradient_apply<T, false>)(*plane, *from, by_gradient, by_x, constants, \
-                                                                                 x_gradient);                                 \
+    BY_BEHIND(norm_gradient_apply, T, plane, *from, by_gradient, by_x, constants, x_gradient);                                \
   }
 
 EXPORT(float, f32)

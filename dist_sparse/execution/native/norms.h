@@ -1,4 +1,4 @@
-// Batch norm, with a ReLU behind it if wanted, of tensors whose samples are innermost.
+// Batch norm, with a ReLU behind it if wanted, or a residual sum and a ReLU, of tensors whose samples are innermost.
 #pragma once
 #include <vector>
 
@@ -8,9 +8,11 @@
 struct Plane {
   int32_t width, channels, samples;
   int32_t first_row, last_row;
-  int32_t relu;
+  int32_t behind;  // what comes behind the norm: a Behind
   int32_t streams;  // results go past the caches
 };
+
+enum class Behind : int32_t { kNothing, kRelu, kSumAndRelu };
 
 // Calls visit(channel, Number<LANES>, place within a position's panel) for all of a panel.
 template <class Visit>
@@ -120,9 +122,10 @@ INLINE void put(bool streams, T* to, V value) {
   if (streams) stream(to, value); else store(to, value);
 }
 
-// out = x * scale + shift, and 0 where that is negative if there is a ReLU.
-template <class T, bool RELU>
-void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scales, const T* shifts, T* out) {
+// out = x * scale + shift, plus a residual if there is a sum, and 0 where that is negative if there is a ReLU.
+template <class T, Behind BEHIND>
+void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scales, const T* shifts, const T* residual,
+                int64_t residual_step, T* out) {
   const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
   const bool streams = plane.streams;
   each_place(plane, [&](int channel, auto lanes, int64_t row, int64_t place) {
@@ -133,7 +136,8 @@ void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scale
     for (int v = 0; v < L::count; v++) {
       const int64_t where = place + v * L::width;
       V value = normed(load<V>(x + row * row_step + where), scale, shift);
-      if constexpr (RELU) value = value > V{} ? value : V{};
+      if constexpr (BEHIND == Behind::kSumAndRelu) value += load<V>(residual + row * residual_step + where);
+      if constexpr (BEHIND != Behind::kNothing) value = value > V{} ? value : V{};
       put(streams, out + row * row_length + where, value);
     }
   });
@@ -149,19 +153,26 @@ struct NormGradient {
   int64_t row_step;
   const T *scales, *shifts;  // with a ReLU: its results are positive where x * scale + shift is
   const T* means;
+  const T* result;  // with a sum and a ReLU: of them,
+  int64_t result_step;
+  T* passed;  // and the gradient before them, which the sums' kernel writes
 };
 
-// The gradient behind the ReLU.
-template <class T, bool RELU, class V>
+// The gradient of what the norm gives, from that of what lies behind.
+template <class T, Behind BEHIND, class V>
 INLINE V before_relu(const NormGradient<T>& from, int channel, int64_t row, int64_t where, V x) {
   const V value = load<V>(from.gradient + row * from.gradient_step + where);
-  if constexpr (!RELU) return value;
+  if constexpr (BEHIND == Behind::kNothing) return value;
+  if constexpr (BEHIND == Behind::kSumAndRelu)
+    return load<V>(from.result + row * from.result_step + where) > V{} ? value : V{};
   return normed(x, splat<V>(from.scales[channel]), splat<V>(from.shifts[channel])) > V{} ? value : V{};
 }
 
 // sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean.
-template <class T, bool RELU>
+template <class T, Behind BEHIND>
 void norm_gradient_sums(const Plane& plane, const NormGradient<T>& from, double* sums, double* products) {
+  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  const bool streams = plane.streams;
   ChannelSums<T> gathered(plane, sums, products);
   each_position(plane, [&](int64_t row, int64_t at) {
     each_channel(plane, [&](int channel, auto lanes, int64_t place) {
@@ -173,7 +184,8 @@ void norm_gradient_sums(const Plane& plane, const NormGradient<T>& from, double*
       for (int v = 0; v < L::count; v++) {
         const int64_t where = at + place + v * L::width;
         const V x = load<V>(from.x + row * from.row_step + where);
-        const V value = before_relu<T, RELU>(from, channel, row, where, x);
+        const V value = before_relu<T, BEHIND>(from, channel, row, where, x);
+        if constexpr (BEHIND == Behind::kSumAndRelu) put(streams, from.passed + row * row_length + where, value);
         total += value;
         product += value * (x - mean);
       }
@@ -182,10 +194,11 @@ void norm_gradient_sums(const Plane& plane, const NormGradient<T>& from, double*
     gathered.end_position();
   });
   gathered.flush();
+  if (BEHIND == Behind::kSumAndRelu && streams) end_streams();
 }
 
 // x_gradient = gradient * by_gradient + (x - mean) * by_x + constant.
-template <class T, bool RELU>
+template <class T, Behind BEHIND>
 void norm_gradient_apply(const Plane& plane, const NormGradient<T>& from, const T* by_gradient, const T* by_x, const T* constants,
                          T* x_gradient) {
   const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
@@ -199,7 +212,7 @@ void norm_gradient_apply(const Plane& plane, const NormGradient<T>& from, const 
     for (int v = 0; v < L::count; v++) {
       const int64_t where = place + v * L::width;
       const V x = load<V>(from.x + row * from.row_step + where);
-      const V value = before_relu<T, RELU>(from, channel, row, where, x);
+      const V value = before_relu<T, BEHIND>(from, channel, row, where, x);
       put(streams, x_gradient + row * row_length + where, value * first + ((x - mean) * second + constant));
     }
   });
