@@ -44,6 +44,7 @@ from dist_sparse.optim import (
     check_flattenable,
     check_zero_preservation,
 )
+from dist_sparse.preemption import CommonStop
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods import METHODS
@@ -235,8 +236,13 @@ def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
         raise UserError(str(error)) from error
 
 
-def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None) -> Trainer:
-    """Put the parts together, and take over a checkpoint's ``state`` if there is one. Collective."""
+def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None, *, stop: CommonStop | None = None) -> Trainer:
+    """Put the parts together, and take over a checkpoint's ``state`` if there is one. Collective.
+
+    Args:
+        stop: what the trainer will obey; what takes long here is cut short by it.
+    """
+    stop = stop or CommonStop()
     config, ranks = parts.config, parts.ranks
     loss, forgetting, predictions = build_loss(config.train), None, None
     if parts.efficient:
@@ -253,6 +259,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
         clock=parts.clock,
         world_size=ranks.world_size,
         saved=state.get("execution") if state else None,
+        until_asked=stop.until_asked,
     )
     ema = build_ema(config.train, parts.model)
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
@@ -286,6 +293,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None)
             forgetting=forgetting,
             predictions=predictions,
         )
+        trainer.stop = stop
         if state:
             take_over(trainer, state)
         return trainer

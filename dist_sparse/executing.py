@@ -16,6 +16,7 @@ from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.setting import Setting
 from dist_sparse.guards import steps_made
 from dist_sparse.networks import networks_of
+from dist_sparse.preemption import UntilAsked
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.plan import Plan
@@ -33,6 +34,7 @@ def execution_of(
     clock: Clock,
     world_size: int,
     saved: Mapping[str, Any] | None,
+    until_asked: UntilAsked,
 ) -> Execution:
     """Prepare ``model`` for the execution that ``config`` asks for. Collective.
 
@@ -64,6 +66,7 @@ def execution_of(
         densities=expected_densities(forecast),
         final_masks=lambda: _final_masks(plan, masks, forecast),
         tell=say,
+        until_asked=until_asked,
     )
     return build_execution(setting, model, masks, saved)
 

@@ -19,12 +19,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import FrameType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 _END = object()
 
 ASKING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+class UntilAsked(Protocol):
+    """Hands on items: :meth:`CommonStop.until_asked`, or ``iter`` where nobody can ask."""
+
+    def __call__(self, items: Iterable[Item], /) -> Iterator[Item]: ...
 
 
 class StopAsked(Exception):

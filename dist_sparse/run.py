@@ -102,8 +102,8 @@ def _train_in(
     if ranks.device.type == "cpu":
         keep_memory()
     with peers.watched():
-        trainer, cost = _prepare(config, folder, ranks, typed)
-    trainer.stop, trainer.hooks, trainer.cost = stop, hooks, cost
+        trainer, cost = _prepare(config, folder, ranks, stop, typed)
+    trainer.hooks, trainer.cost = hooks, cost
     with contextlib.closing(trainer.data):
         return _fit(trainer, cost, folder)
 
@@ -130,7 +130,9 @@ def _choose_folder(config: Config, ranks: Ranks) -> tuple[RunFolder, contextlib.
     return distributed.from_first_rank(folder), held
 
 
-def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[str] | None) -> tuple[Trainer, Cost]:
+def _prepare(
+    config: Config, folder: RunFolder, ranks: Ranks, stop: CommonStop, typed: Collection[str] | None
+) -> tuple[Trainer, Cost]:
     """Build the trainer, at the checkpoint to go on from if there is one, and print what will be trained, and its cost."""
     checkpoint = choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
@@ -145,7 +147,7 @@ def _prepare(config: Config, folder: RunFolder, ranks: Ranks, typed: Collection[
     image = (info.channels, info.image_size, info.image_size)
     # Before an engine takes the model apart.
     cost = measure(parts.model, image, parts.plan.active, config.sparsity.structure)
-    trainer = build_trainer(parts, folder, state)
+    trainer = build_trainer(parts, folder, state, stop=stop)
     with closed_on_failure(trainer.engine):
         with distributed.agreeing_on_errors():
             if ranks.is_first:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Size, Tensor, nn
@@ -12,7 +12,7 @@ from dist_sparse.config.execution import Compute
 from dist_sparse.errors import UserError
 from dist_sparse.execution import self_test
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
-from dist_sparse.execution.compiling import NoKernels
+from dist_sparse.execution.compiling import NoKernels, compiling
 from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
@@ -21,6 +21,7 @@ from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.prepare import lay_out, prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
+from dist_sparse.preemption import StopAsked, UntilAsked
 from dist_sparse.sparsity.masks import Masks
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ _SMALL = 3e8
 def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str, Any] | None) -> Execution:
     """Prepare a network, which no engine has taken apart yet, for the execution that the run is to have. Collective.
 
+    A run that is asked to stop meanwhile has a dense one for what is left of it, and chooses anew when it goes on.
+
     Args:
         saved: what :meth:`.Execution.state_dict` has given where the run goes on from a checkpoint.
 
@@ -40,12 +43,19 @@ def build_execution(setting: Setting, model: nn.Module, masks: Masks, saved: Map
     """
     if setting.compute == "dense" or not len(masks):
         return Execution()
+    try:
+        return _build(setting, model, masks, saved)
+    except StopAsked:
+        return Execution(reason="the run is asked to stop", state=saved)
+
+
+def _build(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str, Any] | None) -> Execution:
     forced = setting.compute == "sparse"
     if saved is not None and "dense" in saved and not forced:
         return Execution(reason=saved["dense"], state=saved)
     reason = setting.impossible or ("" if forced else setting.pointless)
     layers = {} if reason else layers_of(model, masks, setting.shape)
-    library, reason = _library(reason or _nothing_in(layers, forced=forced))
+    library, reason = _library(reason or _nothing_in(layers, forced=forced), setting.until_asked)
     if library is None:
         if forced:
             raise _refused(reason)
@@ -81,7 +91,7 @@ def build_for_evaluation(
     if compute == "dense" or not len(masks) or (compute == "auto" and not measured):
         return Execution()
     layers = {} if impossible else layers_of(model, masks, shape)
-    library, reason = _library(impossible or _nothing_in(layers, forced=True))
+    library, reason = _library(impossible or _nothing_in(layers, forced=True), iter)
     if library is None:
         if compute == "sparse":
             raise _refused(reason)
@@ -107,15 +117,22 @@ def _nothing_in(layers: Mapping[str, Layer], *, forced: bool) -> str:
     return ""
 
 
-def _library(reason: str) -> tuple[Kernels | None, str]:
+def _library(reason: str, until_asked: UntilAsked) -> tuple[Kernels | None, str]:
     """The kernels, unless there is a reason against them; or why they cannot be had. Alike on all ranks. Collective."""
     library = None
-    if not reason:
+
+    def making() -> Iterator[None]:
+        nonlocal library, reason
         try:
+            for _ in compiling():
+                yield
             library = kernels()
             self_test.check(library)
         except NoKernels as error:
             reason = str(error)
+
+    for _ in until_asked(() if reason else making()):
+        pass
     reasons = [each for each in distributed.everyones(reason) if each]
     return (None, reasons[0]) if reasons else (library, "")
 

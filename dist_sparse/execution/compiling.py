@@ -1,12 +1,16 @@
 """Compiling the kernels: once on each machine, into a cache folder, by the C++ compiler that is there."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from dist_sparse.errors import one_line
@@ -14,6 +18,7 @@ from dist_sparse.errors import one_line
 SOURCES = Path(__file__).parent / "native"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 _SECONDS = 600
+_POLL = 0.1
 
 
 class NoKernels(Exception):
@@ -22,6 +27,18 @@ class NoKernels(Exception):
 
 def compiled(flags: tuple[str, ...] = ()) -> Path:
     """The library, compiled now if the cache has none of these sources, compiler, processor and further ``flags``.
+
+    Raises:
+        NoKernels: as :func:`compiling`.
+    """
+    for made in compiling(flags):
+        if made is not None:
+            return made
+    raise AssertionError("compiling ends with a library")
+
+
+def compiling(flags: tuple[str, ...] = ()) -> Iterator[Path | None]:
+    """The library, as :func:`compiled`, and None over and over while the compiler works, which ends with the iterator.
 
     Raises:
         NoKernels: there is no compiler, it cannot compile the sources, or the cache cannot be written.
@@ -35,10 +52,10 @@ def compiled(flags: tuple[str, ...] = ()) -> Path:
     if not _is_whole(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(program, flags, path)
+            yield from _compile(program, flags, path)
         except OSError as error:
             raise NoKernels(f"{folder} cannot be written: {error.strerror} (XDG_CACHE_HOME names another place)") from error
-    return path
+    yield path
 
 
 def _is_whole(path: Path) -> bool:
@@ -95,19 +112,39 @@ def processor() -> str:
     return "\n".join(sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))))
 
 
-def _compile(program: str, flags: tuple[str, ...], path: Path) -> None:
+def _compile(program: str, flags: tuple[str, ...], path: Path) -> Iterator[None]:
     """Compile beside the path and put the whole file in its place: several processes may do so at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         command = [program, *flags, "-o", str(made), str(SOURCES / "kernels.cpp")]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise NoKernels(f"{program} has not compiled the kernels within {_SECONDS} s") from None
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        said = Path(folder) / "errors"
+        code = yield from _wait(command, said)
+        if code:
+            lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
+            errors = [line for line in lines if "error" in line] or lines or ["?"]
             raise NoKernels(f"{program} cannot compile the kernels: {one_line(errors[0])[:200]}")
         noted = _sum_of(made)
         noted.write_text(_sum(made), encoding="ascii")
         made.replace(path)
         noted.replace(_sum_of(path))
+
+
+def _wait(command: list[str], errors: Path) -> Generator[None, None, int]:
+    """Run a command whose errors go to a file, and return its exit code; it is killed if nobody waits for that."""
+    until = time.monotonic() + _SECONDS
+    with errors.open("wb") as file:
+        # In a session of its own: a signal to the process group asks the run to end in good order, not the compiler to fail.
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
+        try:
+            while process.poll() is None:
+                if time.monotonic() > until:
+                    raise NoKernels(f"{command[0]} has not compiled the kernels within {_SECONDS} s")
+                yield
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL)
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return process.returncode

@@ -1,5 +1,6 @@
 """How long layers and networks take on this machine: the least of a few times, which other work disturbs least."""
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import make_sparse
 from dist_sparse.execution.ways import LayerMask, Way
+from dist_sparse.preemption import UntilAsked
 
 _TIMES = 2
 _LONG = 5.0
@@ -75,21 +77,24 @@ def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:
     return seconds_of(both)
 
 
-def network_seconds(model: nn.Module, step: Callable[[], object]) -> float:
+def network_seconds(model: nn.Module, step: Callable[[], object], until_asked: UntilAsked = iter) -> float:
     """The time of a ``step``, which leaves gradients, of a network whose buffers and gradients are then as before.
 
-    A step that takes long is measured once.
+    A step that takes long is measured once; of others the first is a warm-up.
     """
+    found: list[float] = []
+    wanted = itertools.takewhile(lambda _: not found or found[0] <= _LONG, range(1 + _TIMES))
     buffers = [buffer.clone() for buffer in model.buffers()]
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()  # they would be added to, in place
     try:
         with torch.random.fork_rng(devices=[]):
-            first = seconds_of(step, times=1)
-            return first if first > _LONG else seconds_of(step)
+            for _ in until_asked(wanted):
+                found.append(seconds_of(step, times=1))
     finally:
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
+    return min(found[1:] or found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Size, Tensor
 
 from dist_sparse.config.execution import Compute
+from dist_sparse.preemption import UntilAsked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +31,5 @@ class Setting:
     final_masks: Callable[[], Mapping[str, Tensor]]
     """Masks with about the densities of the run's end."""
     tell: Callable[[str], None]
+    until_asked: UntilAsked = iter
+    """Goes through what takes long, until the run is asked to stop."""

@@ -1,6 +1,7 @@
 """Measuring what a run's choices depend on, unless the machine's cache knows it; all ranks end with the first one's figures."""
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,7 @@ from dist_sparse.execution.measure import dense_cost, network_seconds, sparse_co
 from dist_sparse.execution.prepare import prepare, undo
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.ways import WAYS
+from dist_sparse.preemption import UntilAsked
 from dist_sparse.sparsity.masks import Masks
 
 _SECONDS = 60.0
@@ -29,20 +31,23 @@ def measured_costs(
     """The costs of layers at all densities to be expected, and of the network. Collective.
 
     All ranks measure at once, as they will train at once, and take the first one's figures.
+
+    Raises:
+        StopAsked: the run is asked to stop. What was measured is in the cache.
     """
     first = distributed.is_first()
     costs = _same(read_cache() if first else Costs())
     known = len(costs)
     wanted = {key: measure for key, measure in _wanted(setting, library, layers, final).items() if costs.get(key) is None}
-    if wanted:
-        if first:
-            setting.tell(f"measuring how fast {len(layers)} layers are computed, {_SECONDS:.0f} s at most; kept for later runs")
-        _measure(costs, wanted, quiet=not first)
+    if wanted and first:
+        setting.tell(f"measuring how fast {len(layers)} layers are computed, {_SECONDS:.0f} s at most; kept for later runs")
+    try:
+        _measure(costs, wanted, setting.until_asked, quiet=not first)
         costs = _same(costs)
-    network = _network(setting, model, library, layers, final, costs)
-    if first and len(costs) > known:
-        write_cache(costs)
-    return costs, network
+        return costs, _network(setting, model, library, layers, final, costs)
+    finally:  # also if the run is asked to stop
+        if first and len(costs) > known:
+            write_cache(costs)
 
 
 def _same(costs: Costs) -> Costs:
@@ -74,13 +79,11 @@ def _of_sparse(library: Kernels, layer: Layer, way: str, band: int) -> Callable[
     return lambda: sparse_cost(library, layer, WAYS[way], band)
 
 
-def _measure(costs: Costs, wanted: Mapping[str, Callable[[], float]], *, quiet: bool) -> None:
+def _measure(costs: Costs, wanted: Mapping[str, Callable[[], float]], until_asked: UntilAsked, *, quiet: bool) -> None:
     """As many as the time allows."""
     until = time.perf_counter() + _SECONDS
     bar = tqdm(wanted.items(), desc="measuring layers", leave=False, disable=True if quiet else None)  # None: on a terminal
-    for key, measure in bar:
-        if time.perf_counter() > until:
-            break
+    for key, measure in until_asked(itertools.takewhile(lambda _: time.perf_counter() <= until, bar)):
         costs.put(key, measure())
 
 
@@ -94,10 +97,10 @@ def _network(
     dense, sparse = _keys(setting, model, {name: (each.way, each.choice, band_of(each.load)) for name, each in chosen.items()})
     missing = costs.get(dense) is None or costs.get(sparse) is None
     if missing:
-        costs.put(dense, network_seconds(model, setting.step))
+        costs.put(dense, network_seconds(model, setting.step, setting.until_asked))
         prepare(model, trial, setting.images)
         try:
-            costs.put(sparse, network_seconds(model, setting.step))
+            costs.put(sparse, network_seconds(model, setting.step, setting.until_asked))
         finally:
             undo(model)
     measured = costs.get(dense), costs.get(sparse)
