@@ -1,9 +1,10 @@
 """A training step that multiplies by active weights alone, against the same step with masked dense matrices."""
 
 import argparse
+import gc
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ import torch
 from torch import Size, Tensor, nn
 
 import dist_sparse.models  # noqa: F401 - registers the networks with timm
-from benchmarks import timing
+from benchmarks import layer_passes, timing
+from benchmarks.layer_passes import MaskedLayer
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
 from dist_sparse.execution.choose import Fastest
@@ -46,11 +48,10 @@ def main() -> None:
     timings = timing.interleaved(candidates, args.rounds, clock=clock)
     title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
     print(timings.table(title, _fastest(timings)), end="\n\n")
-    rows = sparse.rows()
-    print(_layer_table(rows), end="\n\n")
+    report = {"step": _ratios(timings)} | _of_layers(args, sparse, clock)
     print(timing.setting(device))
     if args.json:
-        args.json.write_text(json.dumps({"step": _ratios(timings), "layers": rows}, indent=2))
+        args.json.write_text(json.dumps(report, indent=2))
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,6 +68,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--structure", default="unstructured", help="of the masks")
     parser.add_argument("--threads", type=int, default=1, help="of which the wall clock is taken if they are several")
     parser.add_argument("--bf16", action="store_true", help="measure the dense step in bf16 as well")
+    parser.add_argument("--no-layers", action="store_true", help="measure the whole step only")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure layers of torch's CSR and of SparseProp (if installed) too"
+    )
     parser.add_argument("--json", type=Path, help="a file for the ratios")
     return parser.parse_args()
 
@@ -134,33 +139,29 @@ class Sparse(NamedTuple):
     choose: Fastest
     layers: Mapping[str, Layer]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What was measured of each layer."""
-        masks, rows = self.current.layer_masks(self.current.masks), []
-        for name, gain in self.choose.gains(masks).items():
-            chosen, layer = self.current.chosen()[name], self.layers[name]
-            seconds = self.choose.seconds_of(name, masks[name])
-            products = 3 * 2 * layer.products * masks[name].density
-            rows.append(
-                {
-                    "layer": name,
-                    "shape": list(layer.shape),
-                    "density": masks[name].density,
-                    "way": chosen.way,
-                    "dense_over_sparse": gain,
-                    "gflops": products / seconds / 1e9,
-                }
-            )
-        return rows
+    def kinds(self) -> list[MaskedLayer]:
+        """The layers that are computed sparsely, one of each shape and input."""
+        masks = self.current.layer_masks(self.current.masks)
+        found = {
+            self.layers[name].key: MaskedLayer(name=name, layer=self.layers[name], mask=masks[name], chosen=chosen)
+            for name, chosen in reversed(self.current.chosen().items())
+        }
+        return list(reversed(found.values()))
 
 
-def _layer_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [["layer", "shape", "density", "computed", "dense / sparse", "GFLOP/s of active weights"], ["---"] * 6]
-    for row in rows:
-        shape = "x".join(map(str, row["shape"]))
-        figures = f"{row['density']:.3f}", row["way"], f"{row['dense_over_sparse']:.2f}", f"{row['gflops']:.0f}"
-        lines.append([row["layer"], shape, *figures])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _of_layers(args: argparse.Namespace, sparse: Sparse, clock: Callable[[], float]) -> dict[str, Any]:
+    """Measures and prints the tables of layers."""
+    if args.no_layers:
+        return {}
+    gc.freeze()  # else collecting what the networks hold takes longer than a layer
+    kinds = sparse.kinds()
+    peak, rows = layer_passes.peak(args.rounds, clock), layer_passes.measure(kinds, kernels(), args.rounds, clock)
+    print(layer_passes.table(rows, peak), end="\n\n")
+    found = {"peak_gflops": peak / 1e9, "layers": rows}
+    if args.peers:
+        found["peers"] = layer_passes.measure_peers(kinds, kernels(), args.rounds, clock)
+        print(layer_passes.peer_table(found["peers"]), end="\n\n")
+    return found
 
 
 def _fastest(timings: timing.Timings) -> list[str]:
