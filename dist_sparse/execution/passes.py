@@ -134,10 +134,3 @@ def _in_one_row(shape: Pass) -> Pass:
     """The same pass with fewer strips that are not whole."""
     shape.width, shape.height = shape.width * shape.height, 1
     return shape
-
-
-def with_gradient_ahead(shape: Pass, *, element_size: int) -> Pass:
-    """The same pass where it is the output's gradient that is read and the input's that is written."""
-    shape.reach_rows, shape.reach_row = 1, 0
-    shape.reach_start = shape.reach_bytes = shape.positions * shape.out_step * element_size
-    return shape

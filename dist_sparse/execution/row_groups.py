@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs, with_gradient_ahead
+from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs
 from dist_sparse.execution.structures import GroupIndex, Pass, dtype_of_offsets
 
 GROUP = 4
@@ -126,8 +126,7 @@ class RowGroups:
     def _spread(self, gradient: Tensor, values: Tensor) -> Tensor:
         geometry = self.geometry
         (top, left), (height, width) = geometry.padding, geometry.size
-        size = gradient.element_size()
-        shape = with_gradient_ahead(over_outputs(geometry, self._choice.backward, element_size=size), element_size=size)
+        shape = over_outputs(geometry, self._choice.backward, element_size=gradient.element_size())
         make = torch.zeros
         if geometry.is_pointwise:
             make, shape.zeroed = torch.empty, geometry.channels_in * geometry.samples

@@ -19,7 +19,7 @@ INLINE int64_t row_of(const Pass& pass, const Groups& groups, int group, int mem
 
 // As multiply_strip; `values` are [column][row of the group].
 template <class T, class Offset, int LANES, int POSITIONS>
-INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Ahead ahead) {
+INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Aheads ahead) {
   using V = typename Lanes<T, LANES>::V;
   const Offset* offset = static_cast<const Offset*>(groups.offset);
   const int64_t samples = pass.samples;
@@ -41,12 +41,12 @@ INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups&
 // one that becomes so strip by strip.
 template <class T, class Offset, int LANES, int POSITIONS>
 INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values,
-                          Ahead ahead) {
+                          Aheads ahead) {
   using V = typename Lanes<T, LANES>::V;
   const Offset* offset = static_cast<const Offset*>(groups.offset);
-  const int64_t samples = pass.samples;
+  const int64_t samples = pass.samples, in_step = pass.in_step;  // in registers: what is written could be the pass
   for (int p = 0; pass.zeroed > 0 && p < POSITIONS; p++)
-    for (int64_t at = 0; at < pass.zeroed; at += samples) Block<T, LANES, 1>().store_to(in_gradient + p * pass.in_step + at, 0, false);
+    for (int64_t at = 0; at < pass.zeroed; at += samples) Block<T, LANES, 1>().store_to(in_gradient + p * in_step + at, 0, false);
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
     Block<T, LANES, POSITIONS> held[kGroup], sums;
@@ -54,10 +54,10 @@ INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradien
     for (int b = 0; b < kGroup; b++) held[b].load_from(out_gradient + row_of(pass, groups, group, b), pass.out_step);
     for (int column = groups.start[group]; column < groups.start[group + 1]; column++) {
       T* target = in_gradient + offset[column] * samples;
-      sums.load_from(target, pass.in_step);
+      sums.load_from(target, in_step);
 #pragma GCC unroll 4
       for (int b = 0; b < kGroup; b++) sums.add_product(splat<V>(values[static_cast<int64_t>(column) * kGroup + b]), held[b]);
-      sums.store_to(target, pass.in_step, false);
+      sums.store_to(target, in_step, false);
     }
   }
 }
@@ -68,28 +68,43 @@ INLINE void correlate_tile(const Pass& pass, int positions, const T* const* in, 
   using L = Lanes<T, LANES>;
   using V = typename L::V;
   V sums[COLUMNS][kGroup] = {};
+  const int64_t in_step = pass.in_step, out_step = pass.out_step;
   for (int p = 0; p < positions; p++)
+#pragma GCC unroll 2
     for (int v = 0; v < L::count; v++) {
       V held[kGroup];
 #pragma GCC unroll 4
-      for (int b = 0; b < kGroup; b++) held[b] = load<V>(out_gradient[b] + p * pass.out_step + v * L::width);
-#pragma GCC unroll 4
+      for (int b = 0; b < kGroup; b++) held[b] = load<V>(out_gradient[b] + p * out_step + v * L::width);
+#pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; c++) {
-        const V input = load<V>(in[c] + p * pass.in_step + v * L::width);
+        const V input = load<V>(in[c] + p * in_step + v * L::width);
 #pragma GCC unroll 4
         for (int b = 0; b < kGroup; b++) sums[c][b] += input * held[b];
       }
     }
+  constexpr int kAtOnce = COLUMNS / 4 * 4;
+  if constexpr (kAtOnce == 4) add_sixteen_sums(gradients, sums[0], sums[1], sums[2], sums[3]);
 #pragma GCC unroll 4
-  for (int c = 0; c < COLUMNS; c++) add_sums(gradients + c * kGroup, sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
+  for (int c = kAtOnce; c < COLUMNS; c++) add_sums(gradients + c * kGroup, sums[c][0], sums[c][1], sums[c][2], sums[c][3]);
+}
+
+// As many tiles of COLUMNS columns as there are; returns the first column that is left.
+template <class T, class Offset, int LANES, int COLUMNS>
+INLINE int correlate_tiles(const Pass& pass, int positions, const T* in, const T* const* out_gradient, const Offset* offset,
+                           int column, int end, T* gradients) {
+  for (; column + COLUMNS <= end; column += COLUMNS) {
+    const T* source[COLUMNS];
+#pragma GCC unroll 8
+    for (int c = 0; c < COLUMNS; c++) source[c] = in + offset[column + c] * static_cast<int64_t>(pass.samples);
+    correlate_tile<T, LANES, COLUMNS>(pass, positions, source, out_gradient, gradients + static_cast<int64_t>(column) * kGroup);
+  }
+  return column;
 }
 
 template <class T, class Offset, int LANES>
 INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const T* out_gradient, const Groups& groups,
-                             T* gradients, Ahead ahead) {
-  constexpr int kColumns = kRegisters >= 32 ? 4 : 2;
+                             T* gradients, Aheads ahead) {
   const Offset* offset = static_cast<const Offset*>(groups.offset);
-  const int64_t samples = pass.samples;
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();
     int column = groups.start[group];
@@ -97,14 +112,9 @@ INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const
     if (column == end) continue;
     const T* from[kGroup];
     for (int b = 0; b < kGroup; b++) from[b] = out_gradient + row_of(pass, groups, group, b);
-    const T* source[kColumns];
-    for (; column + kColumns <= end; column += kColumns) {
-      for (int c = 0; c < kColumns; c++) source[c] = in + offset[column + c] * samples;
-      correlate_tile<T, LANES, kColumns>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
-    }
-    for (; column < end; column++) {
-      source[0] = in + offset[column] * samples;
-      correlate_tile<T, LANES, 1>(pass, positions, source, from, gradients + static_cast<int64_t>(column) * kGroup);
-    }
+    if constexpr (kRegisters >= 32)  // six columns, and four inputs of the product, where there is room for them
+      column = correlate_tiles<T, Offset, LANES, 6>(pass, positions, in, from, offset, column, end, gradients);
+    column = correlate_tiles<T, Offset, LANES, 2>(pass, positions, in, from, offset, column, end, gradients);
+    correlate_tiles<T, Offset, LANES, 1>(pass, positions, in, from, offset, column, end, gradients);
   }
 }

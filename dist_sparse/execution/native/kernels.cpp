@@ -29,10 +29,9 @@ constexpr bool has_kernel() {
 }
 
 // Calls kernel(Number<LANES>, Number<POSITIONS>, place in the input, place in the output, what to fetch ahead) for all strips:
-// for as many positions at once as there is a kernel for. `rows` of `ROWS` sums each share out what is fetched, which lies where
-// `ahead_of(in, out)` says.
-template <class T, class Offset, int ROWS, class AheadOf, class Kernel>
-INLINE void over_strips(const Pass& pass, int rows, AheadOf ahead_of, Kernel kernel) {
+// for as many positions at once as there is a kernel for, of `ROWS` sums a position. `aheads(in, out)` tells what is fetched.
+template <class T, class Offset, int ROWS, class AheadsOf, class Kernel>
+INLINE void over_strips(const Pass& pass, AheadsOf aheads, Kernel kernel) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t in, int64_t out, int count, bool first) {
     constexpr int kLanes = decltype(lanes)::value;
     int p = 0;
@@ -40,7 +39,7 @@ INLINE void over_strips(const Pass& pass, int rows, AheadOf ahead_of, Kernel ker
       constexpr int kPositions = decltype(positions)::value;
       if constexpr (has_kernel<T, Offset, kLanes, kPositions, ROWS>())
         for (; p + kPositions <= count; p += kPositions) {
-          const Ahead ahead = first && p == 0 ? Ahead(pass, ahead_of(in, out), rows) : Ahead();
+          const Aheads ahead = first && p == 0 ? aheads(in, out) : Aheads();
           kernel(lanes, positions, in + p * pass.in_step, out + p * pass.out_step, ahead);
         }
     };
@@ -56,8 +55,8 @@ INLINE void over_strips(const Pass& pass, int rows, AheadOf ahead_of, Kernel ker
 
 template <class T, class Offset>
 void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values) {
-  over_strips<T, Offset, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
-                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+  over_strips<T, Offset, 1>(pass, [&](int64_t from, int64_t) { return Aheads{input_ahead(pass, in + from, rows.count), {}}; },
+                            [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
     multiply_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, rows, values, ahead);
   });
   if (pass.streams) end_streams();
@@ -65,8 +64,11 @@ void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, cons
 
 template <class T, class Offset>
 void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows& rows, T* gradients) {
-  over_strips<T, Offset, 1>(pass, rows.count, [&](int64_t from, int64_t) { return in + from; },
-                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+  const auto aheads = [&](int64_t from, int64_t to) {
+    return Aheads{input_ahead(pass, in + from, rows.count),
+                  positions_ahead(gradient + to, pass.positions, pass.out_step, rows.count)};
+  };
+  over_strips<T, Offset, 1>(pass, aheads, [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
     correlate_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, gradient + to, rows,
                                                                                    gradients, ahead);
   });
@@ -74,8 +76,8 @@ void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows
 
 template <class T, class Offset>
 void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values) {
-  over_strips<T, Offset, kGroup>(pass, groups.count, [&](int64_t from, int64_t) { return in + from; },
-                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+  over_strips<T, Offset, kGroup>(pass, [&](int64_t from, int64_t) { return Aheads{input_ahead(pass, in + from, groups.count), {}}; },
+                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
     multiply_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, groups, values,
                                                                                    ahead);
   });
@@ -84,8 +86,11 @@ void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& gr
 
 template <class T, class Offset>
 void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, const Groups& groups, const T* values) {
-  over_strips<T, Offset, kGroup>(pass, groups.count, [&](int64_t, int64_t to) { return gradient + to; },
-                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
+  const auto aheads = [&](int64_t from, int64_t to) {
+    return Aheads{positions_ahead(gradient + to, pass.positions, pass.out_step, groups.count),
+                  pass.zeroed > 0 ? positions_ahead(in_gradient + from, pass.positions, pass.in_step, groups.count) : Ahead()};
+  };
+  over_strips<T, Offset, kGroup>(pass, aheads, [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
     spread_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in_gradient + from, gradient + to, groups,
                                                                                  values, ahead);
   });
@@ -95,7 +100,9 @@ void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, cons
 template <class T, class Offset>
 void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, const Groups& groups, T* gradients) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
-    const Ahead ahead = first ? Ahead(pass, in + from, groups.count) : Ahead();
+    const Aheads ahead = first ? Aheads{input_ahead(pass, in + from, groups.count),
+                                        positions_ahead(gradient + to, pass.positions, pass.out_step, groups.count)}
+                               : Aheads();
     correlate_groups<T, Offset, decltype(lanes)::value>(pass, count, in + from, gradient + to, groups, gradients, ahead);
   });
 }

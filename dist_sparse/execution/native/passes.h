@@ -54,17 +54,19 @@ INLINE void each_group_of_samples(const Pass& pass, Visit visit) {
   samples_by<1>(pass, sample, visit);
 }
 
-// Asks for the next strip's input, spread over the rows of the matrix, so that it is in the second cache when it is needed.
+// Asks for what the next strip needs, spread over the rows of the matrix, so that it is in the second cache by then.
 class Ahead {
  public:
   Ahead() = default;
-  Ahead(const Pass& pass, const void* strip, int rows)
-      : at_(static_cast<const char*>(strip) + pass.reach_start),
-        lines_((pass.reach_bytes + 63) / 64),
-        gap_(pass.reach_row - lines_ * 64),
+
+  // `rows` pieces of `bytes`, each `step` bytes behind the one before, shared out among `shares` calls.
+  Ahead(const void* first, int64_t rows, int64_t step, int64_t bytes, int shares)
+      : at_(static_cast<const char*>(first)),
+        lines_((bytes + 63) / 64),
+        gap_(step - lines_ * 64),
         in_line_(lines_),
-        left_(lines_ * pass.reach_rows),
-        share_((left_ + rows - 1) / (rows > 0 ? rows : 1)) {}
+        left_(lines_ * rows),
+        share_((left_ + shares - 1) / (shares > 0 ? shares : 1)) {}
 
   inline __attribute__((always_inline)) void fetch_share() {
     for (int64_t line = 0; line < share_ && left_ > 0; line++, left_--) {
@@ -80,4 +82,25 @@ class Ahead {
  private:
   const char* at_ = nullptr;
   int64_t lines_ = 0, gap_ = 0, in_line_ = 0, left_ = 0, share_ = 0;
+};
+
+// What the strip behind this one reads of a pass's input.
+template <class T>
+INLINE Ahead input_ahead(const Pass& pass, const T* strip, int shares) {
+  return Ahead(reinterpret_cast<const char*>(strip) + pass.reach_start, pass.reach_rows, pass.reach_row, pass.reach_bytes, shares);
+}
+
+// As many positions again of what lies without gaps.
+template <class T>
+INLINE Ahead positions_ahead(const T* strip, int64_t positions, int64_t step, int shares) {
+  return Ahead(strip + positions * step, 1, 0, positions * step * static_cast<int64_t>(sizeof(T)), shares);
+}
+
+// What a strip reads, and what it reads or adds to beside that.
+struct Aheads {
+  Ahead first, second;
+  inline __attribute__((always_inline)) void fetch_share() {
+    first.fetch_share();
+    second.fetch_share();
+  }
 };

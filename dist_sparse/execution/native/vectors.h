@@ -182,3 +182,35 @@ INLINE void add_sums(T* to, V a, V b, V c, V d) {
   to[2] += sum<T>(c);
   to[3] += sum<T>(d);
 }
+
+#if defined(__AVX512F__)
+// In each quarter of the result, the sums of four vectors' quarters.
+INLINE __m512 sums_of_quarters(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd))));
+}
+
+// The quarters of two vectors added in pairs: of the first in the lower half, of the second in the upper one.
+INLINE __m512 sums_of_pairs(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+#endif
+
+// Adds the sums of four times four vectors to 16 neighbouring numbers.
+template <class T, class V>
+INLINE void add_sixteen_sums(T* to, const V (&a)[4], const V (&b)[4], const V (&c)[4], const V (&d)[4]) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+    const __m512 ab = sums_of_pairs(sums_of_quarters(a[0], a[1], a[2], a[3]), sums_of_quarters(b[0], b[1], b[2], b[3]));
+    const __m512 cd = sums_of_pairs(sums_of_quarters(c[0], c[1], c[2], c[3]), sums_of_quarters(d[0], d[1], d[2], d[3]));
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sums_of_pairs(ab, cd)));
+    return;
+  }
+#endif
+  add_sums(to, a[0], a[1], a[2], a[3]);
+  add_sums(to + 4, b[0], b[1], b[2], b[3]);
+  add_sums(to + 8, c[0], c[1], c[2], c[3]);
+  add_sums(to + 12, d[0], d[1], d[2], d[3]);
+}
