@@ -11,12 +11,13 @@ from dist_sparse import distributed
 from dist_sparse.config.execution import Compute
 from dist_sparse.errors import UserError
 from dist_sparse.execution import self_test
+from dist_sparse.execution.backends import Backend, compiled_backend
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
 from dist_sparse.execution.compiling import NoKernels, compiling
 from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
-from dist_sparse.execution.kernels import Kernels, kernels
+from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.prepare import lay_out, prepare
 from dist_sparse.execution.setting import Setting
@@ -55,16 +56,16 @@ def _build(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str,
         return Execution(reason=saved["dense"], state=saved)
     reason = setting.impossible or ("" if forced else setting.pointless)
     layers = {} if reason else layers_of(model, masks, setting.shape)
-    library, reason = _library(reason or _nothing_in(layers, forced=forced), setting.until_asked)
-    if library is None:
+    backend, reason = _backend(reason or _nothing_in(layers, forced=forced), setting.until_asked)
+    if backend is None:
         if forced:
             raise _refused(reason)
         if saved is not None:
             _log.warning("resuming without sparse execution, which the run had before: %s", reason)
         return Execution(reason=reason, state={"dense": reason})
     if forced:
-        return _prepared(model, Current(library, masks, choose := Sparsest(library, layers)), choose, setting.images)
-    return _measured(setting, model, masks, library, layers, saved)
+        return _prepared(model, Current(backend, masks, choose := Sparsest(backend, layers)), choose, setting.images)
+    return _measured(setting, model, masks, backend, layers, saved)
 
 
 def build_for_evaluation(
@@ -91,17 +92,17 @@ def build_for_evaluation(
     if compute == "dense" or not len(masks) or (compute == "auto" and not measured):
         return Execution()
     layers = {} if impossible else layers_of(model, masks, shape)
-    library, reason = _library(impossible or _nothing_in(layers, forced=True), iter)
-    if library is None:
+    backend, reason = _backend(impossible or _nothing_in(layers, forced=True), iter)
+    if backend is None:
         if compute == "sparse":
             raise _refused(reason)
         return Execution(reason=reason)
     if compute == "sparse" or saved is None:
-        choose = Sparsest(library, layers)
+        choose = Sparsest(backend, layers)
     else:
         costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
-        choose = Fastest(library, layers, costs, channels_last=channels_last, network=network)
-    return _prepared(model, Current(library, masks, choose), choose, images)
+        choose = Fastest(backend, layers, costs, channels_last=channels_last, network=network)
+    return _prepared(model, Current(backend, masks, choose), choose, images)
 
 
 def _refused(reason: str) -> UserError:
@@ -117,41 +118,41 @@ def _nothing_in(layers: Mapping[str, Layer], *, forced: bool) -> str:
     return ""
 
 
-def _library(reason: str, until_asked: UntilAsked) -> tuple[Kernels | None, str]:
-    """The kernels, unless there is a reason against them; or why they cannot be had. Alike on all ranks. Collective."""
-    library = None
+def _backend(reason: str, until_asked: UntilAsked) -> tuple[Backend | None, str]:
+    """What computes layers here, unless there is a reason against it; or why nothing does. Alike on all ranks. Collective."""
+    backend = None
 
     def making() -> Iterator[None]:
-        nonlocal library, reason
+        nonlocal backend, reason
         try:
             for _ in compiling():
                 yield
-            library = kernels()
-            self_test.check(library)
+            backend = compiled_backend(kernels())
+            self_test.check(backend)
         except NoKernels as error:
             reason = str(error)
 
     for _ in until_asked(() if reason else making()):
         pass
     reasons = [each for each in distributed.everyones(reason) if each]
-    return (None, reasons[0]) if reasons else (library, "")
+    return (None, reasons[0]) if reasons else (backend, "")
 
 
 def _measured(
     setting: Setting,
     model: nn.Module,
     masks: Masks,
-    library: Kernels,
+    backend: Backend,
     layers: Mapping[str, Layer],
     saved: Mapping[str, Any] | None,
 ) -> Execution:
     final = _final_masks(masks, setting.final_masks())
     costs, network = (Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])) if saved else (Costs(), None)
     if network is None or not costs.know(layer.key for layer in layers.values()):  # of another micro-batch
-        costs, network = measured_costs(setting, model, library, layers, final)
-    choose = Fastest(library, layers, costs, channels_last=setting.channels_last, network=network)
+        costs, network = measured_costs(setting, model, backend, layers, final)
+    choose = Fastest(backend, layers, costs, channels_last=setting.channels_last, network=network)
     state = {"costs": costs.only([layer.key for layer in layers.values()]).state_dict(), "network": dataclasses.asdict(network)}
-    current = Current(library, masks, choose)
+    current = Current(backend, masks, choose)
     if not current.chosen(masks) and not current.chosen(final):
         sparse, dense = choose.step_seconds(current.layer_masks(final))
         return Execution(reason=f"a sparse step would take {sparse:.3g} s, a dense one {dense:.3g} s (measured)", state=state)

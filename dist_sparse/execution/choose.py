@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Chosen
-from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
-from dist_sparse.execution.ways import DENSE, WAYS, LayerMask
+from dist_sparse.execution.ways import DENSE, LayerMask
 
 _WORTHWHILE = 0.95
 """A network is computed sparsely if its step is expected to take at most this share of the dense one's."""
 
 _WASTE = 2.5
-"""A way that computes this many times the products of another is not measured: no rate makes up for it."""
+"""A way that computes this many times the products of active weights is not measured: no rate makes up for it."""
 
 _ALIKE = 1.1
 """Row groups that compute at most this many times as many products as single weights are faster: those are not measured."""
 
 _FILL = 0.6
-"""Where nothing is measured, row groups are taken if at least this share of their products is with active weights."""
+"""Where nothing is measured, a way is taken if at least this share of its products is with active weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +41,20 @@ def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
     return f"{DENSE}{' within' if within else ''}{' channels last' if channels_last else ''}: {layer.key}"
 
 
-def loads(kernels: Kernels, layer: Layer, mask: LayerMask) -> dict[str, float]:
+def loads(backend: Backend, layer: Layer, mask: LayerMask) -> dict[str, float]:
     """The load of each way that can compute a layer and is worth a thought."""
-    return _worthwhile({name: way.load(kernels, mask) for name, way in WAYS.items() if way.takes(layer.shape)})
+    found = {name: way.load(mask) for name, way in backend.ways.items() if way.takes(layer.shape)}
+    return _worthwhile(found, mask.density)
 
 
-def loads_at(kernels: Kernels, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
+def loads_at(backend: Backend, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
     """As :func:`loads`, to expect at another density of a mask that is made as ``like`` is."""
-    return _worthwhile({name: way.load_at(kernels, density, like) for name, way in WAYS.items() if way.takes(layer.shape)})
+    found = {name: way.load_at(density, like) for name, way in backend.ways.items() if way.takes(layer.shape)}
+    return _worthwhile(found, density)
 
 
-def _worthwhile(found: dict[str, float]) -> dict[str, float]:
-    least = max(min(found.values()), 1e-6)
+def _worthwhile(found: dict[str, float], density: float) -> dict[str, float]:
+    least = max(density, 1e-6)
     groups = found.get("row groups")
     if groups is not None and groups <= _ALIKE * least:
         return {"row groups": groups}
@@ -64,7 +66,7 @@ class Fastest:
 
     def __init__(
         self,
-        kernels: Kernels,
+        backend: Backend,
         layers: Mapping[str, Layer],
         costs: Costs,
         *,
@@ -72,7 +74,7 @@ class Fastest:
         network: NetworkCost | None = None,
     ) -> None:
         """``network`` is None while it is measured: then each layer has its fastest way."""
-        self._kernels, self._layers, self._costs = kernels, layers, costs
+        self._backend, self._layers, self._costs = backend, layers, costs
         self._network, self._channels_last = network, channels_last
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
@@ -113,36 +115,31 @@ class Fastest:
         """
         dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
         if dense is None:
-            return _unmeasured(self._kernels, layer, mask), 0.0
+            return _unmeasured(self._backend, layer, mask), 0.0
         best, least = None, dense
-        for way, load in loads(self._kernels, layer, mask).items():
+        for way, load in loads(self._backend, layer, mask).items():
             seconds = self._costs.in_band(sparse_key(layer, way), load)
             if seconds is not None and seconds < least:
-                best, least = _by(way, layer, load), seconds
+                best, least = Chosen(way=way, load=load), seconds
         return best, least
 
 
 class Sparsest:
-    """Computes every layer sparsely, and measures nothing."""
+    """Computes every layer sparsely that some way fits, and measures nothing."""
 
-    def __init__(self, kernels: Kernels, layers: Mapping[str, Layer]) -> None:
-        self._kernels, self._layers = kernels, layers
+    def __init__(self, backend: Backend, layers: Mapping[str, Layer]) -> None:
+        self._backend, self._layers = backend, layers
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
-        return {name: _unmeasured(self._kernels, layer, masks[name]) for name, layer in self._layers.items()}
+        found = {name: _unmeasured(self._backend, layer, masks[name]) for name, layer in self._layers.items()}
+        return {name: chosen for name, chosen in found.items() if chosen is not None}
 
     def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
         """Nothing is known of them."""
         return {}
 
 
-def _unmeasured(kernels: Kernels, layer: Layer, mask: LayerMask) -> Chosen:
-    """A layer's way where nothing was measured."""
-    found = loads(kernels, layer, mask)
-    groups, least = found.get("row groups"), min(found.values())
-    way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
-    return _by(way, layer, found[way])
-
-
-def _by(way: str, layer: Layer, load: float) -> Chosen:
-    return Chosen(way=way, choice=layer.default_choice(WAYS[way]), load=load)
+def _unmeasured(backend: Backend, layer: Layer, mask: LayerMask) -> Chosen | None:
+    """A layer's way where nothing was measured: of those that compute few zeros, what computes most at once."""
+    fitting = [Chosen(way=way, load=load) for way, load in loads(backend, layer, mask).items() if mask.density >= _FILL * load]
+    return fitting[-1] if fitting else None

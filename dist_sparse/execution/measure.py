@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.convolution import StepProducts
 from dist_sparse.execution.costs import load_of
 from dist_sparse.execution.geometry import innermost
-from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import make_sparse
 from dist_sparse.execution.ways import LayerMask, Way
@@ -49,13 +49,13 @@ def dense_cost(layer: Layer, *, channels_last: bool, within: bool) -> float:
     return _passes(twin, images, convert=within)
 
 
-def sparse_cost(kernels: Kernels, layer: Layer, way: Way, band: int) -> float:
+def sparse_cost(backend: Backend, layer: Layer, way: Way, band: int) -> float:
     """The same by a sparse way, at a load within a band."""
     generator = torch.Generator().manual_seed(0)
     mask = LayerMask.of(way.example(layer.shape, load_of(band), generator))
-    products = way.products(kernels, mask, layer.geometry, layer.default_choice(way))
+    products = way.products(mask, layer.geometry, layer.module.weight.element_size())
     images = torch.randn(layer.input, dtype=layer.module.weight.dtype)
-    module = make_sparse(layer.twin(), kernels, lambda _: StepProducts(products, products))
+    module = make_sparse(layer.twin(), backend, lambda _: StepProducts(products, products))
     return _passes(module, innermost(images) if images.dim() == 4 else images, convert=False)
 
 

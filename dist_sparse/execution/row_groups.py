@@ -14,6 +14,7 @@ from torch import Tensor
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs, with_gradient_ahead
+from dist_sparse.execution.products import InnermostProducts
 from dist_sparse.execution.structures import GroupIndex, Pass, dtype_of_offsets
 
 GROUP = 4
@@ -38,7 +39,7 @@ def load_of_groups(kernels: Kernels, matrix: Tensor) -> float:
     return 1.0 if share >= _MOST_COLUMNS else share
 
 
-class RowGroups:
+class RowGroups(InnermostProducts):
     """The products of one mask in one geometry; tensors as those of :class:`.unstructured.Unstructured`."""
 
     def __init__(self, kernels: Kernels, mask: Tensor, geometry: Geometry, choice: Choice) -> None:

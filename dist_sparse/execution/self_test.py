@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Size
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.compiling import NoKernels
 from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry
-from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.ways import WAYS, LayerMask
+from dist_sparse.execution.ways import LayerMask
 
 _ERROR = 1e-5
 
 
-def check(kernels: Kernels) -> None:
+def check(backend: Backend) -> None:
     """Compute a layer in every way, forward and backward, and compare with torch.
 
     Raises:
@@ -24,9 +24,9 @@ def check(kernels: Kernels) -> None:
         channels_in=8, channels_out=8, kernel=(3, 3), stride=(2, 1), padding=(1, 1), dilation=(1, 1), size=(7, 9), samples=36
     )
     shape = Size([8, 8, 3, 3])
-    for way in WAYS.values():
+    for way in backend.ways.values():
         mask = way.example(shape, 0.3, generator)
-        products = way.products(kernels, LayerMask.of(mask), geometry, way.choice(geometry, torch.float32.itemsize))
+        products = way.products(LayerMask.of(mask), geometry, torch.float32.itemsize)
         images = torch.randn(geometry.samples, geometry.channels_in, *geometry.size, generator=generator).requires_grad_()
         weight = (torch.randn(shape, generator=generator) * mask).requires_grad_()
         ours = convolve(images, weight, StepProducts(products, products))

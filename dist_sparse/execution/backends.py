@@ -1,0 +1,36 @@
+"""What computes masked layers on a device: the ways that there are, and what they need of the network around them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.ways import RowGroupsWay, UnstructuredWay, Way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """Ways that go together in one network."""
+
+    name: str
+    """What a checkpoint calls it."""
+    device: str
+    """The type of device whose tensors it takes."""
+    ways: Mapping[str, Way]
+    """By name; of those that fit a mask, a later one computes more at once."""
+    kernels: Kernels | None = None
+    """Of a network whose tensors have their samples innermost, for what lies between its layers."""
+
+    def __deepcopy__(self, memo: object) -> "Backend":
+        """A copy of a network computes by the same one."""
+        return self
+
+
+def compiled_backend(kernels: Kernels) -> Backend:
+    """By kernels that a C++ compiler has made, on the CPU."""
+    return Backend(
+        name="compiled", device="cpu", ways=_by_name(UnstructuredWay(kernels), RowGroupsWay(kernels)), kernels=kernels
+    )
+
+
+def _by_name(*ways: Way) -> Mapping[str, Way]:
+    return {way.name: way for way in ways}
