@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.ways import RowGroupsWay, UnstructuredWay, Way
+from dist_sparse.execution.ways import GatheredWay, RowGroupsWay, UnstructuredWay, Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,12 +13,20 @@ class Backend:
 
     name: str
     """What a checkpoint calls it."""
+    manner: str = ""
+    """How a line to the user says that it computes layers; empty if that goes without saying."""
     device: str
     """The type of device whose tensors it takes."""
     ways: Mapping[str, Way]
     """By name; of those that fit a mask, a later one computes more at once."""
     kernels: Kernels | None = None
-    """Of a network whose tensors have their samples innermost, for what lies between its layers."""
+    """Of a network whose tensors have their samples innermost, for what lies between its layers; without them layers take
+    tensors as they come."""
+
+    @property
+    def innermost(self) -> bool:
+        """Whether tensors between layers have their samples innermost."""
+        return self.kernels is not None
 
     def __deepcopy__(self, memo: object) -> "Backend":
         """A copy of a network computes by the same one."""
@@ -30,6 +38,11 @@ def compiled_backend(kernels: Kernels) -> Backend:
     return Backend(
         name="compiled", device="cpu", ways=_by_name(UnstructuredWay(kernels), RowGroupsWay(kernels)), kernels=kernels
     )
+
+
+def torch_backend() -> Backend:
+    """By torch's own operations, on the CPU: what needs no compiler."""
+    return Backend(name="torch", manner="in plain torch", device="cpu", ways=_by_name(GatheredWay()))
 
 
 def _by_name(*ways: Way) -> Mapping[str, Way]:

@@ -31,9 +31,9 @@ class NetworkCost:
     """Of a sparse step, all but the layers that have a choice."""
 
 
-def sparse_key(layer: Layer, way: str) -> str:
-    """What the cost of a layer in a way is kept under, but for its load."""
-    return f"{way}: {layer.key}"
+def sparse_key(layer: Layer, way: str, *, channels_last: bool = False) -> str:
+    """What the cost of a layer in a way is kept under, but for its load; ways with samples innermost have one format."""
+    return f"{way}{' channels last' if channels_last else ''}: {layer.key}"
 
 
 def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
@@ -44,21 +44,21 @@ def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
 def loads(backend: Backend, layer: Layer, mask: LayerMask) -> dict[str, float]:
     """The load of each way that can compute a layer and is worth a thought."""
     found = {name: way.load(mask) for name, way in backend.ways.items() if way.takes(layer.shape)}
-    return _worthwhile(found, mask.density)
+    return _worthwhile(backend, found, mask.density)
 
 
 def loads_at(backend: Backend, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
     """As :func:`loads`, to expect at another density of a mask that is made as ``like`` is."""
     found = {name: way.load_at(density, like) for name, way in backend.ways.items() if way.takes(layer.shape)}
-    return _worthwhile(found, density)
+    return _worthwhile(backend, found, density)
 
 
-def _worthwhile(found: dict[str, float], density: float) -> dict[str, float]:
+def _worthwhile(backend: Backend, found: dict[str, float], density: float) -> dict[str, float]:
     least = max(density, 1e-6)
     groups = found.get("row groups")
     if groups is not None and groups <= _ALIKE * least:
         return {"row groups": groups}
-    return {name: load for name, load in found.items() if load <= least * _WASTE}
+    return {name: load for name, load in found.items() if load <= min(backend.ways[name].most_load, least * _WASTE)}
 
 
 class Fastest:
@@ -113,12 +113,12 @@ class Fastest:
 
         A layer that nobody had the time to measure has the way that it would have without measuring, at no cost.
         """
-        dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
+        dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=self._backend.innermost))
         if dense is None:
             return _unmeasured(self._backend, layer, mask), 0.0
-        best, least = None, dense
+        best, least, channels_last = None, dense, self._channels_last and not self._backend.innermost
         for way, load in loads(self._backend, layer, mask).items():
-            seconds = self._costs.in_band(sparse_key(layer, way), load)
+            seconds = self._costs.in_band(sparse_key(layer, way, channels_last=channels_last), load)
             if seconds is not None and seconds < least:
                 best, least = Chosen(way=way, load=load), seconds
         return best, least

@@ -22,13 +22,13 @@ _MOST_COLUMNS = 0.85
 """From this share on, products with zeros cost less than what a dense layer gains."""
 
 
-def group_rows(hashes: Tensor) -> Tensor:
-    """Groups of four rows, whose number four divides, by numbers that are the same for equal rows: int32 [groups, 4]."""
+def group_rows(hashes: Tensor, size: int = GROUP) -> Tensor:
+    """Groups of so many rows, whose number that divides, by numbers that are the same for equal rows: int32 [groups, size]."""
     _, kind = torch.unique(hashes, return_inverse=True)
     alike = kind.argsort(stable=True)
     place = torch.arange(len(kind)) - torch.searchsorted(kind[alike], kind[alike])
-    whole = place < kind.bincount()[kind[alike]] // GROUP * GROUP
-    order = torch.cat([alike[whole], alike[~whole].sort().values]).view(-1, GROUP)
+    whole = place < kind.bincount()[kind[alike]] // size * size
+    order = torch.cat([alike[whole], alike[~whole].sort().values]).view(-1, size)
     return order[order[:, 0].argsort()].int()  # near rows first, so that results are written in order
 
 

@@ -59,14 +59,15 @@ def _wanted(setting: Setting, backend: Backend, layers: Mapping[str, Layer], fin
     like = Current(backend, final, lambda _: {}).layer_masks(final)
     largest = sorted(layers.items(), key=lambda item: -item[1].products)
     at = dict.fromkeys((name, band_of(densities[name])) for densities in setting.densities for name, _ in largest)
+    channels_last = setting.channels_last and not backend.innermost
     for name, band in at:
         layer = layers[name]
-        for within in (True, False):
+        for within in (True, False) if backend.innermost else (False,):
             key = dense_key(layer, channels_last=setting.channels_last, within=within)
             wanted.setdefault(key, _of_dense(layer, channels_last=setting.channels_last, within=within))
         for way, load in loads_at(backend, layer, load_of(band), like[name]).items():
-            key = with_band(sparse_key(layer, way), band_of(load))
-            wanted.setdefault(key, _of_sparse(backend, layer, way, band_of(load)))
+            key = with_band(sparse_key(layer, way, channels_last=channels_last), band_of(load))
+            wanted.setdefault(key, _of_sparse(backend, layer, way, band_of(load), channels_last=channels_last))
     return wanted
 
 
@@ -74,8 +75,8 @@ def _of_dense(layer: Layer, *, channels_last: bool, within: bool) -> Callable[[]
     return lambda: dense_cost(layer, channels_last=channels_last, within=within)
 
 
-def _of_sparse(backend: Backend, layer: Layer, way: str, band: int) -> Callable[[], float]:
-    return lambda: sparse_cost(backend, layer, backend.ways[way], band)
+def _of_sparse(backend: Backend, layer: Layer, way: str, band: int, *, channels_last: bool) -> Callable[[], float]:
+    return lambda: sparse_cost(backend, layer, backend.ways[way], band, channels_last=channels_last)
 
 
 def _measure(costs: Costs, wanted: Mapping[str, Callable[[], float]], until_asked: UntilAsked, *, quiet: bool) -> None:

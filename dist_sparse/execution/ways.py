@@ -7,12 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Size, Tensor
 
+from dist_sparse.execution.gathered import Gathered
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import default_choice
 from dist_sparse.execution.products import Products
 from dist_sparse.execution.row_groups import GROUP, RowGroups, load_of_groups
 from dist_sparse.execution.unstructured import Unstructured
+from dist_sparse.execution.wide_groups import ROWS, WideGroups
 from dist_sparse.sparsity import bits
 
 DENSE = "dense"
@@ -46,6 +48,8 @@ class Way(ABC):
     """One way to compute a layer."""
 
     name: ClassVar[str]
+    most_load: ClassVar[float] = 1.0
+    """With more it is not worth a thought."""
 
     @abstractmethod
     def takes(self, shape: Size) -> bool:
@@ -93,29 +97,55 @@ class UnstructuredWay(Way):
         return Unstructured(self.kernels, mask.packed, mask.active, geometry, choice)
 
 
+class _GroupsWay(Way):
+    """By so many rows at once, with all columns in which one of them is active."""
+
+    rows: ClassVar[int]
+
+    def takes(self, shape: Size) -> bool:
+        return shape[0] % self.rows == 0
+
+    def load_at(self, density: float, like: LayerMask) -> float:
+        if self.load(like) < 1.25 * like.density:  # rows agree in groups
+            return density
+        return 1 - (1 - density) ** self.rows
+
+    def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
+        groups = torch.rand(shape[0] // self.rows, *shape[1:], generator=generator) < load
+        return groups.repeat_interleave(self.rows, 0)
+
+
 @dataclass(frozen=True)
-class RowGroupsWay(Way):
-    """By four rows at once, with all columns in which one of them is active: :mod:`.row_groups`."""
+class RowGroupsWay(_GroupsWay):
+    """By four rows at once: :mod:`.row_groups`."""
 
     kernels: Kernels
 
     name = "row groups"
-
-    def takes(self, shape: Size) -> bool:
-        return shape[0] % GROUP == 0
+    rows = GROUP
 
     def load(self, mask: LayerMask) -> float:
         return load_of_groups(self.kernels, mask.matrix)
 
-    def load_at(self, density: float, like: LayerMask) -> float:
-        if self.load(like) < 1.25 * like.density:  # rows agree in fours
-            return density
-        return 1 - (1 - density) ** GROUP
-
-    def example(self, shape: Size, load: float, generator: torch.Generator) -> Tensor:
-        groups = torch.rand(shape[0] // GROUP, *shape[1:], generator=generator) < load
-        return groups.repeat_interleave(GROUP, 0)
-
     def products(self, mask: LayerMask, geometry: Geometry, element_size: int) -> Products:
         choice = default_choice(geometry, "row_groups", element_size=element_size)
         return RowGroups(self.kernels, bits.unpack(mask.packed, mask.shape), geometry, choice)
+
+
+class _WideGroupsWay(_GroupsWay):
+    """By 16 rows at once: :mod:`.wide_groups`."""
+
+    rows = ROWS
+    most_load = 0.9  # torch's own product, of all weights and nothing gathered, is as good from there on
+
+    def load(self, mask: LayerMask) -> float:
+        return ROWS * len(WideGroups.of(mask.matrix).column) / max(1, mask.shape.numel())
+
+
+class GatheredWay(_WideGroupsWay):
+    """In plain torch: :mod:`.gathered`."""
+
+    name = "gathered rows"
+
+    def products(self, mask: LayerMask, geometry: Geometry, element_size: int) -> Products:
+        return Gathered(WideGroups.of(mask.matrix), geometry)
