@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dist_sparse import distributed
 from dist_sparse.execution import self_test
-from dist_sparse.execution.backends import Backend, compiled_backend, torch_backend
+from dist_sparse.execution.backends import Backend, compiled_backend, torch_backend, triton_backend
 from dist_sparse.execution.compiling import NoKernels, compiling
 from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer
@@ -65,8 +65,15 @@ def _torch() -> Iterator[Backend | None]:
     yield torch_backend()
 
 
+def _triton() -> Iterator[Backend | None]:
+    yield triton_backend()
+
+
 _Make = Callable[[], Iterator[Backend | None]]
-_MAKERS: Mapping[str, Mapping[str, _Make]] = {"cpu": {"compiled": _compiled, "torch": _torch}}
+_MAKERS: Mapping[str, Mapping[str, _Make]] = {
+    "cpu": {"compiled": _compiled, "torch": _torch},
+    "cuda": {"Triton": _triton},
+}
 """By type of device and name, the best first. Each gives None over and over while it works, and then the backend."""
 
 

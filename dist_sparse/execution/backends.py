@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dist_sparse.errors import one_line
+from dist_sparse.execution.compiling import NoKernels
 from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.ways import GatheredWay, RowGroupsWay, UnstructuredWay, Way
+from dist_sparse.execution.ways import GatheredWay, RowGroupsWay, TritonWay, UnstructuredWay, Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,19 @@ def compiled_backend(kernels: Kernels) -> Backend:
 def torch_backend() -> Backend:
     """By torch's own operations, on the CPU: what needs no compiler."""
     return Backend(name="torch", manner="in plain torch", device="cpu", ways=_by_name(GatheredWay()))
+
+
+def triton_backend() -> Backend:
+    """By Triton's kernels, on CUDA.
+
+    Raises:
+        NoKernels: there is no Triton.
+    """
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        raise NoKernels(f"Triton cannot be imported ({one_line(error)})") from error
+    return Backend(name="Triton", manner="by Triton's kernels", device="cuda", ways=_by_name(TritonWay()))
 
 
 def _by_name(*ways: Way) -> Mapping[str, Way]:

@@ -45,6 +45,7 @@ class Gathered(Products):
         columns, geometry = self._by_column(source), self.geometry
         made = values.new_empty(columns.shape[1], geometry.channels_out)
         for group, (of_group, gathered) in enumerate(self._each(values, columns)):
+            # Into given memory: autocast, which may be on here, leaves such products as they are.
             torch.mm(gathered.t(), of_group, out=made[:, group * ROWS : (group + 1) * ROWS])
         size = source.shape[2:] if geometry.is_pointwise else geometry.out_size
         out = made.index_select(1, self._place).view(len(source), *size, geometry.channels_out).permute(0, 3, 1, 2)

@@ -149,3 +149,14 @@ class GatheredWay(_WideGroupsWay):
 
     def products(self, mask: LayerMask, geometry: Geometry, element_size: int) -> Products:
         return Gathered(WideGroups.of(mask.matrix), geometry)
+
+
+class TritonWay(_WideGroupsWay):
+    """In Triton's kernels: :mod:`.triton_groups`."""
+
+    name = "Triton"
+
+    def products(self, mask: LayerMask, geometry: Geometry, element_size: int) -> Products:
+        from dist_sparse.execution.triton_groups import TritonGroups
+
+        return TritonGroups(WideGroups.of(mask.matrix), geometry)

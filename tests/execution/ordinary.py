@@ -1,5 +1,6 @@
 """Products on tensors as they come, in torch's formats, against torch's dense layers in double precision."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Size, Tensor, nn
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry, innermost
 from dist_sparse.execution.linear import linear_geometry, multiply
+from dist_sparse.execution.modules import SparseConv2d
 from dist_sparse.execution.products import Products
 from dist_sparse.execution.wide_groups import ROWS, WideGroups
+from dist_sparse.sparsity.masks import Masks
+from tests.execution.prepared import compute_sparsely
 
 MakeProducts = Callable[[WideGroups, Geometry], Products]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
@@ -147,3 +152,56 @@ def _check_close(ours: Tensor, torchs: Tensor, terms: int = 1) -> None:
     assert ours.shape == torchs.shape
     size = max(float(torchs.norm()), (torchs.numel() * terms) ** 0.5)
     assert float((ours.double() - torchs).norm()) <= TOLERANCE[ours.dtype] * size
+
+
+class Small(nn.Module):
+    """Convolutions, one of them between tensors of another format, a batch norm, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.second, self.fc = nn.Conv2d(16, 32, 1, stride=2), nn.Linear(32, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = F.relu(self.norm(self.first(images)))
+        return self.fc(self.second(out).flatten(2).transpose(1, 2)).mean(1)
+
+
+def check_network(backend: Backend) -> None:
+    """Results and gradients of a network beside those of a dense one, while its masks move; and under autocast."""
+    torch.manual_seed(0)
+    dense = Small().double()
+    masks = Masks({f"{name}.weight": getattr(dense, name).weight.detach() for name in ("first", "second", "fc")})
+    images = torch.randn(4, 3, 6, 6).double()
+    sparse = copy.deepcopy(dense)
+    current = compute_sparsely(sparse, masks, images, backend)
+    for _ in range(2):
+        masks.replace({name: _alike(masks.shape(name)) for name in masks.names})
+        for model in (dense, sparse):
+            parameters = dict(model.named_parameters())
+            masks.multiply_({name: parameters[name].detach() for name in masks.names})
+        assert {each.way for each in current.chosen().values()} == set(backend.ways) and len(current.chosen()) == 3
+        found = []
+        for model in (dense, sparse):
+            model.zero_grad()
+            out = model(images)
+            out.square().sum().backward()
+            gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+            masks.multiply_({name: gradients[name] for name in masks.names})
+            found.append({"out": out.detach(), **gradients})
+        assert found[0].keys() == found[1].keys()
+        for name, value in found[0].items():
+            assert torch.allclose(found[1][name], value, rtol=1e-9, atol=1e-11), name
+    _check_autocast(sparse.float(), images.bfloat16())
+
+
+def _check_autocast(sparse: nn.Module, images: Tensor) -> None:
+    assert isinstance(sparse.first, SparseConv2d)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = sparse.first(images)
+    assert out.dtype == torch.float32 and torch.equal(out, sparse.first(images.float()))
+
+
+def _alike(shape: Size) -> Tensor:
+    """A mask whose rows agree in groups of 16."""
+    return (torch.rand(shape[0] // ROWS, *shape[1:]) < 0.3).repeat_interleave(ROWS, 0)

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 
+from dist_sparse.execution.backends import torch_backend
 from dist_sparse.execution.gathered import Gathered
 from dist_sparse.execution.wide_groups import WideGroups
-from tests.execution.ordinary import CONVOLUTION, LINEAR, check_convolution, check_linear
+from tests.execution.ordinary import CONVOLUTION, LINEAR, check_convolution, check_linear, check_network
 
 
 @settings(max_examples=300, deadline=None)
@@ -20,6 +21,10 @@ def test_convolutions(**case: Any) -> None:
 @given(**LINEAR)
 def test_linear_layers(**case: Any) -> None:
     check_linear(Gathered, **case)
+
+
+def test_a_network_whose_masks_move() -> None:
+    check_network(torch_backend())
 
 
 def test_groups_of_rows_keep_equal_rows_together() -> None:
