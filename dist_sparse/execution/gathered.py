@@ -3,9 +3,9 @@
 Images become a matrix [columns, places] whose rows are a weight's columns and whose places are those of the output in all
 samples: for kernels larger than 1x1 that takes as many times an input's memory as a kernel has elements, while a pass lasts.
 Groups are multiplied one after another, so that what is gathered stays in the caches, and may have any number of columns.
+Results have their channels last.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -33,7 +33,14 @@ class Gathered(Products):
         return self._positions
 
     def source(self, images: Tensor) -> Tensor:
-        return images
+        """Channel by channel, between their zeros: [in, N, height, width]."""
+        count, channels, *size = images.shape
+        if is_channels_last(images):  # torch transposes matrices faster than it copies other strides
+            by_channel = images.permute(0, 2, 3, 1).reshape(-1, channels).t().contiguous().view(channels, count, *size)
+        else:
+            by_channel = images.transpose(0, 1)
+        top, left = self.geometry.padding
+        return F.pad(by_channel, (left, left, top, top)) if top or left else by_channel.contiguous()
 
     def gradient(self, gradient: Tensor) -> Tensor:
         """By group: [groups, N, H, W, 16]."""
@@ -47,9 +54,8 @@ class Gathered(Products):
         for group, (of_group, gathered) in enumerate(self._each(values, columns)):
             # Into given memory: autocast, which may be on here, leaves such products as they are.
             torch.mm(gathered.t(), of_group, out=made[:, group * ROWS : (group + 1) * ROWS])
-        size = source.shape[2:] if geometry.is_pointwise else geometry.out_size
-        out = made.index_select(1, self._place).view(len(source), *size, geometry.channels_out).permute(0, 3, 1, 2)
-        return out if is_channels_last(source) else out.contiguous()
+        count, *size = source.shape[1:] if geometry.is_pointwise else (source.shape[1], *geometry.out_size)
+        return made.index_select(1, self._place).view(count, *size, geometry.channels_out).permute(0, 3, 1, 2)
 
     def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor:
         shape = gradient.shape[1:4]
@@ -66,25 +72,18 @@ class Gathered(Products):
         return made
 
     def backward_all_weights(self, source: Tensor, gradient: Tensor) -> Tensor:
-        return dense_weight_gradient(self.geometry, source, gradient, self.geometry.padding)
+        return dense_weight_gradient(self.geometry, source.transpose(0, 1), gradient, padding=(0, 0))
 
     def _each(self, values: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The values of each group, and the rows of ``columns`` that go with them."""
         for (begin, end), column in zip(self._spans, self._columns, strict=True):
             yield values[begin:end], columns.index_select(0, column)
 
-    def _by_column(self, images: Tensor) -> Tensor:
-        """Images as a matrix [columns, places]."""
-        geometry, (count, channels, *size) = self.geometry, images.shape
-        if is_channels_last(images):  # torch transposes matrices faster than it copies other strides
-            by_channel = images.permute(0, 2, 3, 1).reshape(-1, channels).t().contiguous().view(channels, count, *size)
-        else:
-            by_channel = images.transpose(0, 1)
-        if geometry.is_pointwise:
-            return by_channel.reshape(channels, count * math.prod(size))
-        (top, left) = geometry.padding
-        padded = F.pad(by_channel, (left, left, top, top))
-        return torch.stack([padded[window] for window in self._windows()], 1).view(geometry.columns, -1)
+    def _by_column(self, source: Tensor) -> Tensor:
+        """The matrix [columns, places]."""
+        if self.geometry.is_pointwise:
+            return source.view(len(source), source[0].numel())
+        return torch.stack([source[window] for window in self._windows()], 1).view(self.geometry.columns, -1)
 
     def _by_image(self, columns: Tensor, shape: torch.Size) -> Tensor:
         """The way back, with the sum of what several columns have of a pixel; the output's ``shape`` is [N, H, W]."""
