@@ -55,7 +55,11 @@ class Gathered(Products):
             # Into given memory: autocast, which may be on here, leaves such products as they are.
             torch.mm(gathered.t(), of_group, out=made[:, group * ROWS : (group + 1) * ROWS])
         count, *size = source.shape[1:] if geometry.is_pointwise else (source.shape[1], *geometry.out_size)
-        return made.index_select(1, self._place).view(count, *size, geometry.channels_out).permute(0, 3, 1, 2)
+        shape = count, geometry.channels_out, *size
+        # No view of another tensor, so that it may be changed in place.
+        out = torch.empty(shape, dtype=made.dtype, device=made.device, memory_format=torch.channels_last)
+        torch.index_select(made, 1, self._place, out=out.permute(0, 2, 3, 1).view(made.shape))
+        return out
 
     def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor:
         shape = gradient.shape[1:4]

@@ -155,16 +155,16 @@ def _check_close(ours: Tensor, torchs: Tensor, terms: int = 1) -> None:
 
 
 class Small(nn.Module):
-    """Convolutions, one of them between tensors of another format, a batch norm, and a linear layer."""
+    """Convolutions, whose results are normalised or changed in place, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
-        self.second, self.fc = nn.Conv2d(16, 32, 1, stride=2), nn.Linear(32, 16)
+        self.second, self.fc = nn.Conv2d(16, 32, 1, stride=2, bias=False), nn.Linear(32, 16)
 
     def forward(self, images: Tensor) -> Tensor:
         out = F.relu(self.norm(self.first(images)))
-        return self.fc(self.second(out).flatten(2).transpose(1, 2)).mean(1)
+        return self.fc(F.relu(self.second(out), inplace=True).flatten(2).transpose(1, 2)).mean(1)
 
 
 def check_network(backend: Backend) -> None:
