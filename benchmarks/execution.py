@@ -18,6 +18,7 @@ from benchmarks import layer_passes, timing
 from benchmarks.layer_passes import MaskedLayer
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.backends import compiled_backend
 from dist_sparse.execution.choose import Fastest
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
@@ -124,9 +125,9 @@ def _sparse(args: argparse.Namespace, images: Tensor) -> "Sparse":
         final_masks=dict,
         tell=print,
     )
-    layers = layers_of(model, masks, setting.shape)
-    costs, _ = measured_costs(setting, model, kernels(), layers, masks)
-    current = Current(kernels(), masks, choose := Fastest(kernels(), layers, costs, channels_last=True))
+    layers, backend = layers_of(model, masks, setting.shape), compiled_backend(kernels())
+    costs, _ = measured_costs(setting, model, backend, layers, masks)
+    current = Current(backend, masks, choose := Fastest(backend, layers, costs, channels_last=True))
     prepare(model, current, setting.images)
     return Sparse(trained, current, choose, layers)
 
@@ -154,12 +155,12 @@ def _of_layers(args: argparse.Namespace, sparse: Sparse, clock: Callable[[], flo
     if args.no_layers:
         return {}
     gc.freeze()  # else collecting what the networks hold takes longer than a layer
-    kinds = sparse.kinds()
-    peak, rows = layer_passes.peak(args.rounds, clock), layer_passes.measure(kinds, kernels(), args.rounds, clock)
+    kinds, backend = sparse.kinds(), sparse.current.backend
+    peak, rows = layer_passes.peak(args.rounds, clock), layer_passes.measure(kinds, backend, args.rounds, clock)
     print(layer_passes.table(rows, peak), end="\n\n")
     found = {"peak_gflops": peak / 1e9, "layers": rows}
     if args.peers:
-        found["peers"] = layer_passes.measure_peers(kinds, kernels(), args.rounds, clock)
+        found["peers"] = layer_passes.measure_peers(kinds, backend, args.rounds, clock)
         print(layer_passes.peer_table(found["peers"]), end="\n\n")
     return found
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from benchmarks.sparse_peers import PEERS
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.current import Chosen
 from dist_sparse.execution.geometry import innermost, padded
-from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
-from dist_sparse.execution.ways import WAYS, LayerMask
+from dist_sparse.execution.ways import LayerMask
 
 PASSES = ("forward", "input gradient", "weight gradient")
 _PRODUCT = 2048
@@ -49,13 +49,13 @@ def peak(rounds: int, clock: Callable[[], float]) -> float:
     return 2 * _PRODUCT**3 / min(seconds)
 
 
-def measure(layers: Sequence[MaskedLayer], kernels: Kernels, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+def measure(layers: Sequence[MaskedLayer], backend: Backend, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """One row for each layer: medians of ratios within a round, and rates in GFLOP/s of active weights."""
-    return [_row(each, timing.interleaved(_calls(each, kernels), rounds, clock=clock)) for each in layers]
+    return [_row(each, timing.interleaved(_calls(each, backend), rounds, clock=clock)) for each in layers]
 
 
 def measure_peers(
-    layers: Sequence[MaskedLayer], kernels: Kernels, rounds: int, clock: Callable[[], float]
+    layers: Sequence[MaskedLayer], backend: Backend, rounds: int, clock: Callable[[], float]
 ) -> list[dict[str, Any]]:
     """Forward and backward of each layer together, by autograd: seconds of the dense layer over those of the others."""
     rows = []
@@ -66,7 +66,7 @@ def measure_peers(
         timings = timing.interleaved(
             {name: _both(module, images, gradient) for name, module in networks.items()}, rounds, clock=clock
         )
-        passes = timing.interleaved(_calls(each, kernels), rounds, clock=clock).seconds
+        passes = timing.interleaved(_calls(each, backend), rounds, clock=clock).seconds
         own = sum(median(passes[f"sparse {which}"]) for which in PASSES)
         row = {"layer": each.name, "shape": list(each.layer.shape), "density": each.density}
         row["dense_over_sparse"] = median(timings.seconds["dense"]) / own
@@ -124,9 +124,9 @@ def _row(each: MaskedLayer, timings: timing.Timings) -> dict[str, Any]:
     }
 
 
-def _calls(each: MaskedLayer, kernels: Kernels) -> Calls:
+def _calls(each: MaskedLayer, backend: Backend) -> Calls:
     calls = {f"dense {which}": call for which, call in zip(PASSES, _dense(each), strict=True)}
-    return calls | {f"sparse {which}": call for which, call in zip(PASSES, _sparse(each, kernels), strict=True)}
+    return calls | {f"sparse {which}": call for which, call in zip(PASSES, _sparse(each, backend), strict=True)}
 
 
 def _tensors(layer: Layer) -> tuple[Tensor, Tensor]:
@@ -161,10 +161,12 @@ def _dense(each: MaskedLayer) -> tuple[Callable[[], Tensor], ...]:
     return lambda: torch.conv2d(images, weight, *how), lambda: backward(True, False), lambda: backward(False, True)
 
 
-def _sparse(each: MaskedLayer, kernels: Kernels) -> tuple[Callable[[], Tensor], ...]:
+def _sparse(each: MaskedLayer, backend: Backend) -> tuple[Callable[[], Tensor], ...]:
     """Convolutions on tensors as they lie between sparse layers; a linear layer's conversions of rows are in its passes."""
     geometry, (images, gradient) = each.layer.geometry, _tensors(each.layer)
-    products = WAYS[each.chosen.way].products(kernels, each.mask, geometry, each.chosen.choice)
+    products = backend.ways[each.chosen.way].products(each.mask, geometry, images.element_size())
+    kernels = backend.kernels
+    assert kernels is not None
     values = _twin(each).weight.detach().reshape(-1)[products.positions.long()]
     if images.dim() == 4:
         source = padded(innermost(images), *((pad, pad) for pad in geometry.padding))

@@ -108,8 +108,8 @@ def idle_keys(config: Config) -> Iterator[tuple[str, str]]:
 
 def impossible(config: Config, device: torch.device | None) -> str:
     """Why no layer can be computed sparsely on a device, or on any if that is None; empty if some may."""
-    if device is not None and device.type != "cpu":
-        return f"there are no sparse kernels for {device.type.upper()} yet"
+    if device is not None and device.type != "cpu" and config.execution.compute == "auto":
+        return f"nothing is measured on {device.type.upper()} yet; execution.compute=sparse takes what there is for it"
     if config.train.precision == "fp16":
         return "train.precision=fp16 scales losses beyond what its kernels, of fp32 and fp64, are tested for"
     if config.train.compile:

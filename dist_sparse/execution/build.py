@@ -1,8 +1,9 @@
 """From ``execution.compute`` to the execution of a run: what is measured, and what ranks agree on."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Size, Tensor, nn
@@ -10,18 +11,17 @@ from torch import Size, Tensor, nn
 from dist_sparse import distributed
 from dist_sparse.config.execution import Compute
 from dist_sparse.errors import UserError
-from dist_sparse.execution import self_test
+from dist_sparse.execution.available import find_backend
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.choose import Fastest, NetworkCost, Sparsest
-from dist_sparse.execution.compiling import NoKernels, compiling
 from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
-from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.prepare import lay_out, prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
-from dist_sparse.preemption import StopAsked, UntilAsked
+from dist_sparse.preemption import StopAsked
 from dist_sparse.sparsity.masks import Masks
 
 _log = logging.getLogger(__name__)
@@ -55,16 +55,24 @@ def _build(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str,
         return Execution(reason=saved["dense"], state=saved)
     reason = setting.impossible or ("" if forced else setting.pointless)
     layers = {} if reason else layers_of(model, masks, setting.shape)
-    library, reason = _library(reason or _nothing_in(layers, forced=forced), setting.until_asked)
-    if library is None:
+    final = functools.cache(lambda: _final_masks(masks, setting.final_masks()))
+    found = find_backend(
+        reason or _nothing_in(layers, forced=forced),
+        layers,
+        fits=lambda backend: bool(Current(backend, final(), Sparsest(backend, layers)).chosen()),
+        only=None if forced else _began_with(saved),
+        until_asked=setting.until_asked,
+    )
+    if found.backend is None:
         if forced:
-            raise _refused(reason)
+            raise _refused(found.reason)
         if saved is not None:
-            _log.warning("resuming without sparse execution, which the run had before: %s", reason)
-        return Execution(reason=reason, state={"dense": reason})
+            _log.warning("resuming without sparse execution, which the run had before: %s", found.reason)
+        return Execution(reason=found.reason, state={"dense": found.reason})
     if forced:
-        return _prepared(model, Current(library, masks, choose := Sparsest(library, layers)), choose, setting.images)
-    return _measured(setting, model, masks, library, layers, saved)
+        choose = Sparsest(found.backend, layers)
+        return _prepared(model, Current(found.backend, masks, choose), choose, setting.images, found.how)
+    return _measured(setting, model, masks, final(), found.backend, found.how, layers, saved)
 
 
 def build_for_evaluation(
@@ -91,17 +99,23 @@ def build_for_evaluation(
     if compute == "dense" or not len(masks) or (compute == "auto" and not measured):
         return Execution()
     layers = {} if impossible else layers_of(model, masks, shape)
-    library, reason = _library(impossible or _nothing_in(layers, forced=True), iter)
-    if library is None:
+    only = None if compute == "sparse" else _began_with(saved)
+    found = find_backend(impossible or _nothing_in(layers, forced=True), layers, only=only)
+    if (backend := found.backend) is None:
         if compute == "sparse":
-            raise _refused(reason)
-        return Execution(reason=reason)
+            raise _refused(found.reason)
+        return Execution(reason=found.reason)
     if compute == "sparse" or saved is None:
-        choose = Sparsest(library, layers)
+        choose = Sparsest(backend, layers)
     else:
         costs, network = Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])
-        choose = Fastest(library, layers, costs, channels_last=channels_last, network=network)
-    return _prepared(model, Current(library, masks, choose), choose, images)
+        choose = Fastest(backend, layers, costs, channels_last=channels_last, network=network)
+    return _prepared(model, Current(backend, masks, choose), choose, images, found.how)
+
+
+def _began_with(saved: Mapping[str, Any] | None) -> str | None:
+    """The name of the backend with which a run has begun, if it has begun."""
+    return None if saved is None else saved.get("backend", "compiled")  # none: saved when there was but that one
 
 
 def _refused(reason: str) -> UserError:
@@ -117,45 +131,28 @@ def _nothing_in(layers: Mapping[str, Layer], *, forced: bool) -> str:
     return ""
 
 
-def _library(reason: str, until_asked: UntilAsked) -> tuple[Kernels | None, str]:
-    """The kernels, unless there is a reason against them; or why they cannot be had. Alike on all ranks. Collective."""
-    library = None
-
-    def making() -> Iterator[None]:
-        nonlocal library, reason
-        try:
-            for _ in compiling():
-                yield
-            library = kernels()
-            self_test.check(library)
-        except NoKernels as error:
-            reason = str(error)
-
-    for _ in until_asked(() if reason else making()):
-        pass
-    reasons = [each for each in distributed.everyones(reason) if each]
-    return (None, reasons[0]) if reasons else (library, "")
-
-
 def _measured(
     setting: Setting,
     model: nn.Module,
     masks: Masks,
-    library: Kernels,
+    final: Masks,
+    backend: Backend,
+    how: str,
     layers: Mapping[str, Layer],
     saved: Mapping[str, Any] | None,
 ) -> Execution:
-    final = _final_masks(masks, setting.final_masks())
     costs, network = (Costs.from_state(saved["costs"]), NetworkCost(**saved["network"])) if saved else (Costs(), None)
     if network is None or not costs.know(layer.key for layer in layers.values()):  # of another micro-batch
-        costs, network = measured_costs(setting, model, library, layers, final)
-    choose = Fastest(library, layers, costs, channels_last=setting.channels_last, network=network)
-    state = {"costs": costs.only([layer.key for layer in layers.values()]).state_dict(), "network": dataclasses.asdict(network)}
-    current = Current(library, masks, choose)
+        costs, network = measured_costs(setting, model, backend, layers, final)
+    choose = Fastest(backend, layers, costs, channels_last=setting.channels_last, network=network)
+    costs = costs.only([layer.key for layer in layers.values()])
+    state = {"backend": backend.name, "costs": costs.state_dict(), "network": dataclasses.asdict(network)}
+    current = Current(backend, masks, choose)
     if not current.chosen(masks) and not current.chosen(final):
         sparse, dense = choose.step_seconds(current.layer_masks(final))
-        return Execution(reason=f"a sparse step would take {sparse:.3g} s, a dense one {dense:.3g} s (measured)", state=state)
-    return _prepared(model, current, choose, setting.images, state)
+        reason = f"a sparse step would take {sparse:.3g} s, a dense one {dense:.3g} s (measured{how})"
+        return Execution(reason=reason, state=state)
+    return _prepared(model, current, choose, setting.images, how, state)
 
 
 def _prepared(
@@ -163,11 +160,12 @@ def _prepared(
     current: Current,
     choose: Fastest | Sparsest,
     images: Tensor | None,
+    how: str,
     state: Mapping[str, Any] | None = None,
 ) -> Execution:
     prepare(model, current, images)
     current.masks.lie_as(lay_out(model, current.masks.names))
-    return Execution(current=current, choose=choose, state=state)
+    return Execution(how=how, current=current, choose=choose, state=state)
 
 
 def _final_masks(masks: Masks, final: Mapping[str, Tensor]) -> Masks:

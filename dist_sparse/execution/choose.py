@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.costs import Costs
 from dist_sparse.execution.current import Chosen
-from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
-from dist_sparse.execution.ways import DENSE, WAYS, LayerMask
+from dist_sparse.execution.ways import DENSE, LayerMask
 
 _WORTHWHILE = 0.95
 """A network is computed sparsely if its step is expected to take at most this share of the dense one's."""
 
 _WASTE = 2.5
-"""A way that computes this many times the products of another is not measured: no rate makes up for it."""
+"""A way that computes this many times the products of active weights is not measured: no rate makes up for it."""
 
 _ALIKE = 1.1
 """Row groups that compute at most this many times as many products as single weights are faster: those are not measured."""
 
 _FILL = 0.6
-"""Where nothing is measured, row groups are taken if at least this share of their products is with active weights."""
+"""Where nothing is measured, a way is taken if at least this share of its products is with active weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class NetworkCost:
     """Of a sparse step, all but the layers that have a choice."""
 
 
-def sparse_key(layer: Layer, way: str) -> str:
-    """What the cost of a layer in a way is kept under, but for its load."""
-    return f"{way}: {layer.key}"
+def sparse_key(layer: Layer, way: str, *, channels_last: bool = False) -> str:
+    """What the cost of a layer in a way is kept under, but for its load; ways with samples innermost have one format."""
+    return f"{way}{' channels last' if channels_last else ''}: {layer.key}"
 
 
 def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
@@ -41,22 +41,24 @@ def dense_key(layer: Layer, *, channels_last: bool, within: bool) -> str:
     return f"{DENSE}{' within' if within else ''}{' channels last' if channels_last else ''}: {layer.key}"
 
 
-def loads(kernels: Kernels, layer: Layer, mask: LayerMask) -> dict[str, float]:
+def loads(backend: Backend, layer: Layer, mask: LayerMask) -> dict[str, float]:
     """The load of each way that can compute a layer and is worth a thought."""
-    return _worthwhile({name: way.load(kernels, mask) for name, way in WAYS.items() if way.takes(layer.shape)})
+    found = {name: way.load(mask) for name, way in backend.ways.items() if way.takes(layer.shape)}
+    return _worthwhile(backend, found, mask.density)
 
 
-def loads_at(kernels: Kernels, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
+def loads_at(backend: Backend, layer: Layer, density: float, like: LayerMask) -> dict[str, float]:
     """As :func:`loads`, to expect at another density of a mask that is made as ``like`` is."""
-    return _worthwhile({name: way.load_at(kernels, density, like) for name, way in WAYS.items() if way.takes(layer.shape)})
+    found = {name: way.load_at(density, like) for name, way in backend.ways.items() if way.takes(layer.shape)}
+    return _worthwhile(backend, found, density)
 
 
-def _worthwhile(found: dict[str, float]) -> dict[str, float]:
-    least = max(min(found.values()), 1e-6)
+def _worthwhile(backend: Backend, found: dict[str, float], density: float) -> dict[str, float]:
+    least = max(density, 1e-6)
     groups = found.get("row groups")
     if groups is not None and groups <= _ALIKE * least:
         return {"row groups": groups}
-    return {name: load for name, load in found.items() if load <= least * _WASTE}
+    return {name: load for name, load in found.items() if load <= min(backend.ways[name].most_load, least * _WASTE)}
 
 
 class Fastest:
@@ -64,7 +66,7 @@ class Fastest:
 
     def __init__(
         self,
-        kernels: Kernels,
+        backend: Backend,
         layers: Mapping[str, Layer],
         costs: Costs,
         *,
@@ -72,7 +74,7 @@ class Fastest:
         network: NetworkCost | None = None,
     ) -> None:
         """``network`` is None while it is measured: then each layer has its fastest way."""
-        self._kernels, self._layers, self._costs = kernels, layers, costs
+        self._backend, self._layers, self._costs = backend, layers, costs
         self._network, self._channels_last = network, channels_last
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
@@ -111,38 +113,33 @@ class Fastest:
 
         A layer that nobody had the time to measure has the way that it would have without measuring, at no cost.
         """
-        dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=True))
+        dense = self._costs.get(dense_key(layer, channels_last=self._channels_last, within=self._backend.innermost))
         if dense is None:
-            return _unmeasured(self._kernels, layer, mask), 0.0
-        best, least = None, dense
-        for way, load in loads(self._kernels, layer, mask).items():
-            seconds = self._costs.in_band(sparse_key(layer, way), load)
+            return _unmeasured(self._backend, layer, mask), 0.0
+        best, least, channels_last = None, dense, self._channels_last and not self._backend.innermost
+        for way, load in loads(self._backend, layer, mask).items():
+            seconds = self._costs.in_band(sparse_key(layer, way, channels_last=channels_last), load)
             if seconds is not None and seconds < least:
-                best, least = _by(way, layer, load), seconds
+                best, least = Chosen(way=way, load=load), seconds
         return best, least
 
 
 class Sparsest:
-    """Computes every layer sparsely, and measures nothing."""
+    """Computes every layer sparsely that some way fits, and measures nothing."""
 
-    def __init__(self, kernels: Kernels, layers: Mapping[str, Layer]) -> None:
-        self._kernels, self._layers = kernels, layers
+    def __init__(self, backend: Backend, layers: Mapping[str, Layer]) -> None:
+        self._backend, self._layers = backend, layers
 
     def __call__(self, masks: Mapping[str, LayerMask]) -> dict[str, Chosen]:
-        return {name: _unmeasured(self._kernels, layer, masks[name]) for name, layer in self._layers.items()}
+        found = {name: _unmeasured(self._backend, layer, masks[name]) for name, layer in self._layers.items()}
+        return {name: chosen for name, chosen in found.items() if chosen is not None}
 
     def gains(self, masks: Mapping[str, LayerMask]) -> dict[str, float]:
         """Nothing is known of them."""
         return {}
 
 
-def _unmeasured(kernels: Kernels, layer: Layer, mask: LayerMask) -> Chosen:
-    """A layer's way where nothing was measured."""
-    found = loads(kernels, layer, mask)
-    groups, least = found.get("row groups"), min(found.values())
-    way = "row groups" if groups is not None and least >= _FILL * groups else "unstructured"
-    return _by(way, layer, found[way])
-
-
-def _by(way: str, layer: Layer, load: float) -> Chosen:
-    return Chosen(way=way, choice=layer.default_choice(WAYS[way]), load=load)
+def _unmeasured(backend: Backend, layer: Layer, mask: LayerMask) -> Chosen | None:
+    """A layer's way where nothing was measured: of those that compute few zeros, what computes most at once."""
+    fitting = [Chosen(way=way, load=load) for way, load in loads(backend, layer, mask).items() if mask.density >= _FILL * load]
+    return fitting[-1] if fitting else None

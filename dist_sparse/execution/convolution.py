@@ -1,30 +1,13 @@
 """A convolution by active weights as an operation of autograd, on ordinary tensors."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Size, Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
-from dist_sparse.execution.geometry import Geometry, channels_last, innermost, is_channels_last, is_innermost, padded
-
-
-class Products(Protocol):
-    """A mask's products in one geometry: :class:`.unstructured.Unstructured`, :class:`.row_groups.RowGroups`."""
-
-    geometry: Geometry
-
-    @property
-    def positions(self) -> Tensor:
-        """Where the values lie in the flattened weight, int32 of any shape; those of inactive weights are 0."""
-        ...
-
-    def forward(self, source: Tensor, values: Tensor) -> Tensor: ...
-
-    def backward_input(self, gradient: Tensor, values: Tensor) -> Tensor: ...
-
-    def backward_weights(self, source: Tensor, gradient: Tensor) -> Tensor: ...
+from dist_sparse.execution.geometry import channels_last, is_channels_last, is_innermost
+from dist_sparse.execution.products import Products
 
 
 class StepProducts(NamedTuple):
@@ -38,7 +21,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
         products = pair.forward
-        source = padded(innermost(images), *((pad, pad) for pad in products.geometry.padding))
+        source = products.source(images)
         values = weight.detach().reshape(-1).index_select(0, products.positions.view(-1)).view(products.positions.shape)
         ctx.pair, ctx.weight_shape = pair, weight.shape
         ctx.channels_last = is_channels_last(images) and not is_innermost(images)
@@ -50,24 +33,23 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         source, values = ctx.saved_tensors
         pair, of_images, of_weight = ctx.pair, None, None
-        gradient = innermost(gradient)
+        read = pair.forward.gradient(gradient)
         if ctx.needs_input_grad[0]:
-            of_images = pair.forward.backward_input(gradient, values)
+            of_images = pair.forward.backward_input(read, values)
             if ctx.channels_last:  # what is behind may be slow, as torch's pooling, if the gradient has another format
                 of_images = channels_last(of_images)
         if ctx.needs_input_grad[1]:
-            of_weight = _of_weight(pair, source, gradient, ctx.weight_shape)
+            if pair.weights is not None and pair.weights is not pair.forward:
+                read = pair.weights.gradient(gradient)
+            of_weight = _of_weight(pair, source, read, gradient, ctx.weight_shape)
         return of_images, of_weight, None
 
 
-def _of_weight(pair: StepProducts, source: Tensor, gradient: Tensor, shape: Size) -> Tensor:
-    """The gradient of the whole weight, 0 where it is not needed."""
+def _of_weight(pair: StepProducts, source: Tensor, read: Tensor, gradient: Tensor, shape: Size) -> Tensor:
+    """The gradient of the whole weight, 0 where it is not needed; the output's is ``read`` as products do, and as it came."""
     if pair.weights is None:
-        geometry, images = pair.forward.geometry, source.permute(3, 2, 0, 1)
-        whole = (geometry.channels_out, geometry.channels_in, *geometry.kernel)
-        how: dict[str, Any] = {"stride": geometry.stride, "dilation": geometry.dilation}
-        return conv2d_weight(images, whole, gradient, **how).reshape(shape)
-    of_values = pair.weights.backward_weights(source, gradient)
+        return pair.forward.backward_all_weights(source, gradient).reshape(shape)
+    of_values = pair.weights.backward_weights(source, read)
     of_weight = source.new_zeros(shape)
     of_weight.view(-1).index_add_(0, pair.weights.positions.view(-1), of_values.view(-1))
     return of_weight

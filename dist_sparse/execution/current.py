@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dist_sparse.execution.convolution import Products, StepProducts
+from dist_sparse.execution.backends import Backend
+from dist_sparse.execution.convolution import StepProducts
 from dist_sparse.execution.geometry import Geometry
-from dist_sparse.execution.kernels import Kernels
-from dist_sparse.execution.passes import Choice
-from dist_sparse.execution.ways import WAYS, LayerMask
+from dist_sparse.execution.products import Products
+from dist_sparse.execution.ways import LayerMask
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -19,7 +19,6 @@ class Chosen:
     """How a layer is computed, and what of it: ``load`` are the products computed, as a share of the dense layer's."""
 
     way: str
-    choice: Choice
     load: float
 
 
@@ -33,8 +32,8 @@ class Current:
     A network and its copies share one. Whoever runs the network calls :meth:`use` before.
     """
 
-    def __init__(self, kernels: Kernels, masks: Masks, choose: Choose) -> None:
-        self.kernels, self._choose = kernels, choose
+    def __init__(self, backend: Backend, masks: Masks, choose: Choose) -> None:
+        self.backend, self._choose = backend, choose
         self.masks: Masks = masks
         self.gradients: Masks | None = masks
         self._chosen: WeakKeyDictionary[Masks, tuple[int, Mapping[str, Chosen]]] = WeakKeyDictionary()
@@ -67,13 +66,14 @@ class Current:
 class LayerProducts:
     """A layer's products by geometry, made anew once its masks have changed."""
 
-    def __init__(self, current: Current, name: str) -> None:
-        self._current, self._name = current, name
+    def __init__(self, current: Current, name: str, element_size: int) -> None:
+        """``name`` is that of its weight, whose numbers have so many bytes."""
+        self._current, self._name, self._element_size = current, name, element_size
         self._made: WeakKeyDictionary[Masks, tuple[int, dict[Geometry, Products]]] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: object) -> "LayerProducts":
         """A copy of the network has the same masks."""
-        return LayerProducts(self._current, self._name)
+        return LayerProducts(self._current, self._name, self._element_size)
 
     def __call__(self, geometry: Geometry) -> StepProducts | None:
         """The products of now; None if the layer is computed densely."""
@@ -92,8 +92,6 @@ class LayerProducts:
             made = {}
             self._made[masks] = masks.version, made
         if geometry not in made:
-            made[geometry] = self._make(chosen, self._current.layer_masks(masks)[self._name], geometry)
+            way, mask = self._current.backend.ways[chosen.way], self._current.layer_masks(masks)[self._name]
+            made[geometry] = way.products(mask, geometry, self._element_size)
         return made[geometry]
-
-    def _make(self, chosen: Chosen, mask: LayerMask, geometry: Geometry) -> Products:
-        return WAYS[chosen.way].products(self._current.kernels, mask, geometry, chosen.choice)

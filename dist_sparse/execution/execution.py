@@ -22,6 +22,8 @@ class Execution:
 
     reason: str = ""
     """Why no layer can be computed sparsely."""
+    how: str = ""
+    """In which way layers are, for the line to the user; empty if that goes without saying."""
     current: Current | None = None
     choose: Fastest | Sparsest | None = None
     state: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -75,7 +77,7 @@ class Execution:
         """One line for the user."""
         if self.current is None or self.choose is None:
             return f"layers are computed densely: {self.reason}" if self.reason else ""
-        layers = f"{self.sparse_layers(masks)} of {len(masks)} masked layers are computed sparsely"
+        layers = f"{self.sparse_layers(masks)} of {len(masks)} masked layers are computed sparsely{self.how}"
         if isinstance(self.choose, Sparsest):
             return f"{layers}; nothing was measured (execution.compute=sparse)"
         sparse, dense = self.choose.step_seconds(self.current.layer_masks(masks))

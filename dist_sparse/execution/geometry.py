@@ -140,7 +140,9 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """A tensor with samples innermost as one with channels innermost."""
+    """A tensor with samples innermost as one with channels innermost; itself if it is so."""
+    if is_channels_last(tensor):
+        return tensor
     count, channels, height, width = tensor.shape
     by_place = tensor.permute(2, 3, 1, 0).reshape(-1, count)
     return by_place.t().contiguous().view(count, height, width, channels).permute(0, 3, 1, 2)

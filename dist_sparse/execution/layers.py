@@ -8,9 +8,7 @@ from torch import Size, Tensor, nn
 
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.modules import DenseLayer, geometry_of
-from dist_sparse.execution.passes import Choice
 from dist_sparse.execution.prepare import qualifying
-from dist_sparse.execution.ways import Way
 from dist_sparse.models.meta import ShapesOnly, meta_copy
 from dist_sparse.sparsity.masks import Masks
 
@@ -45,10 +43,6 @@ class Layer:
         """Multiply-accumulates of a dense forward pass."""
         height, width = self.geometry.out_size
         return self.shape.numel() * self.geometry.samples * height * width
-
-    def default_choice(self, way: Way) -> Choice:
-        """How a way goes over the layer's positions where nothing has been measured."""
-        return way.choice(self.geometry, self.module.weight.element_size())
 
     def twin(self) -> DenseLayer:
         """A layer of the same kind and shape with weights of its own and no bias, computed by torch."""

@@ -64,12 +64,16 @@ class _Rows(torch.autograd.Function):
         return _image(blocks), of_bias, None, None
 
 
-def multiply(input: Tensor, weight: Tensor, bias: Tensor | None, products: StepProducts, kernels: Kernels) -> Tensor:
+def multiply(input: Tensor, weight: Tensor, bias: Tensor | None, products: StepProducts, kernels: Kernels | None) -> Tensor:
     """The product of an input [..., in] and a weight [out, in], plus the bias; ``products`` are those of the input's rows.
 
-    The weight's gradient is that of :func:`.convolution.convolve`.
+    ``kernels`` transpose the rows, and the results back, where the products' tensors have their samples innermost. The
+    weight's gradient is that of :func:`.convolution.convolve`.
     """
     rows = input.reshape(-1, input.shape[-1])
+    if kernels is None:  # tensors are taken as they come: a row is an image of one pixel
+        out = convolve(rows[:, :, None, None], weight, products).view(*input.shape[:-1], len(weight))
+        return out if bias is None else out + bias
     out = convolve(_Image.apply(rows, products.forward.geometry.samples, kernels), weight, products)  # pyright: ignore[reportArgumentType]
     made = _Rows.apply(out, bias, len(rows), kernels)
     return made.view(*input.shape[:-1], len(weight))  # pyright: ignore[reportOptionalMemberAccess]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.convolution import StepProducts
 from dist_sparse.execution.costs import load_of
 from dist_sparse.execution.geometry import innermost
-from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import make_sparse
 from dist_sparse.execution.ways import LayerMask, Way
@@ -38,25 +38,30 @@ def dense_cost(layer: Layer, *, channels_last: bool, within: bool) -> float:
         channels_last: images of the dense network have their channels last.
         within: the layer stands between sparse ones, whose tensors have their samples innermost.
     """
-    images = torch.randn(layer.input, dtype=layer.module.weight.dtype)
-    if within and images.dim() == 4:
-        images = innermost(images)
-    elif channels_last and images.dim() == 4:
-        images = images.contiguous(memory_format=torch.channels_last)
     twin = layer.twin()
     if channels_last and not within:
         twin = twin.to(memory_format=torch.channels_last)
-    return _passes(twin, images, convert=within)
+    return _passes(twin, _images(layer, samples_innermost=within, channels_last=channels_last), convert=within)
 
 
-def sparse_cost(kernels: Kernels, layer: Layer, way: Way, band: int) -> float:
-    """The same by a sparse way, at a load within a band."""
+def sparse_cost(backend: Backend, layer: Layer, way: Way, band: int, *, channels_last: bool) -> float:
+    """The same by a sparse way, at a load within a band; ``channels_last`` if its images are not to have samples innermost."""
     generator = torch.Generator().manual_seed(0)
     mask = LayerMask.of(way.example(layer.shape, load_of(band), generator))
-    products = way.products(kernels, mask, layer.geometry, layer.default_choice(way))
+    products = way.products(mask, layer.geometry, layer.module.weight.element_size())
+    images = _images(layer, samples_innermost=backend.innermost, channels_last=channels_last)
+    module = make_sparse(layer.twin(), backend, lambda _: StepProducts(products, products))
+    return _passes(module, images, convert=False)
+
+
+def _images(layer: Layer, *, samples_innermost: bool, channels_last: bool) -> Tensor:
+    """A layer's input in a memory format."""
     images = torch.randn(layer.input, dtype=layer.module.weight.dtype)
-    module = make_sparse(layer.twin(), kernels, lambda _: StepProducts(products, products))
-    return _passes(module, innermost(images) if images.dim() == 4 else images, convert=False)
+    if images.dim() != 4:
+        return images
+    if samples_innermost:
+        return innermost(images)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 def _passes(module: nn.Module, images: Tensor, *, convert: bool) -> float:

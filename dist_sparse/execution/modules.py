@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry
-from dist_sparse.execution.kernels import DTYPES, Kernels
+from dist_sparse.execution.kernels import DTYPES
 from dist_sparse.execution.linear import linear_geometry, multiply
 
 MakeProducts = Callable[[Geometry], StepProducts | None]
@@ -19,6 +20,7 @@ DenseLayer = nn.Conv2d | nn.Linear
 class SparseConv2d(nn.Conv2d):
     """A convolution by its active weights; dense where there are no products for them, and on other devices."""
 
+    backend: Backend
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,21 +35,21 @@ class SparseConv2d(nn.Conv2d):
 class SparseLinear(nn.Linear):
     """A linear layer by its active weights, as :class:`SparseConv2d`."""
 
-    kernels: Kernels
+    backend: Backend
     products_of: MakeProducts
 
     def forward(self, input: Tensor) -> Tensor:
         if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
             return super().forward(input)
-        return multiply(input.to(self.weight.dtype), self.weight, self.bias, products, self.kernels)
+        return multiply(input.to(self.weight.dtype), self.weight, self.bias, products, self.backend.kernels)
 
 
 SparseLayer = SparseConv2d | SparseLinear
 
 
-def _fits(module: DenseLayer, input: Tensor) -> bool:
-    """Whether the kernels can take an input; of others, torch tells what is wrong with them."""
-    if input.device.type != "cpu":
+def _fits(module: "SparseLayer", input: Tensor) -> bool:
+    """Whether the backend can take an input; of others, torch tells what is wrong with them."""
+    if input.device.type != module.backend.device:
         return False
     if isinstance(module, nn.Linear):
         return input.dim() > 0 and input.shape[-1] == module.in_features
@@ -55,23 +57,22 @@ def _fits(module: DenseLayer, input: Tensor) -> bool:
 
 
 def qualifies(module: nn.Module) -> bool:
-    """Whether the kernels can compute a module: linear, or a convolution of one group with zeros around the input."""
+    """Whether a backend can compute a module: linear, or a convolution of one group with zeros around the input."""
     if type(module) is nn.Conv2d:
         fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
         return fits and module.weight.dtype in DTYPES
     return type(module) is nn.Linear and module.weight.dtype in DTYPES
 
 
-def make_sparse(module: DenseLayer, kernels: Kernels, products_of: MakeProducts) -> SparseLayer:
+def make_sparse(module: DenseLayer, backend: Backend, products_of: MakeProducts) -> SparseLayer:
     """The same module, which :func:`qualifies`, changed to compute by products."""
     if isinstance(module, nn.Linear):
         module.__class__ = SparseLinear
         assert isinstance(module, SparseLinear)
-        module.kernels = kernels
     else:
         module.__class__ = SparseConv2d
         assert isinstance(module, SparseConv2d)
-    module.products_of = products_of
+    module.backend, module.products_of = backend, products_of
     return module
 
 

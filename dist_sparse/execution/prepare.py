@@ -19,7 +19,7 @@ def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
 
 
 def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
-    """Let the masked layers of a network compute as ``current`` has it, and its batch norms keep their memory format.
+    """Let the masked layers of a network compute as ``current`` has it, and its batch norms keep the memory format of that.
 
     Nothing but classes of modules changes, and what they keep beside parameters and buffers: names, state and hooks stay.
 
@@ -27,15 +27,17 @@ def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
         images: [B, C, H, W], of a size that the network takes, to watch a forward pass of and find the ReLUs that batch norms
             can do; None if something may come between them, so that none can.
     """
-    modules = dict(model.named_modules())
-    fused = set() if images is None else norms_before_relu(model, images)
+    modules, kernels = dict(model.named_modules()), current.backend.kernels
+    fused = set() if kernels is None or images is None else norms_before_relu(model, images)
     for name, module in qualifying(model, current.masks.names).items():
-        make_sparse(module, current.kernels, LayerProducts(current, name))
+        make_sparse(module, current.backend, LayerProducts(current, name, module.weight.element_size()))
+    if kernels is None:
+        return
     for name, module in modules.items():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = InnermostBatchNorm2d
             assert isinstance(module, InnermostBatchNorm2d)
-            module.kernels, module.defers = current.kernels, name in fused
+            module.kernels, module.defers = kernels, name in fused
         elif type(module) is nn.ReLU:
             module.__class__ = NormReLU
 
@@ -65,5 +67,5 @@ def undo(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in _BEFORE:
             module.__class__ = _BEFORE[type(module)]
-            for name in ("products_of", "kernels", "defers"):
+            for name in ("products_of", "backend", "kernels", "defers"):
                 module.__dict__.pop(name, None)

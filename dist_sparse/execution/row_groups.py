@@ -14,6 +14,7 @@ from torch import Tensor
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs
+from dist_sparse.execution.products import InnermostProducts
 from dist_sparse.execution.structures import GroupIndex, Pass, dtype_of_offsets
 
 GROUP = 4
@@ -21,13 +22,13 @@ _MOST_COLUMNS = 0.85
 """From this share on, products with zeros cost less than what a dense layer gains."""
 
 
-def group_rows(hashes: Tensor) -> Tensor:
-    """Groups of four rows, whose number four divides, by numbers that are the same for equal rows: int32 [groups, 4]."""
+def group_rows(hashes: Tensor, size: int = GROUP) -> Tensor:
+    """Groups of so many rows, whose number that divides, by numbers that are the same for equal rows: int32 [groups, size]."""
     _, kind = torch.unique(hashes, return_inverse=True)
     alike = kind.argsort(stable=True)
     place = torch.arange(len(kind)) - torch.searchsorted(kind[alike], kind[alike])
-    whole = place < kind.bincount()[kind[alike]] // GROUP * GROUP
-    order = torch.cat([alike[whole], alike[~whole].sort().values]).view(-1, GROUP)
+    whole = place < kind.bincount()[kind[alike]] // size * size
+    order = torch.cat([alike[whole], alike[~whole].sort().values]).view(-1, size)
     return order[order[:, 0].argsort()].int()  # near rows first, so that results are written in order
 
 
@@ -38,7 +39,7 @@ def load_of_groups(kernels: Kernels, matrix: Tensor) -> float:
     return 1.0 if share >= _MOST_COLUMNS else share
 
 
-class RowGroups:
+class RowGroups(InnermostProducts):
     """The products of one mask in one geometry; tensors as those of :class:`.unstructured.Unstructured`."""
 
     def __init__(self, kernels: Kernels, mask: Tensor, geometry: Geometry, choice: Choice) -> None:

@@ -5,10 +5,11 @@ from torch import Tensor
 from dist_sparse.execution.geometry import Geometry, empty_innermost, padded
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.passes import Choice, gradient_by_phase, over_outputs
+from dist_sparse.execution.products import InnermostProducts
 from dist_sparse.execution.structures import Pass
 
 
-class Unstructured:
+class Unstructured(InnermostProducts):
     """The products of one mask in one geometry. Tensors are padded: [height, width, channels, samples]."""
 
     def __init__(self, kernels: Kernels, packed: Tensor, active: int, geometry: Geometry, choice: Choice) -> None:
@@ -17,12 +18,16 @@ class Unstructured:
         size = geometry.channels_out, geometry.columns
         area = geometry.kernel[0] * geometry.kernel[1]
         block = area * -(-geometry.channels_in // choice.forward_blocks)
-        self._forward, self.positions = kernels.index_rows(packed, size, active, geometry.offsets, block)
-        """Where the values lie in the flattened weight: int32 [active]."""
+        self._forward, self._positions = kernels.index_rows(packed, size, active, geometry.offsets, block)
         keys = geometry.keys, len(geometry.phases) * geometry.channels_in
         block = -(-geometry.channels_out // choice.backward_blocks)
-        by_key = kernels.index_by_key(self.positions, size, keys, geometry.gradient_offsets, block)
+        by_key = kernels.index_by_key(self._positions, size, keys, geometry.gradient_offsets, block)
         self._backward, self._entry = by_key
+
+    @property
+    def positions(self) -> Tensor:
+        """Where the values lie in the flattened weight: int32 [active]."""
+        return self._positions
 
     @property
     def index_bytes(self) -> int:

@@ -61,7 +61,7 @@ def _execution(outlook: Outlook) -> str:
     if reason := impossible(outlook.config, None) or (compute == "auto" and pointless(outlook.forecast, len(outlook.made))):
         return f"dense: {reason}"
     if compute == "sparse":
-        return "sparse, on a CPU"
+        return "sparse, the layers that can be"
     return "on a CPU, what is measured to be the fastest there; else dense"
 
 

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from dist_sparse.execution.backends import Backend, compiled_backend
 from dist_sparse.execution.choose import Fastest, NetworkCost, dense_key, sparse_key
 from dist_sparse.execution.costs import Costs, band_of, cache_path, load_of, read_cache, with_band, write_cache
 from dist_sparse.execution.current import Current
@@ -14,6 +15,10 @@ from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.ways import LayerMask
 from dist_sparse.sparsity.masks import Masks
+
+
+def backend() -> Backend:
+    return compiled_backend(kernels())
 
 
 def layer(model: nn.Module, masks: Masks) -> Layer:
@@ -39,8 +44,8 @@ def costs_of(one: Layer, *, dense: float, **ways: tuple[float, float]) -> Costs:
 
 
 def chosen(one: Layer, masks: Masks, costs: Costs, network: NetworkCost | None = None) -> dict[str, str]:
-    choose = Fastest(kernels(), {"0.weight": one}, costs, channels_last=False, network=network)
-    return {name: each.way for name, each in Current(kernels(), masks, choose).chosen().items()}
+    choose = Fastest(backend(), {"0.weight": one}, costs, channels_last=False, network=network)
+    return {name: each.way for name, each in Current(backend(), masks, choose).chosen().items()}
 
 
 def test_the_fastest_way_is_taken() -> None:
@@ -75,8 +80,8 @@ def test_layers_change_their_way_with_their_density() -> None:
     one, masks = masked(0.1)
     costs = costs_of(one, dense=4, unstructured=(0.1, 2))
     costs.put(with_band(sparse_key(one, "unstructured"), band_of(0.5)), 5)
-    choose = Fastest(kernels(), {"0.weight": one}, costs, channels_last=False)
-    current = Current(kernels(), masks, choose)
+    choose = Fastest(backend(), {"0.weight": one}, costs, channels_last=False)
+    current = Current(backend(), masks, choose)
     assert set(current.chosen()) == {"0.weight"}
     masks.replace({"0.weight": torch.rand(16, 8, 3, 3) < 0.5})
     assert current.chosen() == {}
@@ -102,7 +107,7 @@ def test_loads_of_a_band_are_near_one_another(load: float) -> None:
 def test_gains_are_told_of_layers_that_are_not_dense() -> None:
     one, masks = masked(0.1)
     choose = Fastest(
-        kernels(), {"0.weight": one}, costs_of(one, dense=4, unstructured=(0.1, 2)), channels_last=False, network=None
+        backend(), {"0.weight": one}, costs_of(one, dense=4, unstructured=(0.1, 2)), channels_last=False, network=None
     )
     packed, active = masks.packed()["0.weight"], masks.active()["0.weight"]
     assert choose.gains({"0.weight": LayerMask(packed=packed, active=active, shape=one.shape)}) == {"0.weight": 2.0}

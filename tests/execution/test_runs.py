@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from dist_sparse import evaluate
-from dist_sparse.execution import build, survey
+from dist_sparse.execution import available, survey
 from dist_sparse.execution.kernels import Kernels, kernels
-from dist_sparse.execution.layers import Layer
 from dist_sparse.execution.modules import SparseConv2d
 from tests.command import ROOT, here, metrics, train_here
 from tests.test_every_method import CONFIGS, short
@@ -48,26 +47,6 @@ def test_every_method_trains_as_it_does_densely(tmp_path: Path, path: Path) -> N
     sparse, dense = (trained(tmp_path, values, compute) for compute in ("sparse", "dense"))
     check_alike(sparse, dense)
     assert any(float(row["execution/sparse_layers"] or 0) > 0 for row in sparse)
-
-
-@pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Costs by which sparse layers are ten times as fast, on a machine that has measured nothing yet; what was measured."""
-    kernels()  # compiled into the usual cache
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(build, "compiling", lambda: iter(()))
-    monkeypatch.setattr(build, "_SMALL", 0)
-    found: list[str] = []
-
-    def cost(seconds: float, layer: Layer) -> float:
-        found.append(layer.key)
-        return seconds
-
-    networks = iter([30.0, 3.0])
-    monkeypatch.setattr(survey, "dense_cost", lambda layer, **_: cost(1.0, layer))
-    monkeypatch.setattr(survey, "sparse_cost", lambda _, layer, *__: cost(0.1, layer))
-    monkeypatch.setattr(survey, "network_seconds", lambda *_: next(networks))
-    return found
 
 
 SET = {
@@ -153,9 +132,12 @@ def test_sparse_execution_that_cannot_be_had_is_refused_in_one_line(tmp_path: Pa
 def test_without_a_compiler_a_run_goes_on_densely_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
 ) -> None:
-    monkeypatch.setattr(build, "kernels", kernels.__wrapped__)  # as in a new process
+    monkeypatch.setattr(available, "kernels", kernels.__wrapped__)  # as in a new process
     monkeypatch.setenv("CXX", "no-such-compiler")
-    told = "there is no C++ compiler (no-such-compiler; CXX names another)"
+    told = (
+        "there is no C++ compiler (no-such-compiler; CXX names another), "
+        "and no masked layer has rows that agree in groups of 16"
+    )
     outcome = train_here({**SET, "output": tmp_path / "auto"})
     assert outcome.code == 0 and f"layers are computed densely: {told}" in outcome.out
     outcome = train_here({**SET, "execution.compute": "sparse", "output": tmp_path / "sparse"})
@@ -204,7 +186,7 @@ def test_kernels_that_compute_wrongly_are_not_used(
 def test_a_run_that_began_densely_goes_on_densely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]) -> None:
     """Though the machine has a compiler by now: results would part."""
     with monkeypatch.context() as without:
-        without.setattr(build, "kernels", kernels.__wrapped__)
+        without.setattr(available, "kernels", kernels.__wrapped__)
         without.setenv("CXX", "no-such-compiler")
         assert train_here({**SET, "output": tmp_path / "halves"}, interrupt_after=7).code == 130
     assert "going on after step 6 of 11" in train_here({**SET, "output": tmp_path / "halves"}).out

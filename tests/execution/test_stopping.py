@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dist_sparse.execution import build, survey
+from dist_sparse.execution import available, build, survey
 from tests.command import ROOT, metrics, read_until, start, train_here, words
 from tests.test_every_method import short
 
@@ -59,10 +59,10 @@ def test_a_signal_while_layers_are_measured(tmp_path: Path, monkeypatch: pytest.
             os.kill(os.getpid(), signal.SIGTERM)
         return seconds
 
-    monkeypatch.setattr(build, "compiling", lambda: iter(()))
+    monkeypatch.setattr(available, "compiling", lambda: iter(()))
     monkeypatch.setattr(build, "_SMALL", 0)
     monkeypatch.setattr(survey, "dense_cost", lambda layer, **how: cost(1.0, f"dense {layer.key} {how}"))
-    monkeypatch.setattr(survey, "sparse_cost", lambda _, layer, *how: cost(0.1, f"{layer.key} {how}"))
+    monkeypatch.setattr(survey, "sparse_cost", lambda _, layer, *how, **__: cost(0.1, f"{layer.key} {how}"))
     networks = iter([30.0, 3.0] * 2)
     monkeypatch.setattr(survey, "network_seconds", lambda *_: next(networks))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
