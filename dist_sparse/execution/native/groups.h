@@ -19,7 +19,7 @@ INLINE int64_t row_of(const Pass& pass, const Groups& groups, int group, int mem
 
 // As multiply_strip; `values` are [column][row of the group].
 template <class T, class Offset, int LANES, int POSITIONS>
-INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Aheads ahead) {
+INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values, Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
   const Offset* offset = static_cast<const Offset*>(groups.offset);
   const int64_t samples = pass.samples;
@@ -41,7 +41,7 @@ INLINE void multiply_groups(const Pass& pass, const T* in, T* out, const Groups&
 // one that becomes so strip by strip.
 template <class T, class Offset, int LANES, int POSITIONS>
 INLINE void spread_groups(const Pass& pass, T* in_gradient, const T* out_gradient, const Groups& groups, const T* values,
-                          Aheads ahead) {
+                          Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
   const Offset* offset = static_cast<const Offset*>(groups.offset);
   const int64_t samples = pass.samples, in_step = pass.in_step;  // in registers: what is written could be the pass
@@ -103,7 +103,7 @@ INLINE int correlate_tiles(const Pass& pass, int positions, const T* in, const T
 
 template <class T, class Offset, int LANES>
 INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const T* out_gradient, const Groups& groups,
-                             T* gradients, Aheads ahead) {
+                             T* gradients, Ahead ahead) {
   const Offset* offset = static_cast<const Offset*>(groups.offset);
   for (int group = 0; group < groups.count; group++) {
     ahead.fetch_share();

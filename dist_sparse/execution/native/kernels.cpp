@@ -29,9 +29,9 @@ constexpr bool has_kernel() {
 }
 
 // Calls kernel(Number<LANES>, Number<POSITIONS>, place in the input, place in the output, what to fetch ahead) for all strips:
-// for as many positions at once as there is a kernel for, of `ROWS` sums a position. `aheads(in, out)` tells what is fetched.
-template <class T, class Offset, int ROWS, class AheadsOf, class Kernel>
-INLINE void over_strips(const Pass& pass, AheadsOf aheads, Kernel kernel) {
+// for as many positions at once as there is a kernel for, of `ROWS` sums a position. `ahead_of(in, out)` tells what is fetched.
+template <class T, class Offset, int ROWS, class AheadOf, class Kernel>
+INLINE void over_strips(const Pass& pass, AheadOf ahead_of, Kernel kernel) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t in, int64_t out, int count, bool first) {
     constexpr int kLanes = decltype(lanes)::value;
     int p = 0;
@@ -39,7 +39,7 @@ INLINE void over_strips(const Pass& pass, AheadsOf aheads, Kernel kernel) {
       constexpr int kPositions = decltype(positions)::value;
       if constexpr (has_kernel<T, Offset, kLanes, kPositions, ROWS>())
         for (; p + kPositions <= count; p += kPositions) {
-          const Aheads ahead = first && p == 0 ? aheads(in, out) : Aheads();
+          const Ahead ahead = first && p == 0 ? ahead_of(in, out) : Ahead();
           kernel(lanes, positions, in + p * pass.in_step, out + p * pass.out_step, ahead);
         }
     };
@@ -55,8 +55,8 @@ INLINE void over_strips(const Pass& pass, AheadsOf aheads, Kernel kernel) {
 
 template <class T, class Offset>
 void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values) {
-  over_strips<T, Offset, 1>(pass, [&](int64_t from, int64_t) { return Aheads{input_ahead(pass, in + from, rows.count), {}}; },
-                            [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
+  over_strips<T, Offset, 1>(pass, [&](int64_t from, int64_t) { return input_ahead(pass, in + from, rows.count); },
+                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
     multiply_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, rows, values, ahead);
   });
   if (pass.streams) end_streams();
@@ -64,11 +64,8 @@ void multiply_rows(const Pass& pass, const T* in, T* out, const Rows& rows, cons
 
 template <class T, class Offset>
 void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows& rows, T* gradients) {
-  const auto aheads = [&](int64_t from, int64_t to) {
-    return Aheads{input_ahead(pass, in + from, rows.count),
-                  positions_ahead(gradient + to, pass.positions, pass.out_step, rows.count)};
-  };
-  over_strips<T, Offset, 1>(pass, aheads, [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
+  over_strips<T, Offset, 1>(pass, [&](int64_t from, int64_t) { return input_ahead(pass, in + from, rows.count); },
+                            [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
     correlate_strip<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, gradient + to, rows,
                                                                                    gradients, ahead);
   });
@@ -76,8 +73,8 @@ void correlate_rows(const Pass& pass, const T* in, const T* gradient, const Rows
 
 template <class T, class Offset>
 void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& groups, const T* values) {
-  over_strips<T, Offset, kGroup>(pass, [&](int64_t from, int64_t) { return Aheads{input_ahead(pass, in + from, groups.count), {}}; },
-                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
+  over_strips<T, Offset, kGroup>(pass, [&](int64_t from, int64_t) { return input_ahead(pass, in + from, groups.count); },
+                                 [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
     multiply_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in + from, out + to, groups, values,
                                                                                    ahead);
   });
@@ -86,11 +83,10 @@ void multiply_row_groups(const Pass& pass, const T* in, T* out, const Groups& gr
 
 template <class T, class Offset>
 void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, const Groups& groups, const T* values) {
-  const auto aheads = [&](int64_t from, int64_t to) {
-    return Aheads{positions_ahead(gradient + to, pass.positions, pass.out_step, groups.count),
-                  pass.zeroed > 0 ? positions_ahead(in_gradient + from, pass.positions, pass.in_step, groups.count) : Ahead()};
+  const auto ahead_of = [&](int64_t, int64_t to) {
+    return positions_ahead(gradient + to, pass.positions, pass.out_step, groups.count);
   };
-  over_strips<T, Offset, kGroup>(pass, aheads, [&](auto lanes, auto positions, int64_t from, int64_t to, Aheads ahead) {
+  over_strips<T, Offset, kGroup>(pass, ahead_of, [&](auto lanes, auto positions, int64_t from, int64_t to, Ahead ahead) {
     spread_groups<T, Offset, decltype(lanes)::value, decltype(positions)::value>(pass, in_gradient + from, gradient + to, groups,
                                                                                  values, ahead);
   });
@@ -100,9 +96,7 @@ void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, cons
 template <class T, class Offset>
 void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, const Groups& groups, T* gradients) {
   each_strip_and_group_of_samples(pass, [&](auto lanes, int64_t from, int64_t to, int count, bool first) {
-    const Aheads ahead = first ? Aheads{input_ahead(pass, in + from, groups.count),
-                                        positions_ahead(gradient + to, pass.positions, pass.out_step, groups.count)}
-                               : Aheads();
+    const Ahead ahead = first ? input_ahead(pass, in + from, groups.count) : Ahead();
     correlate_groups<T, Offset, decltype(lanes)::value>(pass, count, in + from, gradient + to, groups, gradients, ahead);
   });
 }

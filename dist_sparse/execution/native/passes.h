@@ -95,12 +95,3 @@ template <class T>
 INLINE Ahead positions_ahead(const T* strip, int64_t positions, int64_t step, int shares) {
   return Ahead(strip + positions * step, 1, 0, positions * step * static_cast<int64_t>(sizeof(T)), shares);
 }
-
-// What a strip reads, and what it reads or adds to beside that.
-struct Aheads {
-  Ahead first, second;
-  inline __attribute__((always_inline)) void fetch_share() {
-    first.fetch_share();
-    second.fetch_share();
-  }
-};

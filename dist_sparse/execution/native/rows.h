@@ -23,7 +23,7 @@ INLINE void each_row(const Rows& rows, Visit visit) {
 
 // out[position][row] = the sum over the row's entries of value * in[position + offset]; the sums stay in registers.
 template <class T, class Offset, int LANES, int POSITIONS>
-INLINE void multiply_strip(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values, Aheads ahead) {
+INLINE void multiply_strip(const Pass& pass, const T* in, T* out, const Rows& rows, const T* values, Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
   // Few sums are in two sets: a sum's next product waits for the one before.
   constexpr int kSets = POSITIONS * Lanes<T, LANES>::count <= 4 ? 2 : 1;
@@ -50,7 +50,7 @@ INLINE void multiply_strip(const Pass& pass, const T* in, T* out, const Rows& ro
 
 // gradients[entry] += the sum over positions and samples of out_gradient[position][row] * in[position + offset].
 template <class T, class Offset, int LANES, int POSITIONS>
-INLINE void correlate_strip(const Pass& pass, const T* in, const T* out_gradient, const Rows& rows, T* gradients, Aheads ahead) {
+INLINE void correlate_strip(const Pass& pass, const T* in, const T* out_gradient, const Rows& rows, T* gradients, Ahead ahead) {
   using V = typename Lanes<T, LANES>::V;
   const Offset* offset = static_cast<const Offset*>(rows.offset);
   const int64_t samples = pass.samples, in_step = pass.in_step;
