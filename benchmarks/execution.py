@@ -49,7 +49,8 @@ def main() -> None:
     timings = timing.interleaved(candidates, args.rounds, clock=clock)
     title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
     print(timings.table(title, _fastest(timings)), end="\n\n")
-    report = {"step": _ratios(timings)} | _of_layers(args, sparse, clock)
+    seconds = {name: median(each) for name, each in timings.seconds.items()}
+    report = {"step": _ratios(timings), "seconds": seconds} | _of_layers(args, sparse, clock)
     print(timing.setting(device))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

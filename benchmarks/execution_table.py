@@ -1,0 +1,69 @@
+"""The sparse step against the dense one for many densities, structures and networks, each by ``benchmarks.execution``.
+
+    python -m benchmarks.execution_table [--only TEXT] [--rounds 3] [--records DIR]
+
+Each line is a process of its own, whose command ends its line of the table; what it found is kept in the records, and not
+measured again.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import setting
+
+ROOT = Path(__file__).parents[1]
+_DENSITIES = ((0.2, "erk"), (0.1, "erk"), (0.05, "erk"), (0.02, "erk"), (0.1, "uniform"))
+_STRUCTURES = ("block:1x4", "block:16x16", "filter", "channel", "pattern", "nm:2:4")
+_CIFAR = "--size 32 --classes 10 --batch 128"
+_DEIT = "--model deit_small_patch16_224 --size 224 --batch 8"
+CELLS: Mapping[str, str] = {
+    **{
+        f"resnet50, {structure}, {spread} {density}": f"--structure {structure} --density {density} --distribution {spread}"
+        for density, spread in _DENSITIES
+        for structure in ("unstructured", "block:4x1")
+    },
+    "resnet18, block:4x1, erk 0.1": "--model resnet18 --structure block:4x1",
+    "cifar_vgg_d, block:4x1, erk 0.1": f"--model cifar_vgg_d {_CIFAR} --structure block:4x1",
+    "cifar_wrn_22_2, block:16x16, erk 0.1": f"--model cifar_wrn_22_2 {_CIFAR} --structure block:16x16",
+    "deit_small, unstructured, uniform 0.2": f"{_DEIT} --density 0.2 --distribution uniform",
+    **{f"resnet50, {structure}, erk 0.1": f"--structure {structure}" for structure in _STRUCTURES},
+}
+"""By name, the arguments of ``benchmarks.execution``."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="the lines whose name has this text in it")
+    parser.add_argument("--rounds", type=int, default=3, help="times each step is measured")
+    parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "execution")
+    args = parser.parse_args()
+    args.records.mkdir(parents=True, exist_ok=True)
+    print("| network, structure, density | sparse / dense | `python -m benchmarks.execution` |\n| --- | ---: | --- |")
+    for name, options in CELLS.items():
+        if args.only in name:
+            ratio = _ratio(name, options, args.rounds, args.records)
+            print(f"| {name} | {ratio} | `{options}` |", flush=True)
+    print(f"\n{setting(torch.device('cpu'))}")
+
+
+def _ratio(name: str, options: str, rounds: int, records: Path) -> str:
+    """Of whole steps, from the records or from a process; what went wrong, if it did."""
+    record = records / f"{name.translate(str.maketrans({',': '', ' ': '-', ':': '_'}))}.json"
+    if not record.exists():
+        command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(options)]
+        command += ["--rounds", str(rounds), "--no-layers", "--json", str(record)]
+        found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+        if found.returncode:
+            return (found.stderr.strip().splitlines() or ["failed"])[-1]
+    return f"{json.loads(record.read_text())['step']['sparse_over_dense']:.2f}"
+
+
+if __name__ == "__main__":
+    main()
