@@ -20,7 +20,7 @@ from benchmarks.timing import setting
 
 ROOT = Path(__file__).parents[1]
 _DENSITIES = ((0.2, "erk"), (0.1, "erk"), (0.05, "erk"), (0.02, "erk"), (0.1, "uniform"))
-_STRUCTURES = ("block:1x4", "block:16x16", "filter", "channel", "pattern", "nm:2:4")
+_STRUCTURES = ("block:1x4", "block:16x16", "filter", "channel")
 _CIFAR = "--size 32 --classes 10 --batch 128"
 _DEIT = "--model deit_small_patch16_224 --size 224 --batch 8"
 CELLS: Mapping[str, str] = {
