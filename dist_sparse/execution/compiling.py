@@ -121,7 +121,7 @@ def _compile(program: str, flags: tuple[str, ...], path: Path) -> Iterator[None]
         code = yield from _wait(command, said)
         if code:
             lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
-            errors = [line for line in lines if "error" in line] or lines or ["?"]
+            errors = [line for line in lines if "error" in line] or lines or [f"it ends with {code} and says nothing"]
             raise NoKernels(f"{program} cannot compile the kernels: {one_line(errors[0])[:200]}")
         noted = _sum_of(made)
         noted.write_text(_sum(made), encoding="ascii")

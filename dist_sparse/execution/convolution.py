@@ -56,7 +56,7 @@ def _of_weight(pair: StepProducts, source: Tensor, read: Tensor, gradient: Tenso
 
 
 def convolve(images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
-    """The convolution of images [N, in, H, W] of any memory format; the result has its samples innermost.
+    """The convolution of images [N, in, H, W] of any memory format; the result has that of the products.
 
     The gradient of the weight is 0 where ``pair.weights`` have no products.
     """
