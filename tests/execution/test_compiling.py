@@ -49,7 +49,9 @@ def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ERROR = "k.cpp:1: error: no such vector"
 
 
-@pytest.mark.parametrize(("script", "said"), [(f"echo '{ERROR}' >&2; exit 1", ERROR), ("exit 1", "it ends with 1 and says nothing")])
+@pytest.mark.parametrize(
+    ("script", "said"), [(f"echo '{ERROR}' >&2; exit 1", ERROR), ("exit 1", "it ends with 1 and says nothing")]
+)
 def test_a_compiler_that_fails(cache: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> None:
     compiler(cache, script, monkeypatch)
     with pytest.raises(NoKernels) as caught:
