@@ -37,12 +37,28 @@ _LINE, _MOST_CACHED = 64, 1 << 20
 
 
 _POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
-_NORMS = {
-    "norm_sums": (_POINTER, _STEP, *[_POINTER] * 3),
-    "norm_apply": (_POINTER, _STEP, *[_POINTER] * 3, _STEP, _POINTER),
-    "norm_gradient_sums": (ctypes.POINTER(NormGradient), *[_POINTER] * 2),
-    "norm_gradient_apply": (ctypes.POINTER(NormGradient), *[_POINTER] * 4),
+
+
+def _over(parts: type[ctypes.Structure], *arguments: Any) -> tuple[Any, ...]:
+    """The types of what a kernel takes: structures of its parts, their number, and what is the same for all."""
+    return ctypes.POINTER(parts), ctypes.c_int, *arguments
+
+
+_ROWS, _GROUPS, _FROM = ctypes.POINTER(Rows), ctypes.POINTER(Groups), ctypes.POINTER(NormGradient)
+_KERNELS: dict[str, tuple[Any, ...]] = {
+    "multiply_rows": _over(Pass, _POINTER, _POINTER, _ROWS, _POINTER),
+    "correlate_rows": _over(Pass, _POINTER, _POINTER, _ROWS, _POINTER, _STEP),
+    "multiply_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER),
+    "spread_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER),
+    "correlate_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER, _STEP),
+    "norm_sums": _over(Plane, _POINTER, _STEP, _POINTER, _POINTER, _STEP),
+    "norm_apply": _over(Plane, _POINTER, _STEP, *[_POINTER] * 3, _STEP, _POINTER),
+    "norm_gradient_sums": _over(Plane, _FROM, _POINTER, _STEP),
+    "norm_gradient_apply": _over(Plane, _FROM, *[_POINTER] * 4),
+    "rows_to_blocks": _over(Blocks, *[_POINTER] * 3, _STEP),
+    "blocks_to_rows": _over(Blocks, *[_POINTER] * 3),
 }
+"""The C functions of ``native/kernels.cpp`` for each type of numbers, and what they take."""
 
 
 class Kernels:
@@ -58,10 +74,9 @@ class Kernels:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
             raise NoKernels(f"the compiled kernels cannot be loaded: {one_line(error)}") from error
-        for kernel, suffix in itertools.product(("multiply", "correlate"), _SUFFIX.values()):
-            self._declare(f"{kernel}_rows_{suffix}", Rows)
-        for kernel, suffix in itertools.product(("multiply", "spread", "correlate"), _SUFFIX.values()):
-            self._declare(f"{kernel}_groups_{suffix}", Groups)
+        for (kernel, arguments), suffix in itertools.product(_KERNELS.items(), _SUFFIX.values()):
+            function = getattr(self._library, f"{kernel}_{suffix}")
+            function.argtypes, function.restype = arguments, None
         self._library.hash_rows_of_mask.restype = ctypes.c_int64
         self._library.index_rows_of_bits.argtypes = (_POINTER, Matrix, *[_POINTER] * 4)
         self._library.index_rows_by_key.argtypes = (
@@ -72,12 +87,6 @@ class Kernels:
             ctypes.c_int32,
             *[_POINTER] * 4,
         )
-        for (kernel, arguments), suffix in itertools.product(_NORMS.items(), _SUFFIX.values()):
-            function = getattr(self._library, f"{kernel}_{suffix}")
-            function.argtypes, function.restype = (ctypes.POINTER(Plane), *arguments), None
-        for kernel, suffix in itertools.product(("rows_to_blocks", "blocks_to_rows"), _SUFFIX.values()):
-            function = getattr(self._library, f"{kernel}_{suffix}")
-            function.argtypes, function.restype = (ctypes.POINTER(Blocks), *[_POINTER] * 3), None
 
     def __deepcopy__(self, memo: object) -> "Kernels":
         """A copy of a network computes by the same library."""
@@ -103,7 +112,7 @@ class Kernels:
         """
         kernel, arguments = self._kernel("spread_groups", gradient), (index.structure(), values.data_ptr())
         parts = parts_of_strips(shape) if shape.zeroed else parts_of_samples(shape)
-        run(kernel, [(part, source_gradient.data_ptr(), gradient.data_ptr(), *arguments) for part in parts])
+        run(kernel, parts, source_gradient.data_ptr(), gradient.data_ptr(), *arguments)
 
     def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:
         """As :meth:`correlate_rows`, of each column [columns, 4]."""
@@ -167,8 +176,8 @@ class Kernels:
     def rows_to_blocks(self, rows: Tensor, samples: int) -> Tensor:
         """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
         made = _empty_blocks(rows, samples)
-        pointers = _pointer(rows), made.data_ptr(), None
-        run(self._kernel("rows_to_blocks", rows), [(part, *pointers) for part in _blocks(made, len(rows), made)])
+        parts = _blocks(made, len(rows), made)
+        run(self._kernel("rows_to_blocks", rows), parts, _pointer(rows), made.data_ptr(), None, 0)
         return made
 
     def rows_to_blocks_and_sums(self, rows: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -176,16 +185,15 @@ class Kernels:
         made = _empty_blocks(rows, samples)
         parts = _blocks(made, len(rows), made)
         sums = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64)
-        pointers = _pointer(rows), made.data_ptr()
-        calls = [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)]
-        run(self._kernel("rows_to_blocks", rows), calls)
+        pointers = _pointer(rows), made.data_ptr(), sums.data_ptr()
+        run(self._kernel("rows_to_blocks", rows), parts, *pointers, sums.stride(0))
         return made, sums.sum(0).to(rows.dtype)
 
     def blocks_to_rows(self, blocks: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         """The first ``rows`` rows [rows, columns] of what :meth:`rows_to_blocks` makes, plus a bias [columns]."""
         made = blocks.new_empty(rows, blocks.shape[1])
         pointers = _pointer(blocks), None if bias is None else _pointer(bias), made.data_ptr()
-        run(self._kernel("blocks_to_rows", blocks), [(part, *pointers) for part in _blocks(blocks, rows, made)])
+        run(self._kernel("blocks_to_rows", blocks), _blocks(blocks, rows, made), *pointers)
         return made
 
     def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +217,7 @@ class Kernels:
         factors = [each.to(images.dtype) for each in (scale, shift)]
         pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), *_rows_at(residual))
         behind = Behind.SUM_AND_RELU if residual is not None else Behind.RELU if relu else Behind.NOTHING
-        run(self._kernel("norm_apply", images), [(part, *pointers, made.data_ptr()) for part in _planes(images, behind)])
+        run(self._kernel("norm_apply", images), _planes(images, behind), *pointers, made.data_ptr())
         return made
 
     def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
@@ -244,24 +252,15 @@ class Kernels:
         source, _kept = _norm_gradient(gradient, images, relu, mean)
         typed = [each.to(images.dtype) for each in factors]
         pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
-        parts = _planes(images, _relu(relu))
-        run(self._kernel("norm_gradient_apply", images), [(part, *pointers) for part in parts])
+        run(self._kernel("norm_gradient_apply", images), _planes(images, _relu(relu)), *pointers)
         return made
 
     def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], behind: Behind) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
         parts = _planes(images, behind)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
-        run(
-            self._kernel(kernel, images),
-            [(part, *pointers, own[0].data_ptr(), own[1].data_ptr()) for part, own in zip(parts, sums, strict=True)],
-        )
+        run(self._kernel(kernel, images), parts, *pointers, sums.data_ptr(), sums.stride(0))
         return sums.sum(0)
-
-    def _declare(self, name: str, index: type[ctypes.Structure]) -> None:
-        function, pointer = getattr(self._library, name), ctypes.c_void_p
-        function.argtypes = (ctypes.POINTER(Pass), pointer, pointer, ctypes.POINTER(index), pointer)
-        function.restype = None
 
     def _kernel(self, name: str, tensor: Tensor) -> Any:
         return getattr(self._library, f"{name}_{_SUFFIX[tensor.dtype]}")
@@ -278,7 +277,7 @@ def kernels() -> Kernels:
 
 
 def _by_strips(shape: Pass, kernel: Any, source: Tensor, target: Tensor, index: ctypes.Structure, values: Tensor) -> None:
-    run(kernel, [(part, source.data_ptr(), target.data_ptr(), index, values.data_ptr()) for part in parts_of_strips(shape)])
+    run(kernel, parts_of_strips(shape), source.data_ptr(), target.data_ptr(), index, values.data_ptr())
 
 
 def _summed(
@@ -286,9 +285,8 @@ def _summed(
 ) -> Tensor:
     """One sum for each thread, added in the threads' order: the same from run to run."""
     parts = parts_of_strips(shape)
-    sums = [source.new_zeros(size) for _ in parts]
-    pointers = (source.data_ptr(), gradient.data_ptr(), index)
-    run(kernel, [(part, *pointers, own.data_ptr()) for part, own in zip(parts, sums, strict=True)])
+    sums = source.new_zeros(len(parts), *size)
+    run(kernel, parts, source.data_ptr(), gradient.data_ptr(), index, sums.data_ptr(), sums.stride(0))
     for other in sums[1:]:
         sums[0] += other
     return sums[0]

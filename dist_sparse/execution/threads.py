@@ -1,9 +1,9 @@
-"""The threads of a kernel: each takes a part of what there is to do, the same part each time."""
+"""What the threads of a kernel do: each takes a part of what there is to do, the same part each time.
 
-import functools
+The threads are torch's own (``native/parallel.h``), as many as torch has.
+"""
+
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -40,15 +40,6 @@ def _copy(shape: Pass, **values: int) -> Pass:
     return copy
 
 
-def run(kernel: Any, calls: list[tuple[Any, ...]]) -> None:
-    """Call the kernel, which gives Python's lock free, on a thread for each of the arguments."""
-    others = [_pool(len(calls) - 1, os.getpid()).submit(kernel, *call) for call in calls[1:]]
-    kernel(*calls[0])
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: one that was forked off has none of its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="dist_sparse-kernel")
+def run(kernel: Any, parts: list[Any], *arguments: Any) -> None:
+    """Call a kernel, which gives Python's lock free, for all parts, structures of one type."""
+    kernel((type(parts[0]) * len(parts))(*parts), len(parts), *arguments)

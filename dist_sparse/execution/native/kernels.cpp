@@ -2,6 +2,7 @@
 #include "groups.h"
 #include "indices.h"
 #include "norms.h"
+#include "parallel.h"
 #include "rows.h"
 #include "transpose.h"
 
@@ -115,37 +116,66 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
     case Behind::kSumAndRelu: KERNEL<T, Behind::kSumAndRelu>(*(PLANE), __VA_ARGS__); break;                                   \
   }
 
+// Each takes what there is to do in parts, one a thread; sums are of each part, `step` apart.
 #define EXPORT(T, SUFFIX)                                                                                                     \
-  extern "C" void multiply_rows_##SUFFIX(const Pass* pass, const T* in, T* out, const Rows* index, const T* values) {         \
-    BY_OFFSET(multiply_rows, T, index, *pass, in, out, *index, values);                                                       \
+  extern "C" void multiply_rows_##SUFFIX(const Pass* passes, int parts, const T* in, T* out, const Rows* index,               \
+                                         const T* values) {                                                                   \
+    in_parallel(parts, [&](int part) { BY_OFFSET(multiply_rows, T, index, passes[part], in, out, *index, values); });         \
   }                                                                                                                           \
-  extern "C" void correlate_rows_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Rows* index, T* sums) {     \
-    BY_OFFSET(correlate_rows, T, index, *pass, in, gradient, *index, sums);                                                   \
+  extern "C" void correlate_rows_##SUFFIX(const Pass* passes, int parts, const T* in, const T* gradient, const Rows* index,   \
+                                          T* sums, int64_t step) {                                                            \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      BY_OFFSET(correlate_rows, T, index, passes[part], in, gradient, *index, sums + part * step);                            \
+    });                                                                                                                       \
   }                                                                                                                           \
-  extern "C" void multiply_groups_##SUFFIX(const Pass* pass, const T* in, T* out, const Groups* index, const T* values) {     \
-    BY_OFFSET(multiply_row_groups, T, index, *pass, in, out, *index, values);                                                 \
+  extern "C" void multiply_groups_##SUFFIX(const Pass* passes, int parts, const T* in, T* out, const Groups* index,           \
+                                           const T* values) {                                                                 \
+    in_parallel(parts, [&](int part) { BY_OFFSET(multiply_row_groups, T, index, passes[part], in, out, *index, values); });   \
   }                                                                                                                           \
-  extern "C" void spread_groups_##SUFFIX(const Pass* pass, T* in, const T* gradient, const Groups* index, const T* values) {  \
-    BY_OFFSET(spread_row_groups, T, index, *pass, in, gradient, *index, values);                                              \
+  extern "C" void spread_groups_##SUFFIX(const Pass* passes, int parts, T* in, const T* gradient, const Groups* index,        \
+                                         const T* values) {                                                                   \
+    in_parallel(parts, [&](int part) { BY_OFFSET(spread_row_groups, T, index, passes[part], in, gradient, *index, values); }); \
   }                                                                                                                           \
-  extern "C" void correlate_groups_##SUFFIX(const Pass* pass, const T* in, const T* gradient, const Groups* index, T* sums) { \
-    BY_OFFSET(correlate_row_groups, T, index, *pass, in, gradient, *index, sums);                                             \
+  extern "C" void correlate_groups_##SUFFIX(const Pass* passes, int parts, const T* in, const T* gradient,                    \
+                                            const Groups* index, T* sums, int64_t step) {                                     \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      BY_OFFSET(correlate_row_groups, T, index, passes[part], in, gradient, *index, sums + part * step);                      \
+    });                                                                                                                       \
   }                                                                                                                           \
-  extern "C" void norm_sums_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* shifts, double* sums,             \
-                                     double* squares) {                                                                       \
-    norm_sums(*plane, x, step, shifts, sums, squares);                                                                        \
+  extern "C" void norm_sums_##SUFFIX(const Plane* planes, int parts, const T* x, int64_t row_step, const T* shifts,           \
+                                     double* sums, int64_t step) {                                                            \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      double* own = sums + part * step;                                                                                       \
+      norm_sums(planes[part], x, row_step, shifts, own, own + planes[part].channels);                                         \
+    });                                                                                                                       \
   }                                                                                                                           \
-  extern "C" void norm_apply_##SUFFIX(const Plane* plane, const T* x, int64_t step, const T* scales, const T* shifts,         \
-                                      const T* residual, int64_t residual_step, T* out) {                                     \
-    BY_BEHIND(norm_apply, T, plane, x, step, scales, shifts, residual, residual_step, out);                                   \
+  extern "C" void norm_apply_##SUFFIX(const Plane* planes, int parts, const T* x, int64_t row_step, const T* scales,          \
+                                      const T* shifts, const T* residual, int64_t residual_step, T* out) {                    \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      BY_BEHIND(norm_apply, T, planes + part, x, row_step, scales, shifts, residual, residual_step, out);                     \
+    });                                                                                                                       \
   }                                                                                                                           \
-  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* plane, const NormGradient<T>* from, double* sums,                  \
-                                              double* products) {                                                             \
-    BY_BEHIND(norm_gradient_sums, T, plane, *from, sums, products);                                                           \
+  extern "C" void norm_gradient_sums_##SUFFIX(const Plane* planes, int parts, const NormGradient<T>* from, double* sums,      \
+                                              int64_t step) {                                                                 \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      double* own = sums + part * step;                                                                                       \
+      BY_BEHIND(norm_gradient_sums, T, planes + part, *from, own, own + planes[part].channels);                               \
+    });                                                                                                                       \
   }                                                                                                                           \
-  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* plane, const NormGradient<T>* from, const T* by_gradient,         \
-                                               const T* by_x, const T* constants, T* x_gradient) {                            \
-    BY_BEHIND(norm_gradient_apply, T, plane, *from, by_gradient, by_x, constants, x_gradient);                                \
+  extern "C" void norm_gradient_apply_##SUFFIX(const Plane* planes, int parts, const NormGradient<T>* from,                   \
+                                               const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {      \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      BY_BEHIND(norm_gradient_apply, T, planes + part, *from, by_gradient, by_x, constants, x_gradient);                      \
+    });                                                                                                                       \
+  }                                                                                                                           \
+  extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shapes, int parts, const T* rows, T* blocks, double* sums,            \
+                                          int64_t step) {                                                                     \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      rows_to_blocks(shapes[part], rows, blocks, sums ? sums + part * step : nullptr);                                        \
+    });                                                                                                                       \
+  }                                                                                                                           \
+  extern "C" void blocks_to_rows_##SUFFIX(const Blocks* shapes, int parts, const T* blocks, const T* bias, T* rows) {         \
+    in_parallel(parts, [&](int part) { blocks_to_rows(shapes[part], blocks, bias, rows); });                                  \
   }
 
 EXPORT(float, f32)
@@ -175,14 +205,3 @@ extern "C" int32_t columns_of_groups(const uint8_t* mask, const int32_t* rows, i
                                      int32_t* column) {
   return union_columns(mask, rows, groups, columns, start, column);
 }
-
-#define EXPORT_TRANSPOSITIONS(T, SUFFIX)                                                                        \
-  extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shape, const T* rows, T* blocks, double* sums) {        \
-    rows_to_blocks(*shape, rows, blocks, sums);                                                                 \
-  }                                                                                                             \
-  extern "C" void blocks_to_rows_##SUFFIX(const Blocks* shape, const T* blocks, const T* bias, T* rows) {       \
-    blocks_to_rows(*shape, blocks, bias, rows);                                                                 \
-  }
-
-EXPORT_TRANSPOSITIONS(float, f32)
-EXPORT_TRANSPOSITIONS(double, f64)
