@@ -77,7 +77,7 @@ INLINE void correlate_tile(const Pass& pass, int positions, const T* const* in, 
       for (int b = 0; b < kGroup; b++) held[b] = load<V>(out_gradient[b] + p * out_step + v * L::width);
 #pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; c++) {
-        const V input = load<V>(in[c] + p * in_step + v * L::width);
+        const V input = loaded_once(load<V>(in[c] + p * in_step + v * L::width));
 #pragma GCC unroll 4
         for (int b = 0; b < kGroup; b++) sums[c][b] += input * held[b];
       }
@@ -112,8 +112,10 @@ INLINE void correlate_groups(const Pass& pass, int positions, const T* in, const
     if (column == end) continue;
     const T* from[kGroup];
     for (int b = 0; b < kGroup; b++) from[b] = out_gradient + row_of(pass, groups, group, b);
-    if constexpr (kRegisters >= 32)  // six columns, and four inputs of the product, where there is room for them
+    if constexpr (kRegisters >= 32) {  // six columns, and four inputs of the product, where there is room for them
       column = correlate_tiles<T, Offset, LANES, 6>(pass, positions, in, from, offset, column, end, gradients);
+      column = correlate_tiles<T, Offset, LANES, 4>(pass, positions, in, from, offset, column, end, gradients);
+    }
     column = correlate_tiles<T, Offset, LANES, 2>(pass, positions, in, from, offset, column, end, gradients);
     correlate_tiles<T, Offset, LANES, 1>(pass, positions, in, from, offset, column, end, gradients);
   }

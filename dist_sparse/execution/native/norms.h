@@ -33,6 +33,17 @@ INLINE void each_position(const Plane& plane, Visit visit) {
     for (int64_t at = 0; at < plane.width * panel; at += panel) visit(row, at);
 }
 
+// Calls visit(row, offset of the first position's panel, positions) for all positions of the thread's rows, a few at a time: a
+// channel's sums are then read and written once for all of them.
+template <class Visit>
+INLINE void each_few_positions(const Plane& plane, Visit visit) {
+  constexpr int kFew = 4;
+  const int64_t panel = static_cast<int64_t>(plane.channels) * plane.samples;
+  for (int64_t row = plane.first_row; row < plane.last_row; row++)
+    for (int position = 0; position < plane.width; position += kFew)
+      visit(row, position * panel, plane.width - position < kFew ? plane.width - position : kFew);
+}
+
 // Two sums a channel. They are gathered in vectors of T, position by position, and from time to time added up in double.
 template <class T>
 class ChannelSums {
@@ -47,9 +58,9 @@ class ChannelSums {
     store(at + kWidth, load<V>(at + kWidth) + second);
   }
 
-  // To be called after each position.
-  void end_position() {
-    if (++positions_ == kPositions) flush();
+  // To be called after as many positions.
+  void end(int positions) {
+    if ((positions_ += positions) >= kPositions) flush();
   }
 
   void flush() {
@@ -84,21 +95,23 @@ class ChannelSums {
 template <class T>
 void norm_sums(const Plane& plane, const T* x, int64_t row_step, const T* shifts, double* sums, double* squares) {
   ChannelSums<T> gathered(plane, sums, squares);
-  each_position(plane, [&](int64_t row, int64_t at) {
+  const int64_t panel = static_cast<int64_t>(plane.channels) * plane.samples;
+  each_few_positions(plane, [&](int64_t row, int64_t at, int positions) {
     each_channel(plane, [&](int channel, auto lanes, int64_t place) {
       using L = Lanes<T, decltype(lanes)::value>;
       using V = typename L::V;
       const V shift = splat<V>(shifts[channel]);
       V total = {}, square = {};
+      for (int p = 0; p < positions; p++)
 #pragma GCC unroll 8
-      for (int v = 0; v < L::count; v++) {
-        const V value = load<V>(x + row * row_step + at + place + v * L::width) - shift;
-        total += value;
-        square += value * value;
-      }
+        for (int v = 0; v < L::count; v++) {
+          const V value = load<V>(x + row * row_step + at + p * panel + place + v * L::width) - shift;
+          total += value;
+          square += value * value;
+        }
       gathered.add(channel, total, square);
     });
-    gathered.end_position();
+    gathered.end(positions);
   });
   gathered.flush();
 }
@@ -171,27 +184,28 @@ INLINE V before_relu(const NormGradient<T>& from, int channel, int64_t row, int6
 // sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean.
 template <class T, Behind BEHIND>
 void norm_gradient_sums(const Plane& plane, const NormGradient<T>& from, double* sums, double* products) {
-  const int64_t row_length = static_cast<int64_t>(plane.width) * plane.channels * plane.samples;
+  const int64_t panel = static_cast<int64_t>(plane.channels) * plane.samples, row_length = plane.width * panel;
   const bool streams = plane.streams;
   ChannelSums<T> gathered(plane, sums, products);
-  each_position(plane, [&](int64_t row, int64_t at) {
+  each_few_positions(plane, [&](int64_t row, int64_t at, int positions) {
     each_channel(plane, [&](int channel, auto lanes, int64_t place) {
       using L = Lanes<T, decltype(lanes)::value>;
       using V = typename L::V;
       const V mean = splat<V>(from.means[channel]);
       V total = {}, product = {};
+      for (int p = 0; p < positions; p++)
 #pragma GCC unroll 8
-      for (int v = 0; v < L::count; v++) {
-        const int64_t where = at + place + v * L::width;
-        const V x = load<V>(from.x + row * from.row_step + where);
-        const V value = before_relu<T, BEHIND>(from, channel, row, where, x);
-        if constexpr (BEHIND == Behind::kSumAndRelu) put(streams, from.passed + row * row_length + where, value);
-        total += value;
-        product += value * (x - mean);
-      }
+        for (int v = 0; v < L::count; v++) {
+          const int64_t where = at + p * panel + place + v * L::width;
+          const V x = load<V>(from.x + row * from.row_step + where);
+          const V value = before_relu<T, BEHIND>(from, channel, row, where, x);
+          if constexpr (BEHIND == Behind::kSumAndRelu) put(streams, from.passed + row * row_length + where, value);
+          total += value;
+          product += value * (x - mean);
+        }
       gathered.add(channel, total, product);
     });
-    gathered.end_position();
+    gathered.end(positions);
   });
   gathered.flush();
   if (BEHIND == Behind::kSumAndRelu && streams) end_streams();

@@ -62,6 +62,15 @@ INLINE const T* in_register(const T* address) {
   return address;
 }
 
+// Keeps what was loaded for several products: a compiler would rather load it anew for each.
+template <class V>
+INLINE V loaded_once(V value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) asm("" : "+v"(value));
+#endif
+  return value;
+}
+
 // POSITIONS neighbours of the lanes' samples, in registers; `step` numbers lie between neighbours.
 template <class T, int LANES, int POSITIONS>
 struct Block {
