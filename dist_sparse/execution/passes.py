@@ -34,8 +34,11 @@ class Choice:
 Kind = Literal["unstructured", "row_groups"]
 
 
-def default_choice(geometry: Geometry, kind: Kind, *, element_size: int = 4) -> Choice:
-    """A choice that was good on the machines where it was measured, with ResNet-50's layers."""
+def default_choice(geometry: Geometry, kind: Kind, *, element_size: int = 4, density: float = 1.0) -> Choice:
+    """A choice that was good on the machines where it was measured, with ResNet-50's layers.
+
+    ``density`` is that of the mask, which unstructured masks alone depend on.
+    """
     outputs = geometry.channels_out * geometry.samples * math.prod(geometry.out_size) * element_size
     inputs = geometry.channels_in * geometry.samples * math.prod(geometry.size) * element_size
     past_caches = {"streams": outputs >= LARGE, "backward_streams": inputs >= LARGE}
@@ -44,9 +47,9 @@ def default_choice(geometry: Geometry, kind: Kind, *, element_size: int = 4) -> 
     return Choice(
         forward=2,
         backward=2,
-        weights=4,
-        forward_blocks=_blocks(geometry, geometry.channels_in),
-        backward_blocks=_blocks(geometry, geometry.channels_out),
+        weights=2,
+        forward_blocks=_blocks(geometry, geometry.channels_in, density),
+        backward_blocks=_blocks(geometry, geometry.channels_out, density),
         **past_caches,
     )
 
@@ -57,12 +60,14 @@ def _even(geometry: Geometry, most: int) -> int:
     return most if geometry.is_pointwise else -(-width // -(-width // most))
 
 
-def _blocks(geometry: Geometry, channels: int) -> int:
-    """More than one where a position's panel is large, and a row has entries enough in each block."""
-    return 2 if geometry.kernel == (1, 1) and channels >= _MANY_CHANNELS else 1
+def _blocks(geometry: Geometry, channels: int, density: float) -> int:
+    """More than one where a position's panel is large, as long as a row has entries enough in each block."""
+    if geometry.kernel != (1, 1) or channels < _MANY_CHANNELS:
+        return 1
+    return max(1, min(_MOST_BLOCKS, round(channels * density / _ENTRIES)))
 
 
-_MANY_CHANNELS = 512
+_MANY_CHANNELS, _ENTRIES, _MOST_BLOCKS = 512, 60, 4
 
 
 def over_outputs(geometry: Geometry, positions: int, *, element_size: int, streams: bool = False) -> Pass:

@@ -93,7 +93,7 @@ class UnstructuredWay(Way):
         return torch.rand(shape, generator=generator) < load
 
     def products(self, mask: LayerMask, geometry: Geometry, element_size: int) -> Products:
-        choice = default_choice(geometry, "unstructured", element_size=element_size)
+        choice = default_choice(geometry, "unstructured", element_size=element_size, density=mask.density)
         return Unstructured(self.kernels, mask.packed, mask.active, geometry, choice)
 
 
