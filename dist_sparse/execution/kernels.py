@@ -27,7 +27,7 @@ from dist_sparse.execution.structures import (
     Rows,
     dtype_of_offsets,
 )
-from dist_sparse.execution.threads import parts_of_samples, parts_of_strips, run, spans
+from dist_sparse.execution.threads import parts_of_strips, parts_to_add_up, run, spans
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 DTYPES = frozenset(_SUFFIX)
@@ -107,11 +107,10 @@ class Kernels:
     def spread_groups(self, shape: Pass, source_gradient: Tensor, gradient: Tensor, index: GroupIndex, values: Tensor) -> None:
         """``source_gradient[position + offset]`` becomes the gradient of the source of a multiplication.
 
-        It is of zeros before, and positions may share what they write to: threads take samples. Where each has ``shape.zeroed``
-        elements of its own, they need not be zeros, and threads take positions.
+        It is of zeros before, unless each position has ``shape.zeroed`` elements of its own: those need not be zeros.
         """
         kernel, arguments = self._kernel("spread_groups", gradient), (index.structure(), values.data_ptr())
-        parts = parts_of_strips(shape) if shape.zeroed else parts_of_samples(shape)
+        parts = parts_of_strips(shape) if shape.zeroed else parts_to_add_up(shape)
         run(kernel, parts, source_gradient.data_ptr(), gradient.data_ptr(), *arguments)
 
     def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:

@@ -80,6 +80,7 @@ def over_outputs(geometry: Geometry, positions: int, *, element_size: int, strea
         reach_row=geometry.dilation[0] * geometry.padded[1] * panel * element_size,
         reach_start=across * panel * element_size,
         reach_bytes=geometry.stride[1] * positions * panel * element_size,
+        shared_rows=geometry.dilation[0] * (geometry.kernel[0] - 1) // geometry.stride[0],
         in_row=geometry.stride[0] * geometry.padded[1] * panel,
         in_step=geometry.stride[1] * panel,
         out_row=geometry.out_size[1] * out,

@@ -31,6 +31,7 @@ class Pass(ctypes.Structure):
         ("last_strip", ctypes.c_int64),
         ("streams", ctypes.c_int32),
         ("zeroed", ctypes.c_int64),
+        ("shared_rows", ctypes.c_int32),
         ("reach_rows", ctypes.c_int32),
         ("reach_row", ctypes.c_int64),
         ("reach_start", ctypes.c_int64),

@@ -23,7 +23,15 @@ def spans(count: int, grain: int = 1) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def parts_of_samples(shape: Pass) -> list[Pass]:
+def parts_to_add_up(shape: Pass) -> list[Pass]:
+    """For a kernel that adds to what it finds, where neighbouring rows of the image may have elements in common."""
+    rows, in_row = spans(shape.height), shape.strips // shape.height
+    if min(last - first for first, last in rows) < 2 * shape.shared_rows:  # a part would wait for most of the next one
+        return _parts_of_samples(shape)
+    return [_copy(shape, first_strip=first * in_row, last_strip=last * in_row) for first, last in rows]
+
+
+def _parts_of_samples(shape: Pass) -> list[Pass]:
     """The fewer samples a part has, the more of its positions go at once."""
     made = spans(shape.last_sample, 16)
     positions = shape.positions * (2 if len(made) > 1 else 1)

@@ -93,6 +93,32 @@ void spread_row_groups(const Pass& pass, T* in_gradient, const T* gradient, cons
   });
 }
 
+// All parts: samples of all strips, or rows of the image. Where rows of two parts write to the same elements, the later part does
+// so first: a part waits for the next one to be past the rows that they share. So sums are the same from run to run.
+template <class Spread>
+void in_parts_of_rows(const Pass* passes, int parts, Spread spread) {
+  std::vector<std::atomic<bool>> past(parts);
+  in_parallel(parts, [&](int part) {
+    Pass pass = passes[part];
+    const bool waits = pass.shared_rows > 0 && part + 1 < parts && passes[part + 1].first_strip > pass.first_strip;
+    const int64_t end = pass.last_strip, shared = pass.shared_rows * strips_in_row(pass);
+    const auto until = [&](int64_t strip) {
+      pass.last_strip = strip;
+      if (pass.first_strip < strip) spread(pass);
+      pass.first_strip = pass.first_strip < strip ? strip : pass.first_strip;
+    };
+    const int64_t head = pass.first_strip + shared, tail = waits ? end - shared : end;
+    if (head <= tail) {
+      until(head);
+      past[part] = true;
+    }
+    until(tail);
+    while (waits && !past[part + 1]) std::this_thread::yield();
+    until(end);
+    past[part] = true;
+  });
+}
+
 // A tile stays in registers over any number of positions.
 template <class T, class Offset>
 void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, const Groups& groups, T* gradients) {
@@ -134,7 +160,9 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
   }                                                                                                                           \
   extern "C" void spread_groups_##SUFFIX(const Pass* passes, int parts, T* in, const T* gradient, const Groups* index,        \
                                          const T* values) {                                                                   \
-    in_parallel(parts, [&](int part) { BY_OFFSET(spread_row_groups, T, index, passes[part], in, gradient, *index, values); }); \
+    in_parts_of_rows(passes, parts, [&](const Pass& pass) {                                                                   \
+      BY_OFFSET(spread_row_groups, T, index, pass, in, gradient, *index, values);                                             \
+    });                                                                                                                       \
   }                                                                                                                           \
   extern "C" void correlate_groups_##SUFFIX(const Pass* passes, int parts, const T* in, const T* gradient,                    \
                                             const Groups* index, T* sums, int64_t step) {                                     \

@@ -15,18 +15,18 @@ inline Team team_of_torch() {
   return team;
 }
 
-// Calls part(0) to part(parts - 1), each once and all at the same time if there are threads enough.
+// Calls part(parts - 1) to part(0), each once, and all at the same time if there are threads enough: a part may wait for a later
+// one, which has begun before it.
 template <class Part>
 inline void in_parallel(int parts, Part part) {
   if (parts == 1) return part(0);
   struct Work {
     Part& part;
-    int parts;
-    std::atomic<int> next;
-  } work{part, parts, {0}};
+    std::atomic<int> left;
+  } work{part, {parts}};
   const auto take = [](void* argument) {
     Work& shared = *static_cast<Work*>(argument);
-    for (int mine; (mine = shared.next++) < shared.parts;) shared.part(mine);
+    for (int mine; (mine = --shared.left) >= 0;) shared.part(mine);
   };
   if (const Team team = team_of_torch()) return team(take, &work, static_cast<unsigned>(parts), 0);
   std::vector<std::thread> threads;

@@ -17,6 +17,7 @@ struct Pass {
   int64_t first_strip, last_strip;     // in these of the strips, counted over all rows of the image
   int32_t streams;                     // results go past the caches
   int64_t zeroed;                      // spread_groups: the elements of a position's panel to make 0 first
+  int32_t shared_rows;                 // spread_groups: behind any row of the image, as many write to some of what it writes to
   int32_t reach_rows;                  // what the next strip reads and this one does not: rows of the image,
   int64_t reach_row;                   // the bytes from one to the next,
   int64_t reach_start, reach_bytes;    // and in each where it begins, from this strip's position, and how long it is
