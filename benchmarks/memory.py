@@ -47,7 +47,7 @@ def holdings(trainee: Trainee) -> dict[str, tuple[Iterable[Tensor], dict[str, An
     rigl_torch = RiglTorch(trainee.weights, trainee.optimizer, masks).masks
     sparsimony = Sparsimony(masks).masks
     return {
-        "dist_sparse": ([*ours._multipliers.values(), *ours.packed().values()], {"masks": saved["masks"]}),
+        "dist_sparse": ([*map(ours._multiplier, ours.names), *ours.packed().values()], {"masks": saved["masks"]}),
         "dist_sparse, record of explored weights": (ours._explored.values(), {"explored": saved["explored"]}),
         "GraNet": (granet.values(), {}),
         "rigl-torch": (rigl_torch.values(), rigl_torch),

@@ -28,7 +28,8 @@ from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
-from dist_sparse.executing import execution_of
+from dist_sparse.executing import check_storage, execution_of
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.guards import check_course, check_training_mode
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.optim import (
@@ -184,6 +185,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     check_installed(config)
     keeps = try_optimizer(config, ranks.device)
     check_pieces(config)
+    check_storage(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=fresh)
     check_sub_nets(config, model)
@@ -261,8 +263,11 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
         saved=state.get("execution") if state else None,
         until_asked=stop.until_asked,
     )
+    packed = PackedWeights(parts.model, begun.masks) if config.execution.storage == "packed" and len(begun.masks) else None
     ema = build_ema(config.train, parts.model)
-    engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision)
+    if packed is not None and ema is not None:
+        packed.copies.append(ema.module)
+    engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision, packed)
     with closed_on_failure(engine):
         method = begun.bind(engine, remask=not parts.keeps_zeros)
         with distributed.agreeing_on_errors():

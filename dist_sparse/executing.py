@@ -10,14 +10,18 @@ from dist_sparse.config import Config
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.engines.build import capabilities_of
+from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.precision import Precision
+from dist_sparse.errors import UserError
 from dist_sparse.execution.build import build_execution, build_for_evaluation
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.setting import Setting
 from dist_sparse.guards import steps_made
 from dist_sparse.networks import networks_of
+from dist_sparse.optim.flat import check_flattenable
 from dist_sparse.preemption import UntilAsked
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.tracking import say
@@ -104,6 +108,7 @@ def idle_keys(config: Config) -> Iterator[tuple[str, str]]:
     """Keys of the section ``execution`` that do nothing as the configuration is, and why."""
     if config.sparsity.method == "dense":
         yield "compute", "sparsity.method=dense has no masks"
+        yield "storage", "sparsity.method=dense has no masks"
 
 
 def impossible(config: Config, device: torch.device | None) -> str:
@@ -124,6 +129,25 @@ def pointless(forecast: Forecast, steps: int) -> str:
     if len(forecast.dense_gradient_steps) > steps / 2:
         return "the method needs the gradients of all weights at most steps"
     return ""
+
+
+def check_storage(config: Config) -> None:
+    """Refuse with a UserError packed weights that the method, the engine or the optimizer cannot work with."""
+    if config.execution.storage == "masked":
+        return
+    method, engine = METHODS[config.sparsity.method], capabilities_of(config.engine)
+    reason = ""
+    if method.dense_weights:
+        reason = f"cannot go with sparsity.method={config.sparsity.method}, which trains inactive weights too"
+    elif not engine.packs_weights:
+        reason = f"is ddp's; {engine.cause} shares out parameters of fixed sizes"
+    elif config.train.compile:
+        reason = "cannot go with train.compile=true, which keeps the weights that it has compiled for"
+    elif config.train.precision == "fp16":
+        reason = "cannot go with train.precision=fp16, whose scale whole gradients would have to be rid of: bf16 or fp32"
+    if reason:
+        raise UserError(f"execution.storage=packed {reason}; execution.storage=masked takes it")
+    check_flattenable(config.optim, Capabilities(cause="execution.storage=packed", otherwise="execution.storage=masked"))
 
 
 def expected_densities(forecast: Forecast) -> Sequence[Mapping[str, float]]:

@@ -174,8 +174,7 @@ class Trainer:
     def _mask_average(self) -> None:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
         if self.ema is not None:
-            averaged = dict(self.ema.module.named_parameters())
-            self.method.masks.multiply_({name: averaged[name].detach() for name in self.method.masks.names})
+            self.engine.mask_copy(self.ema.module, self.method.masks)
 
     def _set_learning_rate(self) -> None:
         """The rate for the next step; a pure function of the steps that were made."""
@@ -319,7 +318,7 @@ class Trainer:
         return {
             "arch": self.config.model.name,
             **self.engine.state_dict(),
-            "state_dict_ema": None if self.ema is None else self.ema.module.state_dict(),
+            "state_dict_ema": None if self.ema is None else self.engine.plain_state(self.ema.module),
             "method": self.method.state_dict(),
             "meter": self._meter.state_dict(),
             "forgetting": self.forgetting.state_dict() if self.forgetting else None,
@@ -336,7 +335,8 @@ class Trainer:
         """Go on from where :meth:`state_dict` was taken."""
         self.engine.load_state_dict(state)
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["state_dict_ema"])
+            self.engine.mask_copy(self.ema.module, self.method.masks)
+            self.engine.load_plain_state(self.ema.module, state["state_dict_ema"])
         self.method.load_state_dict(state["method"])
         self._meter.load_state_dict(state["meter"])
         if self.forgetting:

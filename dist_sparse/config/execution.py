@@ -6,6 +6,7 @@ from typing import Literal
 from dist_sparse.config.numbers import STRICT
 
 Compute = Literal["auto", "dense", "sparse"]
+Storage = Literal["masked", "packed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +17,7 @@ class ExecutionConfig:
     """How masked layers are multiplied. auto: on the CPU each is measured at its size, once for a machine, and has its fastest
     way, if the network gains by it; dense: all weights are multiplied, zeros too; sparse: whatever can be by active weights
     alone, faster or not."""
+
+    storage: Storage = "masked"
+    """How masked layers are held. masked: weights, gradients and the optimizer's state are dense tensors with zeros; packed:
+    they are of active weights alone, and a whole weight is there while its layer needs it. Checkpoints are the same."""

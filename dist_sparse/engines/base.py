@@ -21,6 +21,7 @@ from dist_sparse.config.engine import EngineConfig
 from dist_sparse.distributed import copy_first_rank
 from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
 
@@ -63,8 +64,19 @@ class Engine(WeightAccess, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> "Engine":
-        """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
+    def build(
+        cls,
+        config: Config,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        precision: Precision,
+        weights: PackedWeights | None = None,
+    ) -> "Engine":
+        """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective.
+
+        ``weights`` are the model's packed ones, if any (:attr:`.Capabilities.packs_weights`).
+        """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, loss: Loss, *, precision: Precision, accumulation: int = 1
@@ -140,6 +152,19 @@ class Engine(WeightAccess, ABC):
         """Give every rank the first rank's buffers (running statistics), so that all validate the same model. Collective."""
         copy_first_rank(self.model.buffers())
 
+    def mask_copy(self, copy: nn.Module, masks: Masks) -> None:
+        """Zero what a copy of the model, such as its moving average, holds of inactive weights."""
+        parameters = dict(copy.named_parameters())
+        masks.multiply_({name: parameters[name].detach() for name in masks.names})
+
+    def plain_state(self, model: nn.Module) -> dict[str, Any]:
+        """The state of the model or of a copy, as one of timm's has it."""
+        return model.state_dict()
+
+    def load_plain_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Give the model or a copy what :meth:`plain_state` gave."""
+        model.load_state_dict(state)
+
     def full_parameters(self) -> AbstractContextManager[None]:
         """Within the context the model's parameters are whole on every rank, to be read and to run it forward. Collective."""
         return contextlib.nullcontext()
@@ -158,7 +183,8 @@ class Engine(WeightAccess, ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave; the entry ``shards`` is the folder that :meth:`save_shards` wrote to."""
+        """Take over what :meth:`state_dict` gave; the entry ``shards`` is the folder that :meth:`save_shards` wrote to, and
+        the entry ``method`` what the method is going to take over, with its masks."""
 
 
 @contextlib.contextmanager

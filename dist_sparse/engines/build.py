@@ -13,6 +13,7 @@ from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
+from dist_sparse.execution.packed_weights import PackedWeights
 
 
 def resolve_engine(engine: EngineConfig) -> EngineConfig:
@@ -62,6 +63,13 @@ def idle_keys(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
         yield "exchange", "sparsity.method=dense has no masks"
 
 
-def build_engine(config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> Engine:
-    """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective."""
-    return ENGINES[config.engine.name].build(config, model, optimizer, loss, precision)
+def build_engine(
+    config: Config,
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    precision: Precision,
+    weights: PackedWeights | None = None,
+) -> Engine:
+    """As :meth:`.Engine.build`. Collective."""
+    return ENGINES[config.engine.name].build(config, model, optimizer, loss, precision, weights)

@@ -24,6 +24,9 @@ class Capabilities:
     packs_gradients: bool = False
     """The gradients of inactive weights can stay off the wire: ``engine.exchange`` and ``engine.compress`` act."""
 
+    packs_weights: bool = False
+    """Masked weights can be stored as their active ones alone: ``execution.storage=packed``."""
+
     steps_pieces: bool = False
     """The optimizer is given pieces of weights: one that looks at a whole weight's shape or norm is refused."""
     counts_steps_once: bool = False

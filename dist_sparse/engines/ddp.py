@@ -21,6 +21,7 @@ from dist_sparse.engines.exchange import Choice, build_exchange, describe
 from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.traffic import Compress
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -31,21 +32,31 @@ class DDPEngine(Engine):
 
     @classmethod
     def capabilities(cls, config: EngineConfig) -> Capabilities:
-        return Capabilities(cause="engine.name=ddp", packs_gradients=True)
+        return Capabilities(cause="engine.name=ddp", packs_gradients=True, packs_weights=True)
 
     @classmethod
-    def build(cls, config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision) -> "DDPEngine":
-        return cls(
-            model,
-            optimizer,
-            loss,
-            precision=precision,
-            accumulation=config.train.accumulation,
-            clip_norm=config.train.clip_norm,
-            compile=config.train.compile,
-            exchange=config.engine.exchange,
-            compress=config.engine.compress,
-        )
+    def build(
+        cls,
+        config: Config,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        precision: Precision,
+        weights: PackedWeights | None = None,
+    ) -> "DDPEngine":
+        held: dict[str, Any] = {
+            "precision": precision,
+            "accumulation": config.train.accumulation,
+            "clip_norm": config.train.clip_norm,
+            "compile": config.train.compile,
+            "exchange": config.engine.exchange,
+            "compress": config.engine.compress,
+        }
+        if weights is None:
+            return cls(model, optimizer, loss, **held)
+        from dist_sparse.engines.packed import PackedDDPEngine  # which is derived from this one
+
+        return PackedDDPEngine(model, optimizer, loss, weights=weights, **held)
 
     def __init__(
         self,
@@ -65,14 +76,19 @@ class DDPEngine(Engine):
         self._choice: Choice = exchange
         self._compress: Compress = compress
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.scaled)
-        device_ids = [precision.device] if precision.device.type == "cuda" else None
-        self._ddp = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
         self.exchange = build_exchange(model, exchange, compress)
+        self._compile = compile
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Let DDP take the model, with the parameters that it has now. Collective."""
+        device_ids = [self.precision.device] if self.precision.device.type == "cuda" else None
+        self._ddp = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
         if self.exchange is not None:
             self._ddp.register_comm_hook(None, self.exchange.average)
         if world_size() > 1:
             settle_buckets(self._ddp)
-        self._forward = torch.compile(self._ddp) if compile else self._ddp
+        self._forward = torch.compile(self._ddp) if self._compile else self._ddp
 
     def describe_exchange(self, gradient_masks: Masks | None) -> str:
         return describe(self.model, self._choice, self._compress, gradient_masks)
@@ -168,12 +184,12 @@ class DDPEngine(Engine):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "state_dict": self.model.state_dict(),
+            "state_dict": self.plain_state(self.model),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["state_dict"])
+        self.load_plain_state(self.model, state["state_dict"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])

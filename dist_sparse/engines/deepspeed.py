@@ -26,6 +26,7 @@ from dist_sparse.engines.zero_process import borrowed_process
 from dist_sparse.engines.zero_settings import DEFAULT_STAGE, deepspeed_settings, reason_of, resolve_zero
 from dist_sparse.engines.zero_shards import CutShards, FlatShards, WholeShards, ZeroShards
 from dist_sparse.errors import UserError
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.masks import Masks
 
 _SHOWN = -1
@@ -77,8 +78,15 @@ class DeepSpeedEngine(ShardedEngine):
 
     @classmethod
     def build(
-        cls, config: Config, model: nn.Module, optimizer: Optimizer, loss: Loss, precision: Precision
+        cls,
+        config: Config,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        precision: Precision,
+        weights: PackedWeights | None = None,
     ) -> "DeepSpeedEngine":
+        assert weights is None, "refused"
         settings, accumulation = deepspeed_settings(config, world_size()), config.train.accumulation
         return cls(model, optimizer, loss, precision=precision, accumulation=accumulation, settings=settings)
 

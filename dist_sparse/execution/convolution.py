@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from dist_sparse.execution.geometry import channels_last, is_channels_last, is_innermost
 from dist_sparse.execution.products import Products
+from dist_sparse.execution.stored import WHOLE, Stored
 
 
 class StepProducts(NamedTuple):
@@ -19,11 +20,11 @@ class StepProducts(NamedTuple):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
+    def forward(ctx: Any, images: Tensor, parameter: Tensor, pair: StepProducts, stored: Stored) -> Tensor:
         products = pair.forward
         source = products.source(images)
-        values = weight.detach().reshape(-1).index_select(0, products.positions.view(-1)).view(products.positions.shape)
-        ctx.pair, ctx.weight_shape = pair, weight.shape
+        values = stored.values(parameter.detach(), products)
+        ctx.pair, ctx.stored, ctx.shape = pair, stored, parameter.shape
         ctx.channels_last = is_channels_last(images) and not is_innermost(images)
         ctx.save_for_backward(source, values)
         return products.forward(source, values)
@@ -41,23 +42,23 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             if pair.weights is not None and pair.weights is not pair.forward:
                 read = pair.weights.gradient(gradient)
-            of_weight = _of_weight(pair, source, read, gradient, ctx.weight_shape)
-        return of_images, of_weight, None
+            of_weight = _of_weight(pair, ctx.stored, source, read, gradient, ctx.shape)
+        return of_images, of_weight, None, None
 
 
-def _of_weight(pair: StepProducts, source: Tensor, read: Tensor, gradient: Tensor, shape: Size) -> Tensor:
-    """The gradient of the whole weight, 0 where it is not needed; the output's is ``read`` as products do, and as it came."""
+def _of_weight(pair: StepProducts, stored: Stored, source: Tensor, read: Tensor, gradient: Tensor, shape: Size) -> Tensor:
+    """The parameter's gradient, 0 where it is not needed; the output's is ``read`` as products do, and as it came."""
     if pair.weights is None:
-        return pair.forward.backward_all_weights(source, gradient).reshape(shape)
-    of_values = pair.weights.backward_weights(source, read)
-    of_weight = source.new_zeros(shape)
-    of_weight.view(-1).index_add_(0, pair.weights.positions.view(-1), of_values.view(-1))
-    return of_weight
+        return stored.gradient_of_all(shape, pair.forward.backward_all_weights(source, gradient))
+    return stored.gradient(shape, pair.weights, pair.weights.backward_weights(source, read))
 
 
-def convolve(images: Tensor, weight: Tensor, pair: StepProducts) -> Tensor:
+def convolve(images: Tensor, parameter: Tensor, pair: StepProducts, stored: Stored = WHOLE) -> Tensor:
     """The convolution of images [N, in, H, W] of any memory format; the result has that of the products.
 
     The gradient of the weight is 0 where ``pair.weights`` have no products.
+
+    Args:
+        parameter: the weight, ``stored`` as it may be.
     """
-    return _Convolution.apply(images, weight, pair)  # pyright: ignore[reportReturnType]
+    return _Convolution.apply(images, parameter, pair, stored)  # pyright: ignore[reportReturnType]

@@ -20,23 +20,20 @@ class Layer:
     module: DenseLayer
     input: Size
     """Of a micro-batch of training."""
+    shape: Size
+    """Of the weight, however it is stored."""
+    dtype: torch.dtype
 
     @property
     def geometry(self) -> Geometry:
         return geometry_of(self.module, self.input)
 
     @property
-    def shape(self) -> Size:
-        """The weight's shape."""
-        return self.module.weight.shape
-
-    @property
     def key(self) -> str:
         """What its speed depends on, as a text."""
-        weight = self.module.weight
-        kind, shapes = "linear" if weight.dim() == 2 else "convolution", f"{_by(weight.shape)} in {_by(self.input)}"
+        kind, shapes = "linear" if len(self.shape) == 2 else "convolution", f"{_by(self.shape)} in {_by(self.input)}"
         how = f"stride {_by(self.geometry.stride)} padding {_by(self.geometry.padding)} dilation {_by(self.geometry.dilation)}"
-        return f"{kind} {shapes} {how} {str(weight.dtype).removeprefix('torch.')}"
+        return f"{kind} {shapes} {how} {str(self.dtype).removeprefix('torch.')}"
 
     @property
     def products(self) -> int:
@@ -88,4 +85,8 @@ def layers_of(model: nn.Module, masks: Masks, images: Size) -> dict[str, Layer]:
     dtype = next(iter(layers.values())).weight.dtype if layers else torch.float32
     with torch.no_grad(), ShapesOnly():
         twin(torch.empty(images, dtype=dtype, device="meta"))
-    return {name: Layer(module=layers[name], input=shape) for name, shape in seen.items()}
+    return {name: _layer(layers[name], shape) for name, shape in seen.items()}
+
+
+def _layer(module: DenseLayer, input: Size) -> Layer:
+    return Layer(module=module, input=input, shape=module.weight.shape, dtype=module.weight.dtype)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry, innermost
 from dist_sparse.execution.kernels import Kernels
+from dist_sparse.execution.stored import WHOLE, Stored
 
 _MOST_SAMPLES = 32
 
@@ -64,19 +65,29 @@ class _Rows(torch.autograd.Function):
         return _image(blocks), of_bias, None, None
 
 
-def multiply(input: Tensor, weight: Tensor, bias: Tensor | None, products: StepProducts, kernels: Kernels | None) -> Tensor:
+def multiply(
+    input: Tensor,
+    parameter: Tensor,
+    bias: Tensor | None,
+    products: StepProducts,
+    kernels: Kernels | None,
+    stored: Stored = WHOLE,
+) -> Tensor:
     """The product of an input [..., in] and a weight [out, in], plus the bias; ``products`` are those of the input's rows.
+
+    The ``parameter`` is the weight, ``stored`` as it may be.
 
     ``kernels`` transpose the rows, and the results back, where the products' tensors have their samples innermost. The
     weight's gradient is that of :func:`.convolution.convolve`.
     """
-    rows = input.reshape(-1, input.shape[-1])
+    rows, width = input.reshape(-1, input.shape[-1]), products.forward.geometry.channels_out
     if kernels is None:  # tensors are taken as they come: a row is an image of one pixel
-        out = convolve(rows[:, :, None, None], weight, products).view(*input.shape[:-1], len(weight))
+        out = convolve(rows[:, :, None, None], parameter, products, stored).view(*input.shape[:-1], width)
         return out if bias is None else out + bias
-    out = convolve(_Image.apply(rows, products.forward.geometry.samples, kernels), weight, products)  # pyright: ignore[reportArgumentType]
+    images = _Image.apply(rows, products.forward.geometry.samples, kernels)
+    out = convolve(images, parameter, products, stored)  # pyright: ignore[reportArgumentType]
     made = _Rows.apply(out, bias, len(rows), kernels)
-    return made.view(*input.shape[:-1], len(weight))  # pyright: ignore[reportOptionalMemberAccess]
+    return made.view(*input.shape[:-1], width)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _image(blocks: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dist_sparse.execution.convolution import StepProducts, convolve
 from dist_sparse.execution.geometry import Geometry
 from dist_sparse.execution.kernels import DTYPES
 from dist_sparse.execution.linear import linear_geometry, multiply
+from dist_sparse.execution.stored import WHOLE, Stored
 
 MakeProducts = Callable[[Geometry], StepProducts | None]
 """The products of a layer in a geometry; None to compute it densely."""
@@ -22,13 +23,13 @@ class SparseConv2d(nn.Conv2d):
 
     backend: Backend
     products_of: MakeProducts
+    store: Stored = WHOLE
 
     def forward(self, input: Tensor) -> Tensor:
         if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
             return super().forward(input)
-        out = convolve(
-            input.to(self.weight.dtype), self.weight, products
-        )  # also under autocast: kernels have no smaller numbers
+        held = _held(self)
+        out = convolve(input.to(held.dtype), held, products, self.store)  # also under autocast: kernels have no smaller numbers
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
@@ -37,14 +38,23 @@ class SparseLinear(nn.Linear):
 
     backend: Backend
     products_of: MakeProducts
+    store: Stored = WHOLE
 
     def forward(self, input: Tensor) -> Tensor:
         if not _fits(self, input) or (products := self.products_of(geometry_of(self, input.shape))) is None:
             return super().forward(input)
-        return multiply(input.to(self.weight.dtype), self.weight, self.bias, products, self.backend.kernels)
+        held = _held(self)
+        return multiply(input.to(held.dtype), held, self.bias, products, self.backend.kernels, self.store)
 
 
 SparseLayer = SparseConv2d | SparseLinear
+
+
+def _held(module: nn.Module) -> Tensor:
+    """The parameter, which is the weight or what there is in its place."""
+    held = module._parameters["weight"]
+    assert held is not None
+    return held
 
 
 def _fits(module: "SparseLayer", input: Tensor) -> bool:

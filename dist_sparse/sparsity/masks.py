@@ -13,19 +13,22 @@ from dist_sparse.sparsity import bits
 class Masks:
     """Masks (True = active) by layer name, and the record of every weight that was ever active.
 
-    Masks are never inferred from weights. In memory a mask is what gradients are multiplied by: one byte a weight, except
-    on the CPU, where a multiplier in the weight's dtype is several times faster. Beside it lie the mask's bits, one bit a
-    weight, which are packed once when the mask is replaced: counts, digests and checkpoints are made of them. The record of
-    explored weights is one bit a weight, too, and stays in host memory (but see :meth:`replace_unsynchronised`).
+    Masks are never inferred from weights. A mask is kept as bits, one bit a weight, which are packed once when the mask is
+    replaced: counts, digests and checkpoints are made of them. Once a tensor is to be multiplied by it, what it is multiplied
+    by lies beside them: one byte a weight, except on the CPU, where a multiplier in the weight's dtype is several times
+    faster. The record of explored weights is one bit a weight, too, and stays in host memory (but see
+    :meth:`replace_unsynchronised`).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         """All-true masks for ``weights``, in their memory formats, for :meth:`replace` to fill."""
-        self._multipliers = {
-            name: torch.ones_like(weight, dtype=None if weight.device.type == "cpu" else torch.bool, requires_grad=False)
+        self._layouts = {name: _layout(weight) for name, weight in weights.items()}
+        self._multipliers: dict[str, Tensor] = {}
+        """Of the layers that something was multiplied by."""
+        self._bits = {
+            name: bits.pack(torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
             for name, weight in weights.items()
         }
-        self._bits = self._pack()
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
         self.version = 0
@@ -33,25 +36,38 @@ class Masks:
 
     def __getitem__(self, name: str) -> Tensor:
         """The bool mask of a layer, of its weight's shape; not to be written to."""
-        return self._multipliers[name].bool()
+        if name in self._multipliers:
+            return self._multipliers[name].bool()
+        layout = self._layouts[name]
+        return torch.empty_like(layout, dtype=torch.bool, device=self._bits[name].device).copy_(
+            bits.unpack(self._bits[name], layout.shape)
+        )
 
     def __len__(self) -> int:
-        return len(self._multipliers)
+        return len(self._bits)
 
     @property
     def names(self) -> Sequence[str]:
         """Layer names in the model's order."""
-        return tuple(self._multipliers)
+        return tuple(self._bits)
 
     def shape(self, name: str) -> torch.Size:
         """The shape of a layer's weight."""
-        return self._multipliers[name].shape
+        return self._layouts[name].shape
+
+    def _multiplier(self, name: str) -> Tensor:
+        """What tensors of a layer are multiplied by."""
+        if name not in self._multipliers:
+            layout, device = self._layouts[name], self._bits[name].device
+            made = torch.empty_like(layout, dtype=layout.dtype if device.type == "cpu" else torch.bool, device=device)
+            self._multipliers[name] = made.copy_(self[name])
+        return self._multipliers[name]
 
     def lie_as(self, weights: Mapping[str, Tensor]) -> None:
         """Lie in memory as the weights do now, whose order has changed since the masks were made."""
         for name, weight in weights.items():
-            before = self._multipliers[name]
-            self._multipliers[name] = torch.empty_like(weight, dtype=before.dtype, requires_grad=False).copy_(before)
+            self._layouts[name] = _layout(weight)
+            self._multipliers.pop(name, None)
 
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks for some layers or all; they count as explored."""
@@ -59,7 +75,8 @@ class Masks:
         for name, mask in masks.items():
             # Bits that came over the wire are parts of one large tensor, which a checkpoint would save as a whole.
             packed = masks.packed[name].clone() if isinstance(masks, bits.Unpacked) else bits.pack(mask)
-            self._multipliers[name].copy_(mask)
+            if name in self._multipliers:
+                self._multipliers[name].copy_(mask)
             self._bits[name], self._active[name] = packed, bits.popcount(packed)
             explored = packed.cpu()
             self._explored[name] = self._explored.get(name, explored).cpu() | explored
@@ -68,7 +85,7 @@ class Masks:
         """As :meth:`replace`, with masks of as many active weights as before, at every step: no host waits for the device."""
         self.version += 1
         for name, mask in masks.items():
-            self._multipliers[name].copy_(mask)
+            self._multiplier(name).copy_(mask)
             self._bits[name] = bits.pack(mask)
             self._explored[name] = self._explored[name].to(mask.device) | self._bits[name]
 
@@ -78,7 +95,7 @@ class Masks:
 
     def _pack(self) -> dict[str, Tensor]:
         """The bits of what is in memory now, which should be :meth:`packed`."""
-        return {name: bits.pack(self[name]) for name in self._multipliers}
+        return {name: bits.pack(self[name]) if name in self._multipliers else packed for name, packed in self._bits.items()}
 
     def changed_since(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
         """How many entries of each mask differ from what :meth:`packed` gave earlier."""
@@ -87,14 +104,14 @@ class Masks:
     def multiply_(self, tensors: Mapping[str, Tensor]) -> None:
         """Zero the inactive entries of weight-shaped tensors, in place and in one call; they must be finite."""
         if tensors:
-            torch._foreach_mul_(list(tensors.values()), [self._multipliers[name] for name in tensors])
+            torch._foreach_mul_(list(tensors.values()), [self._multiplier(name) for name in tensors])
 
     def multiply_parts_(self, parts: Iterable[tuple[str, slice, Tensor]]) -> None:
         """As :meth:`multiply_`, of flat runs of entries: layer name, where in the flattened weight, and the entries there."""
         tensors, multipliers = [], []
         for name, span, part in parts:
             tensors.append(part)
-            multipliers.append(self._multipliers[name].view(-1)[span].to(part.device))
+            multipliers.append(self._multiplier(name).view(-1)[span].to(part.device))
         if tensors:
             torch._foreach_mul_(tensors, multipliers)
 
@@ -121,16 +138,15 @@ class Masks:
 
     def explored(self, name: str) -> Tensor:
         """Which weights of a layer were ever active (bool, on the layer's device)."""
-        multiplier = self._multipliers[name]
-        return bits.unpack(self._explored[name].to(multiplier.device), multiplier.shape)
+        return bits.unpack(self._explored[name].to(self._bits[name].device), self.shape(name))
 
     def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Counts of weights as fractions of their layers."""
-        return {name: count / self._multipliers[name].numel() for name, count in counts.items()}
+        return {name: count / self.shape(name).numel() for name, count in counts.items()}
 
     def share(self, counts: Mapping[str, int]) -> float:
         """Counts of weights as a fraction of all masked layers together."""
-        return sum(counts.values()) / sum(multiplier.numel() for multiplier in self._multipliers.values())
+        return sum(counts.values()) / sum(self.shape(name).numel() for name in self.names)
 
     def digests(self, *, in_memory: bool = False) -> dict[str, int]:
         """A 63-bit digest of each mask's bits; with ``in_memory``, for a check, of what gradients are multiplied by, packed."""
@@ -149,12 +165,16 @@ class Masks:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave for the same layers."""
-        if set(state["masks"]) != set(self._multipliers):
+        if set(state["masks"]) != set(self._bits):
             raise ValueError("the checkpoint holds masks of other layers than this run's")
         for name, packed in state["masks"].items():
-            multiplier = self._multipliers[name]
-            self.replace({name: bits.unpack(packed.to(multiplier.device), multiplier.shape)})
+            self.replace({name: bits.unpack(packed.to(self._bits[name].device), self.shape(name))})
         self._explored = {name: packed.clone() for name, packed in state["explored"].items()}
+
+
+def _layout(weight: Tensor) -> Tensor:
+    """How a weight lies in memory and its dtype, without its values."""
+    return torch.empty_like(weight, device="meta", requires_grad=False)
 
 
 def together(*digests: Mapping[str, int]) -> dict[str, int]:

@@ -132,7 +132,7 @@ class Saboteur(Tracker):
 
     def advance(self, step: int) -> None:
         if step == self._after_step and self._layer is not None:
-            multiplier = self._masks._multipliers[self._layer].view(-1)
+            multiplier = self._masks._multiplier(self._layer).view(-1)
             multiplier[0] = 1 - multiplier[0]
 
 

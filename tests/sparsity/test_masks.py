@@ -97,7 +97,7 @@ def test_digest_sees_what_is_in_memory_if_asked(masks: Masks) -> None:
     masks.replace(random_masks(0, SHAPES))
     before = masks.digests()
     assert masks.digests(in_memory=True) == before
-    masks._multipliers["conv"].view(-1)[5] = 1 - masks._multipliers["conv"].view(-1)[5]
+    masks._multiplier("conv").view(-1)[5] = 1 - masks._multiplier("conv").view(-1)[5]
     found = masks.digests(in_memory=True)
     assert found["conv"] != before["conv"] and found["linear"] == before["linear"]
     assert masks.digests() == before, "the bits beside it are as they were"
@@ -169,7 +169,7 @@ def test_state_of_other_layers_is_refused(masks: Masks) -> None:
 def test_multipliers_have_the_weights_dtype_on_the_cpu(dtype: torch.dtype) -> None:
     masks = Masks({"linear": torch.nn.Parameter(torch.empty(5, 7, dtype=dtype))})
     masks.replace(random_masks(0, {"linear": (5, 7)}))
-    multiplier = masks._multipliers["linear"]
+    multiplier = masks._multiplier("linear")
     assert (multiplier.dtype, multiplier.requires_grad) == (dtype, False)
     assert masks["linear"].dtype == torch.bool
 
@@ -182,7 +182,7 @@ def test_multipliers_are_one_byte_on_a_gpu() -> None:
     weight = torch.randn(5, 7, device="cuda")
     expected = weight * new["linear"].cuda()
     masks.multiply_({"linear": weight})
-    assert masks._multipliers["linear"].dtype == torch.bool and torch.equal(weight, expected)
+    assert masks._multiplier("linear").dtype == torch.bool and torch.equal(weight, expected)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -192,7 +192,7 @@ def test_multiply_is_in_place_in_the_weights_own_layout(memory_format: torch.mem
     masks = Masks({"conv": weight})
     new = random_masks(0, {"conv": (4, 3, 3, 3)})
     masks.replace(new)
-    assert masks._multipliers["conv"].stride() == strides, "a mask in another layout would be read out of order in memory"
+    assert masks._multiplier("conv").stride() == strides, "a mask in another layout would be read out of order in memory"
     masks.multiply_({"conv": weight})
     assert (weight.data_ptr(), weight.stride()) == (address, strides)
     assert torch.equal(weight, torch.where(new["conv"], before, 0.0))

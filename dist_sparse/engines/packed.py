@@ -1,0 +1,213 @@
+"""Data parallel training of packed weights: what is exchanged, stepped and held is of active weights alone.
+
+The gradient of a whole weight exists on the steps whose method asks for all gradients, and then within the backward of its
+layer only: there it is averaged over ranks and kept by the layer's owner, who selects by it, until the step is made.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dist_sparse.distributed import max_over_ranks, world_size
+from dist_sparse.engines.base import Loss
+from dist_sparse.engines.capabilities import Holding
+from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.optimizer_state import parameter_state
+from dist_sparse.engines.traffic import elements_per_step
+from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.sparsity.agreement import assign_owners
+from dist_sparse.sparsity.masks import Masks
+
+_log = logging.getLogger(__name__)
+
+
+class PackedDDPEngine(DDPEngine):
+    """As DDP's, of a model whose masked layers are packed. To the method its weights look whole, one at a time."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, loss: Loss, *, weights: PackedWeights, **held: Any) -> None:
+        self._weights = weights
+        self._owners = assign_owners({name: layer.shape.numel() for name, layer in weights.layers.items()}, world_size())
+        self._readable: frozenset[str] = frozenset()
+        self._collected: dict[str, Tensor] = {}
+        """Gradients of whole weights: of this rank's layers, or of all while micro-batches are still to come."""
+        _replace(optimizer, weights.replaced)
+        super().__init__(model, optimizer, loss, **{**held, "exchange": "dense"})
+
+    def describe_exchange(self, gradient_masks: Masks | None) -> str:
+        sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
+        whole = {**sizes, **{name: layer.shape.numel() for name, layer in self._weights.layers.items()}}
+        active, total = elements_per_step(sizes, {}), elements_per_step(whole, {})
+        dense = "" if gradient_masks is not None else "; those of all weights besides, to their layers' owners"
+        what = f"of active weights, {active:,} of {total:,} ({active / total:.1%})"
+        return f"gradients exchanged in a step{' (bf16)' if self._compress == 'bf16' else ''}: {what}{dense}"
+
+    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
+        collect = self._collect if gradient_masks is None else None
+        for layer in self._weights.layers.values():
+            layer.collect = collect
+        return super().forward_backward(images, targets, None)
+
+    def _collect(self, name: str, gradient: Tensor) -> None:
+        """Within the backward of a layer, which is at the same place on all ranks."""
+        if (before := self._collected.pop(name, None)) is not None:
+            gradient = before.add_(gradient)
+        if self.at_step_boundary and world_size() > 1:
+            gradient = gradient.contiguous().div_(world_size())
+            dist.reduce(gradient, self._owners[name])
+            if self._owners[name] != dist.get_rank():
+                return
+        self._collected[name] = gradient if before is not None or world_size() > 1 else gradient.clone()
+
+    def step(self, *, skip: bool) -> None:
+        self._collected.clear()
+        super().step(skip=skip)
+
+    @contextlib.contextmanager
+    def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> Iterator[None]:
+        before, self._readable = self._readable, self._readable | set(weights)
+        self._share_collected(set(gradients))
+        try:
+            yield
+        finally:
+            self._readable = before
+
+    def _share_collected(self, wanted: set[str]) -> None:
+        """Give every rank the gradients that their owners have, if some rank asks for others than its own. Collective."""
+        if world_size() == 1:
+            return
+        others = [name for name in wanted if name not in self._collected]
+        device = self.precision.device
+        asked = max_over_ranks(torch.tensor([len(others), len(self._collected)], dtype=torch.int32, device=device))
+        if not asked.all():
+            return
+        for name, owner in self._owners.items():
+            if name not in self._collected:
+                held = self._parameters[name]
+                self._collected[name] = held.new_empty(self._weights.layers[name].shape)
+            dist.broadcast(self._collected[name], owner)
+
+    def weight(self, name: str) -> Tensor:
+        layer, held = self._weights.layers.get(name), self._parameters[name].detach()
+        if layer is None:
+            return held
+        return layer.expand(held) if name in self._readable else held.new_empty(()).expand(layer.shape)
+
+    def grad(self, name: str) -> Tensor:
+        if name in self._collected:
+            return self._collected[name]
+        gradient = super().grad(name)
+        return self._weights.layers[name].expand(gradient) if name in self._weights.layers else gradient
+
+    def mask_weights(self, masks: Masks) -> None:
+        self._follow(masks)
+
+    def mask_gradients(self, masks: Masks) -> None:
+        self._follow(masks)
+
+    def mask_optimizer_state(self, masks: Masks) -> None:
+        self._follow(masks)
+
+    def mask_copy(self, copy: nn.Module, masks: Masks) -> None:
+        self._follow(masks)  # and the copies with the model
+
+    def mask_model(self, masks: Masks) -> Callable[[], object]:
+        raise AssertionError("methods that train dense weights are refused")
+
+    def _follow(self, masks: Masks) -> None:
+        """Repack what is held of layers whose masks have moved: weights, gradients, the optimizer's state."""
+        assert masks is self._weights.masks, "one set of masks"
+        if not (moves := self._weights.moves()):
+            return
+        everything, started = parameter_state(self._optimizer), time.perf_counter()
+        for name, move in moves.items():
+            held = self._parameters[name]
+            for key, value in everything.get(held, {}).items():
+                if isinstance(value, Tensor) and value.shape == held.shape:
+                    everything[held][key] = move(value)
+        gradients = {name: move(grad) for name, move in moves.items() if (grad := self._parameters[name].grad) is not None}
+        replaced = self._weights.move(self.model, moves)
+        for copy in self._weights.copies:
+            self._weights.move(copy, moves)
+        _replace(self._optimizer, replaced)
+        self._parameters = dict(self.model.named_parameters())
+        for name, gradient in gradients.items():
+            parameter = self._parameters[name]
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad.copy_(gradient)
+        if replaced:
+            self._wrap()
+            _log.info("DDP's buckets were built anew for %d layers: %.3f s", len(replaced), time.perf_counter() - started)
+
+    def set_values(self, values: Mapping[str, Tensor]) -> None:
+        super().set_values(self._weights.pack(values))
+
+    def optimizer_state(self, name: str) -> dict[str, Any]:
+        return self._expanded_state(name, super().optimizer_state(name))
+
+    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
+        yield from super().held(what)
+        if what == "gradients":
+            yield from ((f"{name} of all weights", gradient) for name, gradient in self._collected.items())
+
+    def plain_state(self, model: nn.Module) -> dict[str, Any]:
+        return self._weights.expand(model.state_dict())
+
+    def load_plain_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        model.load_state_dict(self._weights.pack(state))
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return {**state, "optimizer": self._each_state(state["optimizer"], self._expanded_state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._weights.masks.load_state_dict(state["method"])  # by which all else is packed
+        self._follow(self._weights.masks)
+        super().load_state_dict({**state, "optimizer": self._each_state(state["optimizer"], self._packed_state)})
+
+    def _each_state(self, saved: Mapping[str, Any], change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """An optimizer's saved state with that of each packed parameter changed."""
+        names = {parameter: name for name, parameter in self._parameters.items()}
+        groups = zip(saved["param_groups"], self._optimizer.param_groups, strict=True)
+        numbers = {
+            number: names[parameter]
+            for group, own in groups
+            for number, parameter in zip(group["params"], own["params"], strict=True)
+        }
+        state = {
+            number: change(numbers[number], each) if number in numbers else each for number, each in saved["state"].items()
+        }
+        return {**saved, "state": state}
+
+    def _expanded_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        if (layer := self._weights.layers.get(name)) is None:
+            return state
+        shape = self._parameters[name].shape
+        return {key: layer.expand(value) if _has_shape(value, shape) else value for key, value in state.items()}
+
+    def _packed_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        if (layer := self._weights.layers.get(name)) is None:
+            return state
+        return {key: layer.pack(value) if _has_shape(value, layer.shape) else value for key, value in state.items()}
+
+
+def _has_shape(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape
+
+
+def _replace(optimizer: Optimizer, replaced: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    """Let an optimizer step other parameters, with the state of those that they replace."""
+    state = parameter_state(optimizer)
+    for group in optimizer.param_groups:
+        group["params"] = [replaced.get(parameter, parameter) for parameter in group["params"]]
+    for before, after in replaced.items():
+        if before in state:
+            state[after] = state.pop(before)

@@ -1,0 +1,82 @@
+"""Modules whose parameter ``weight`` holds the active weights alone: to their forward it looks as whole as ever.
+
+Where a layer is computed by all its weights, they are there for the moment of its forward, and again of its backward: what
+autograd would keep of them is made anew.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from dist_sparse.execution.packed_layer import PackedLayer, expanded
+
+
+def pack_module(module: nn.Module, layer: PackedLayer) -> nn.Parameter:
+    """Let a module hold the active entries [active, 1] of its weight; returns the parameter that does so."""
+    whole = module._parameters["weight"]
+    assert whole is not None
+    module.__class__ = _packed(type(module))
+    module.__dict__["store"] = layer
+    held = nn.Parameter(layer.pack(whole.detach()), requires_grad=whole.requires_grad)
+    module._parameters["weight"] = held
+    return held
+
+
+class _Again(NamedTuple):
+    """What makes a tensor on an expanded weight's memory anew."""
+
+    values: Tensor
+    layer: PackedLayer
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    def make(self) -> Tensor:
+        whole = self.layer.expand(self.values.to(self.dtype))
+        return whole.as_strided(self.size, self.stride, self.offset)
+
+
+class _Packed(nn.Module):
+    """To be inherited from beside a kind of layer."""
+
+    store: PackedLayer
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight with its zeros, in the type that is computed in; an operation of autograd on the parameter."""
+        values = self._parameters["weight"]
+        assert values is not None
+        kind = values.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+        whole = expanded(values, self.store, dtype)
+        self.__dict__["_now"] = whole.untyped_storage().data_ptr(), dtype
+        return whole
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        self.__dict__["_now"] = None
+        try:
+            with saved_tensors_hooks(self._keep, _bring_back):
+                return super().forward(*inputs, **named)
+        finally:
+            self.__dict__["_now"] = None
+
+    def _keep(self, tensor: Tensor) -> "Tensor | _Again":
+        now = self.__dict__["_now"]
+        if now is None or tensor.untyped_storage().data_ptr() != now[0]:
+            return tensor
+        values = self._parameters["weight"]
+        assert values is not None
+        return _Again(values.detach(), self.store, now[1], tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+def _bring_back(kept: "Tensor | _Again") -> Tensor:
+    return kept.make() if isinstance(kept, _Again) else kept
+
+
+@functools.cache
+def _packed(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Packed{kind.__name__}", (_Packed, kind), {})

@@ -1,0 +1,65 @@
+"""The masked layers of a network, packed: inactive weights do not exist, neither have they gradients nor optimizer state."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from dist_sparse.execution.packed_layer import Move, PackedLayer
+from dist_sparse.execution.packed_modules import pack_module
+from dist_sparse.sparsity.masks import Masks
+
+
+class PackedWeights:
+    """By layer name, which is that of the parameter, where active weights belong."""
+
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        """Pack the layers of ``masks``; other parameters stay as they are."""
+        self.masks = masks
+        self.replaced: dict[nn.Parameter, nn.Parameter] = {}
+        """The parameters that were whole, and what holds their active entries in their place."""
+        self.layers: dict[str, PackedLayer] = {}
+        parameters, packed = dict(model.named_parameters()), masks.packed()
+        for name in masks.names:
+            layer = self.layers[name] = PackedLayer(name, parameters[name].shape, packed[name])
+            self.replaced[parameters[name]] = pack_module(_module_of(model, name), layer)
+        self.copies: list[nn.Module] = []
+        """Of the network, made since, such as its moving average: they are to move with it."""
+        self._version = masks.version
+
+    def moves(self) -> dict[str, Move]:
+        """Follow the masks; returns what is to be done with what was packed of each layer whose mask is another one now."""
+        if self._version == self.masks.version:
+            return {}
+        self._version, packed = self.masks.version, self.masks.packed()
+        changed = [name for name, layer in self.layers.items() if not layer.packed.equal(packed[name])]
+        return {name: self.layers[name].move_to(packed[name].clone()) for name in changed}
+
+    def move(self, model: nn.Module, moves: Mapping[str, Move]) -> dict[nn.Parameter, nn.Parameter]:
+        """Move the values of a network, or of its moving average: in place where a layer has as many as before.
+
+        Returns:
+            The parameters that others have replaced.
+        """
+        replaced = {}
+        for name, move in moves.items():
+            module = _module_of(model, name)
+            held = module._parameters["weight"]
+            assert held is not None
+            moved = move(held.detach())
+            if moved.shape == held.shape:
+                held.detach().copy_(moved)
+            else:
+                replaced[held] = module._parameters["weight"] = nn.Parameter(moved, requires_grad=held.requires_grad)
+        return replaced
+
+    def expand(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A network's tensors by name, with packed ones whole."""
+        return {name: self.layers[name].expand(each) if name in self.layers else each for name, each in tensors.items()}
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The way back."""
+        return {name: self.layers[name].pack(each) if name in self.layers else each for name, each in tensors.items()}
+
+
+def _module_of(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
