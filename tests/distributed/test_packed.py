@@ -1,0 +1,90 @@
+"""Packed weights train as masked ones do: the same masks and, in double precision, losses, on any number of ranks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_sparse.execution.kernels import kernels
+from tests.command import metrics
+from tests.distributed import cases
+from tests.distributed.test_every_method import KEYS, SHORT
+from tests.distributed.test_masks import SHUFFLED, SIZES
+from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
+from tests.distributed.world import World
+
+Worlds = Callable[[int], World]
+PACKED = {"execution.storage": "packed"}
+SPARSE = {"sparsity.density": 0.3, "sparsity.distribution": "uniform"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once() -> None:
+    """So that ranks find them in the cache."""
+    kernels()
+
+
+def runs() -> list[Any]:
+    methods = [name for name in KEYS if name != "top_kast"]
+    of_methods = {name: {**SHORT, **SPARSE, **KEYS[name], "sparsity.method": name} for name in methods}
+    for name in ("granet", "gmp"):
+        of_methods[name].pop("sparsity.distribution")
+    return [
+        *(pytest.param({**values, "execution.compute": "dense"}, id=name) for name, values in of_methods.items()),
+        pytest.param(
+            {**of_methods["rigl"], "sparsity.structure": "block:4x1", "execution.compute": "sparse"}, id="rigl-blocks"
+        ),
+        pytest.param({**of_methods["mest"], "execution.compute": "sparse", "train.ema": 0.9}, id="mest-sparse-average"),
+        pytest.param(
+            {
+                **of_methods["gmp"],
+                "execution.compute": "sparse",
+                "train.accumulation": 2,
+                "train.clip_norm": 1.0,
+                "train.ema": 0.9,
+            },
+            id="gmp-sparse-accumulation-clipping-average",
+        ),
+        pytest.param(
+            {**of_methods["rigl"], "sparsity.update.gradient_steps": 2, "train.accumulation": 2},
+            id="rigl-gradients-of-two-steps",
+        ),
+        pytest.param(
+            {**of_methods["mest"], "sparsity.mest.removal_gradient": 0.1, "optim.name": "adamw"}, id="mest-by-gradient-adamw"
+        ),
+        pytest.param({**SHORT, **SPARSE, **SHUFFLED}, id="shuffled-blocks"),
+    ]
+
+
+@pytest.mark.parametrize("values", runs())
+def test_masks_and_losses_are_those_of_masked_weights(worlds: Worlds, tmp_path: Path, values: dict[str, Any]) -> None:
+    masked = worlds(1).run(cases.train, values, str(tmp_path / "masked"))[0]
+    for size in SIZES:
+        for trained in worlds(size).run(cases.train, {**values, **PACKED}, str(tmp_path / str(size))):
+            assert trained.initial == masked.initial
+            assert trained.digests == masked.digests
+            for column in ("train/loss", "val/loss", "val/ema_loss"):
+                assert trained.column(column) == pytest.approx(masked.column(column), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["rigl", "gmp"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int, method: str) -> None:
+    values = {**RUN, **PACKED, "sparsity.method": method, "train.ema": 0.9}
+    goes_on_as_if_nothing_had_been(worlds(size), tmp_path, values, kills=(2, 8))
+
+
+def test_the_storage_may_change_when_a_run_goes_on(worlds: Worlds, tmp_path: Path) -> None:
+    """To packed weights and back: in double precision nothing else changes."""
+    values = {**RUN, "train.precision": "fp64", "execution.compute": "dense", "output": tmp_path / "whole"}
+    assert {outcome.code for outcome in worlds(1).run(cases.command, values)} == {0}
+    values["output"] = tmp_path / "parts"
+    for storage, stop in (("masked", 3), ("packed", 7), ("masked", None)):
+        more = {} if stop is None else {"interrupt_after": stop}
+        outcomes = worlds(1).run(cases.command, {**values, "execution.storage": storage}, **more)
+        assert {outcome.code for outcome in outcomes} == {130 if stop else 0}
+    for part, row in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True):
+        assert part["sparsity/mask_digest"] == row["sparsity/mask_digest"]
+        for column in ("train/loss", "val/loss"):
+            assert part[column] == row[column] or float(part[column]) == pytest.approx(float(row[column]), rel=1e-9)
