@@ -24,12 +24,15 @@ from dist_sparse.execution.current import Current
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer, layers_of
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.execution.prepare import prepare
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
 from dist_sparse.memory import keep_memory
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.step import TrainStep
 
+Execute = Callable[[nn.Module, Masks], PackedWeights | None]
 DENSE = ("first", "last")
 """The first convolution and the classifier have no masks."""
 
@@ -42,9 +45,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_memory()
     images, labels = torch.rand(args.batch, args.channels, args.size, args.size), torch.randint(args.classes, (args.batch,))
-    sparse = _sparse(args, images)
-    execution = Execution(current=sparse.current, choose=sparse.choose)
-    candidates = {**_dense(args, images, labels), "sparse, fp32": _step(sparse.trained, images, labels, execution)}
+    candidates, sparse = _dense(args, images, labels), _sparse(args, images, packed=False)
+    for name, each in (("sparse, fp32", sparse), ("sparse and packed, fp32", _sparse(args, images, packed=True))):
+        execution = Execution(current=each.current, choose=each.choose)
+        candidates[name] = _step(each.trained, images, labels, execution)
     clock = timing.clock_for(device) if args.threads == 1 else time.perf_counter
     timings = timing.interleaved(candidates, args.rounds, clock=clock)
     title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
@@ -78,13 +82,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _trainee(args: argparse.Namespace, adapt: Callable[[nn.Module], None] = lambda _: None, **held: Any) -> Trainee:
+def _trainee(args: argparse.Namespace, execute: Execute = lambda _model, _masks: None, **held: Any) -> Trainee:
     precision = Precision(device=torch.device("cpu"), **held)
     kwargs = {"num_classes": args.classes, "in_chans": args.channels, **args.kwargs}
     if args.model.startswith("resnet"):
         kwargs["zero_init_last"] = False
     keys = {"structure": args.structure, "distribution": args.distribution, "keep_dense": DENSE}
-    return build("static", args.density, precision, adapt, create=lambda: timm.create_model(args.model, **kwargs), **keys)
+    create = lambda: timm.create_model(args.model, **kwargs)  # noqa: E731
+    return build("static", args.density, precision, create=create, execute=execute, **keys)
 
 
 def _step(trained: Trainee, images: Tensor, labels: Tensor, execution: Execution | None = None) -> Callable[[], None]:
@@ -108,29 +113,34 @@ def _dense(args: argparse.Namespace, images: Tensor, labels: Tensor) -> dict[str
     return {name: _step(trained, images, labels) for name, trained in trainees.items()}
 
 
-def _sparse(args: argparse.Namespace, images: Tensor) -> "Sparse":
-    """Each layer in its fastest way, also where the network as a whole gains nothing."""
-    trained = _trainee(args, name="fp32", channels_last=True, flattens_weights=True)  # images alone have their channels last
-    model, masks = trained.model, trained.method.masks
-    held = trained.engine.precision.place_images(images)
-    setting = Setting(
-        compute="auto",
-        channels_last=True,
-        precision="fp32",
-        shape=Size(images.shape),
-        images=held[:2],
-        step=lambda: model(held).square().mean().backward(),
-        impossible="",
-        pointless="",
-        densities=[masks.densities()],
-        final_masks=dict,
-        tell=print,
-    )
-    layers, backend = layers_of(model, masks, setting.shape), compiled_backend(kernels())
-    costs, _ = measured_costs(setting, model, backend, layers, masks)
-    current = Current(backend, masks, choose := Fastest(backend, layers, costs, channels_last=True))
-    prepare(model, current, setting.images)
-    return Sparse(trained, current, choose, layers)
+def _sparse(args: argparse.Namespace, images: Tensor, *, packed: bool) -> "Sparse":
+    """Each layer in its fastest way, also where the network as a whole gains nothing; its weights ``packed`` or masked."""
+    made: dict[str, Any] = {}
+
+    def execute(model: nn.Module, masks: Masks) -> PackedWeights | None:
+        held = images.contiguous(memory_format=torch.channels_last)
+        setting = Setting(
+            compute="auto",
+            channels_last=True,
+            precision="fp32",
+            shape=Size(images.shape),
+            images=held[:2],
+            step=lambda: model(held).square().mean().backward(),
+            impossible="",
+            pointless="",
+            densities=[masks.densities()],
+            final_masks=dict,
+            tell=print,
+        )
+        layers, backend = layers_of(model, masks, setting.shape), compiled_backend(kernels())
+        costs, _ = measured_costs(setting, model, backend, layers, masks)
+        current = Current(backend, masks, choose := Fastest(backend, layers, costs, channels_last=True))
+        prepare(model, current, setting.images)
+        made.update(current=current, choose=choose, layers=layers)
+        return PackedWeights(model, masks) if packed else None
+
+    held = {"name": "fp32", "channels_last": True, "flattens_weights": True}  # images alone have their channels last
+    return Sparse(_trainee(args, execute=execute, **held), **made)
 
 
 class Sparse(NamedTuple):
@@ -173,7 +183,12 @@ def _fastest(timings: timing.Timings) -> list[str]:
 
 def _ratios(timings: timing.Timings) -> dict[str, float]:
     """Over the dense step in its faster memory format, and over bf16 if that was measured."""
-    ratios = {"sparse_over_dense": median(timings.ratios("sparse, fp32", _fastest(timings)[0]))}
+    dense, packed = _fastest(timings)[0], "sparse and packed, fp32"
+    ratios = {
+        "sparse_over_dense": median(timings.ratios("sparse, fp32", dense)),
+        "packed_over_dense": median(timings.ratios(packed, dense)),
+        "packed_over_masked": median(timings.ratios(packed, "sparse, fp32")),
+    }
     if "dense, bf16" in timings.seconds:
         ratios["sparse_over_dense_bf16"] = median(timings.ratios("sparse, fp32", "dense, bf16"))
     return ratios

@@ -1,4 +1,4 @@
-"""What masks take in memory and in a checkpoint, in bytes a weight, on the device that trains; here and as others hold them."""
+"""The memory of training: what masks take, here and as others hold them, in bytes a weight; and all state, packed or not."""
 
 import argparse
 import tempfile
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import timing
+from benchmarks import state_memory, timing
 from benchmarks.peers import GraNet, RiglTorch, Sparsimony
 from benchmarks.resnet50 import Trainee, build, start
 from dist_sparse.checkpoint import CheckpointStore
@@ -24,6 +24,8 @@ def main() -> None:
     device = start(args.device)
     timing.pin(device)
     print(table(build("static", args.density, Precision(device=device)), device), end="\n\n")
+    print(state_memory.table(), end="\n\n")
+    print(state_memory.resident_table(args.density), end="\n\n")
     print(timing.setting(device))
 
 

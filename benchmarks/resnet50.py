@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
@@ -16,9 +17,12 @@ from dist_sparse.config.schema import OptimConfig
 from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.exchange import Choice
+from dist_sparse.engines.packed import PackedDDPEngine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.optim import build_optimizer, check_zero_preservation
 from dist_sparse.sparsity.layers import sparse_layers
+from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.build import begin, plan_method
 from dist_sparse.sparsity.methods.context import RunFacts
@@ -57,10 +61,12 @@ def build(
     structure: str = "unstructured",
     distribution: str = "erk",
     create: Callable[[], nn.Module] = lambda: timm.create_model("resnet50", zero_init_last=False),
+    execute: Callable[[nn.Module, Masks], PackedWeights | None] = lambda _model, _masks: None,
 ) -> Trainee:
     """A ResNet-50, or another network, with masks over all convolutions and linear layers but those of ``keep_dense``.
 
-    ``adapt`` may change the model before optimizer and engine take hold of it.
+    ``adapt`` may change the model before optimizer and engine take hold of it, and ``execute`` how it computes with its masks,
+    and pack its weights, before the engine does.
     """
     torch.manual_seed(0)
     # With the usual zero-initialised last norms of the residual branches a third of the layers would have zero gradients.
@@ -68,14 +74,17 @@ def build(
     weights = sparse_layers(model, keep_dense)
     adapt(model)
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
-    engine = DDPEngine(model, optimizer, cross_entropy, precision=precision, exchange=exchange)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
     update = ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig()
     masked = {} if method == "dense" else {"density": density, "structure": structure, "distribution": distribution}
     config = resolve(SparsityConfig(method=method, update=update, **masked))
     rank, size = dist.get_rank(), dist.get_world_size()
     run = RunFacts(seed=0, steps_per_epoch=1, total_steps=10**9, rank=rank, world_size=size, device=precision.device)
-    built = begin(plan_method(config, weights, run)).bind(engine, remask=not (keeps.weights and keeps.state))
+    begun = begin(plan_method(config, weights, run))
+    packed = execute(model, begun.masks)
+    kind = DDPEngine if packed is None else partial(PackedDDPEngine, weights=packed)
+    engine = kind(model, optimizer, cross_entropy, precision=precision, exchange=exchange)
+    built = begun.bind(engine, remask=not (keeps.weights and keeps.state))
     built.start()
     return Trainee(model, optimizer, engine, built, weights)
 

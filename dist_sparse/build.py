@@ -266,7 +266,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
     packed = PackedWeights(parts.model, begun.masks) if config.execution.storage == "packed" and len(begun.masks) else None
     ema = build_ema(config.train, parts.model)
     if packed is not None and ema is not None:
-        packed.copies.append(ema.module)
+        packed.copied()
     engine = build_engine(config, parts.model, parts.optimizer, loss, parts.precision, packed)
     with closed_on_failure(engine):
         method = begun.bind(engine, remask=not parts.keeps_zeros)

@@ -26,6 +26,7 @@ from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.resuming import choose_checkpoint, load_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
 from dist_sparse.sparsity.agreement import Disagreement
+from dist_sparse.state_bytes import state_bytes
 from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Hook, Trainer
 
@@ -280,6 +281,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "inference_flops_relative": cost.flops / cost.dense_flops,
         "train_flops_relative": progress.training_cost(cost),
         "flops_saved": progress.flops_saved(cost),
+        "state_bytes": state_bytes(trainer.engine, trainer.method.masks, trainer.execution),
         "sparse_layers": trainer.execution.sparse_layers(trainer.method.networks()[-1].masks),
         "seconds_per_step": progress.seconds_per_step or None,
         "steps": progress.steps_made,

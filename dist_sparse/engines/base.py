@@ -165,6 +165,10 @@ class Engine(WeightAccess, ABC):
         """Give the model or a copy what :meth:`plain_state` gave."""
         model.load_state_dict(state)
 
+    def index_bytes(self) -> int:
+        """The memory that it takes to know where weights belong of which only the active ones are there."""
+        return 0
+
     def full_parameters(self) -> AbstractContextManager[None]:
         """Within the context the model's parameters are whole on every rank, to be read and to run it forward. Collective."""
         return contextlib.nullcontext()

@@ -61,6 +61,8 @@ def idle_keys(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
         yield "exchange", f"engine.name={config.engine.name} exchanges in its own way"
     elif config.sparsity.method == "dense":
         yield "exchange", "sparsity.method=dense has no masks"
+    elif config.execution.storage == "packed":
+        yield "exchange", "execution.storage=packed has gradients of active weights alone"
 
 
 def build_engine(

@@ -56,14 +56,13 @@ class PackedDDPEngine(DDPEngine):
 
     def _collect(self, name: str, gradient: Tensor) -> None:
         """Within the backward of a layer, which is at the same place on all ranks."""
-        if (before := self._collected.pop(name, None)) is not None:
-            gradient = before.add_(gradient)
+        before = self._collected.pop(name, None)
+        gradient = gradient.clone(memory_format=torch.contiguous_format) if before is None else before.add_(gradient)
         if self.at_step_boundary and world_size() > 1:
-            gradient = gradient.contiguous().div_(world_size())
-            dist.reduce(gradient, self._owners[name])
+            dist.reduce(gradient.div_(world_size()), self._owners[name])
             if self._owners[name] != dist.get_rank():
                 return
-        self._collected[name] = gradient if before is not None or world_size() > 1 else gradient.clone()
+        self._collected[name] = gradient
 
     def step(self, *, skip: bool) -> None:
         self._collected.clear()
@@ -115,7 +114,8 @@ class PackedDDPEngine(DDPEngine):
         self._follow(masks)
 
     def mask_copy(self, copy: nn.Module, masks: Masks) -> None:
-        self._follow(masks)  # and the copies with the model
+        self._follow(masks)
+        self._weights.move_copy(copy)
 
     def mask_model(self, masks: Masks) -> Callable[[], object]:
         raise AssertionError("methods that train dense weights are refused")
@@ -133,8 +133,6 @@ class PackedDDPEngine(DDPEngine):
                     everything[held][key] = move(value)
         gradients = {name: move(grad) for name, move in moves.items() if (grad := self._parameters[name].grad) is not None}
         replaced = self._weights.move(self.model, moves)
-        for copy in self._weights.copies:
-            self._weights.move(copy, moves)
         _replace(self._optimizer, replaced)
         self._parameters = dict(self.model.named_parameters())
         for name, gradient in gradients.items():
@@ -157,6 +155,9 @@ class PackedDDPEngine(DDPEngine):
         yield from super().held(what)
         if what == "gradients":
             yield from ((f"{name} of all weights", gradient) for name, gradient in self._collected.items())
+
+    def index_bytes(self) -> int:
+        return sum(layer.index_bytes for layer in self._weights.layers.values())
 
     def plain_state(self, model: nn.Module) -> dict[str, Any]:
         return self._weights.expand(model.state_dict())

@@ -75,6 +75,11 @@ class LayerProducts:
         """A copy of the network has the same masks."""
         return LayerProducts(self._current, self._name, self._element_size)
 
+    @property
+    def index_bytes(self) -> int:
+        """What the products that were made hold."""
+        return sum(products.index_bytes for _, made in self._made.values() for products in made.values())
+
     def __call__(self, geometry: Geometry) -> StepProducts | None:
         """The products of now; None if the layer is computed densely."""
         current = self._current

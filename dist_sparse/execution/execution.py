@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_sparse.execution.choose import Fastest, Sparsest
-from dist_sparse.execution.current import Current
+from dist_sparse.execution.current import Current, LayerProducts
+from dist_sparse.execution.modules import SparseConv2d, SparseLinear
 from dist_sparse.execution.ways import DENSE
 from dist_sparse.sparsity.bits import Unpacked
 from dist_sparse.sparsity.masks import Masks
@@ -72,6 +73,11 @@ class Execution:
         if self.current is None or self.choose is None:
             return {}
         return self.choose.gains(self.current.layer_masks(masks))
+
+    def index_bytes(self, model: nn.Module) -> int:
+        """What the index structures of the network hold."""
+        made = [module.products_of for module in model.modules() if isinstance(module, SparseConv2d | SparseLinear)]
+        return sum(each.index_bytes for each in made if isinstance(each, LayerProducts))
 
     def describe(self, masks: Masks) -> str:
         """One line for the user."""

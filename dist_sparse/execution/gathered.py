@@ -32,6 +32,11 @@ class Gathered(Products):
     def positions(self) -> Tensor:
         return self._positions
 
+    @property
+    def index_bytes(self) -> int:
+        held = [self._positions, *self._columns, self._order, self._place]
+        return sum(each.numel() * each.element_size() for each in held)
+
     def source(self, images: Tensor) -> Tensor:
         """Channel by channel, between their zeros: [in, N, height, width]."""
         count, channels, *size = images.shape

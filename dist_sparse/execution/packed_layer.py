@@ -59,6 +59,12 @@ class PackedLayer:
         """Of the active weights in the flattened weight, ascending: int32 [active]."""
         self._orders: WeakKeyDictionary[Products, tuple[Tensor | None, Tensor | None]] = WeakKeyDictionary()
 
+    @property
+    def index_bytes(self) -> int:
+        """What the layer holds beside its values."""
+        orders = [each for pair in self._orders.values() for each in pair if each is not None]
+        return sum(each.numel() * each.element_size() for each in (self.positions, *orders))
+
     def move_to(self, packed: Tensor) -> Move:
         """Take another mask; returns what is to be done with all that was packed by the one before."""
         before = self.positions
@@ -114,7 +120,7 @@ def _order(of_products: Tensor, positions: Tensor) -> tuple[Tensor | None, Tenso
     found = entry < len(positions)
     found &= positions.index_select(0, entry.clamp(max=max(len(positions) - 1, 0))) == of_products if len(positions) else False
     entry[~found] = len(positions)
-    place = torch.empty(len(positions), dtype=torch.int32)
+    place = torch.empty(len(positions), dtype=torch.int32, device=positions.device)
     place[entry[found]] = found.nonzero().view(-1).int()
     return entry.int(), place
 

@@ -22,6 +22,7 @@ def pack_module(module: nn.Module, layer: PackedLayer) -> nn.Parameter:
     module.__dict__["store"] = layer
     held = nn.Parameter(layer.pack(whole.detach()), requires_grad=whole.requires_grad)
     module._parameters["weight"] = held
+    whole.data = whole.new_empty(()).expand(whole.shape)  # whoever holds it knows its shape, and holds no memory
     return held
 
 

@@ -22,8 +22,8 @@ class PackedWeights:
         for name in masks.names:
             layer = self.layers[name] = PackedLayer(name, parameters[name].shape, packed[name])
             self.replaced[parameters[name]] = pack_module(_module_of(model, name), layer)
-        self.copies: list[nn.Module] = []
-        """Of the network, made since, such as its moving average: they are to move with it."""
+        self._of_copy: dict[str, Tensor] | None = None
+        """By layer the positions by which the network's copy is packed, if there is one."""
         self._version = masks.version
 
     def moves(self) -> dict[str, Move]:
@@ -51,6 +51,18 @@ class PackedWeights:
             else:
                 replaced[held] = module._parameters["weight"] = nn.Parameter(moved, requires_grad=held.requires_grad)
         return replaced
+
+    def copied(self) -> None:
+        """The network was copied, such as for its moving average: :meth:`move_copy` is to have what it takes."""
+        self._of_copy = {name: layer.positions for name, layer in self.layers.items()}
+
+    def move_copy(self, copy: nn.Module) -> None:
+        """Let the copy follow: what was inactive in between only, within one update, it remembers."""
+        assert self._of_copy is not None
+        now = {name: layer.positions for name, layer in self.layers.items()}
+        moved = {name: before for name, before in self._of_copy.items() if before is not now[name]}
+        self._of_copy = now
+        self.move(copy, {name: Move.between(before, now[name]) for name, before in moved.items()})
 
     def expand(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A network's tensors by name, with packed ones whole."""

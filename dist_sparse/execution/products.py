@@ -19,6 +19,11 @@ class Products(ABC):
     def positions(self) -> Tensor:
         """Where the values lie in the flattened weight, int32 of any shape; those of inactive weights are 0."""
 
+    @property
+    @abstractmethod
+    def index_bytes(self) -> int:
+        """What the index structures hold."""
+
     @abstractmethod
     def source(self, images: Tensor) -> Tensor:
         """Images as :meth:`forward` and :meth:`backward_weights` read them."""

@@ -151,6 +151,12 @@ class TritonGroups(Products):
         tiles = [(at, min(at + _COLUMNS, end)) for begin, end in self._groups.spans for at in range(begin, end, _COLUMNS)]
         return torch.tensor(tiles, dtype=torch.int32, device=self._groups.column.device).view(-1, 2)
 
+    @property
+    def index_bytes(self) -> int:
+        groups = self._groups
+        held = [self._positions, groups.rows, groups.start, groups.column, groups.group, self._tiles, *self._by_channel]
+        return sum(each.numel() * each.element_size() for each in held)
+
     def source(self, images: Tensor) -> Tensor:
         return images
 

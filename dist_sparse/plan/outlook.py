@@ -29,6 +29,7 @@ from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.build import capabilities_of, check_engine
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import parameter_state
+from dist_sparse.executing import check_storage
 from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
@@ -48,9 +49,12 @@ class Memory:
     optimizer: int
     """With the copy of the weights that the engine may step; 0 where that lies in the host's memory."""
     masks: int
-    """On a GPU, where a mask takes a byte a weight, and its bits beside it an eighth of one."""
+    """On a GPU, where a mask takes a byte a weight, and its bits beside it an eighth of one; the bits alone with packed
+    weights."""
     masks_on_cpu: int
     """There it takes as many bytes as the weight, and the bits the same eighth."""
+    indices: int
+    """Of packed weights, four bytes for each active one; what sparse execution needs beside it is not counted."""
     method: int
     """Weights put away, summed or averaged gradients."""
     ema: int
@@ -58,7 +62,7 @@ class Memory:
     @property
     def total(self) -> int:
         """On a GPU."""
-        return self.weights + self.gradients + self.optimizer + self.masks + self.method + self.ema
+        return self.weights + self.gradients + self.optimizer + self.masks + self.indices + self.method + self.ema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     check_engine(config, world_size)
     try_optimizer(config)
     check_pieces(config)
+    check_storage(config)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
@@ -215,7 +220,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
         parameters={name: weight.numel() for name, weight in model.named_parameters()},
         cost=cost,
         flops=flops or cost.dense_flops,
-        memory=_memory(config, world_size, model, optimizer, forecast, sum(shape.numel() for shape in shapes.values())),
+        memory=_memory(config, world_size, model, optimizer, forecast, shapes),
     )
 
 
@@ -245,9 +250,16 @@ def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clo
 
 
 def _memory(
-    config: Config, world_size: int, model: nn.Module, optimizer: torch.optim.Optimizer, forecast: Forecast, masked: int
+    config: Config,
+    world_size: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forecast: Forecast,
+    shapes: Mapping[str, torch.Size],
 ) -> Memory:
-    engine = capabilities_of(config.engine)
+    engine, masked, packed = capabilities_of(config.engine), sum(shape.numel() for shape in shapes.values()), 0
+    if config.execution.storage == "packed":
+        packed = _most_active(forecast, shapes)
 
     def on_a_rank(size: int, what: Holding) -> int:
         return -(-size // world_size) if what in engine.shared_out else size
@@ -256,15 +268,27 @@ def _memory(
     whole, buffers, size = _bytes(parameters), _bytes(list(model.buffers())), parameters[0].element_size()
     state = _state_bytes(config, model, optimizer) + (whole if engine.copies_weights else 0)
     bits = -(-masked // 8)
+    if packed:  # an optimizer that takes them keeps as much for each weight
+        held = whole - (masked - packed) * size
+        state, whole = round(state * held / whole), held
+    in_memory = 0 if packed else masked
     return Memory(
         weights=on_a_rank(whole, "weights") + buffers,
         gradients=on_a_rank(whole, "gradients"),
         optimizer=0 if engine.offloads else on_a_rank(state, "optimizer"),
-        masks=(masked + bits) * forecast.mask_copies,
-        masks_on_cpu=(masked * size + bits) * forecast.mask_copies,
+        masks=(in_memory + bits) * forecast.mask_copies,
+        masks_on_cpu=(in_memory * size + bits) * forecast.mask_copies,
+        indices=4 * packed,
         method=masked * forecast.weight_copies * size,
         ema=whole + buffers if config.train.ema is not None else 0,
     )
+
+
+def _most_active(forecast: Forecast, shapes: Mapping[str, torch.Size]) -> int:
+    """The active weights of the masked layers when they are most."""
+    network = forecast.networks[-1]
+    courses = [network.initial, *(update.densities for update in network.updates)]
+    return max(sum(round(densities[name] * shape.numel()) for name, shape in shapes.items()) for densities in courses)
 
 
 def _state_bytes(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -123,7 +123,7 @@ def _flops(outlook: Outlook) -> list[str]:
 def _memory(outlook: Outlook) -> list[str]:
     memory = outlook.memory
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
-    parts |= {"masks": memory.masks, "method": memory.method, "EMA": memory.ema}
+    parts |= {"masks": memory.masks, "indices": memory.indices, "method": memory.method, "EMA": memory.ema}
     told = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items() if size)
     lines = [_line("memory", f"{in_bytes(memory.total)} a rank without activations: {told}")]
     if memory.masks:
@@ -140,7 +140,14 @@ def _traffic_lines(outlook: Outlook) -> list[str]:
     if "weights" in engine.shared_out:
         weights = _traffic(outlook, dense + dense // 2)
         lines.append(_line("", f"{weights} with the weights, which are gathered for forward and backward"))
-    if outlook.shapes and engine.packs_gradients and outlook.config.engine.exchange != "dense":
+    if outlook.config.execution.storage == "packed":
+        active = elements_per_step(outlook.parameters, outlook.active(outlook.final_gradients))
+        lines.append(
+            _line(
+                "", f"{_traffic(outlook, active)} for those of weights active at the end, which are all that packed ones have"
+            )
+        )
+    elif outlook.shapes and engine.packs_gradients and outlook.config.engine.exchange != "dense":
         lines += _packed(outlook, dense)
     return lines
 

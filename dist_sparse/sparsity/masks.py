@@ -156,6 +156,11 @@ class Masks:
         """64 bits over all masks and their names, as 16 hexadecimal digits."""
         return combined(self.digests())
 
+    def held_bytes(self) -> int:
+        """The memory that masks and the record of explored weights take."""
+        held = [*self._multipliers.values(), *self._bits.values(), *self._explored.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
     def state_dict(self) -> dict[str, Any]:
         """Masks and exploration record, one bit a weight each."""
         return {

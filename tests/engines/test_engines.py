@@ -58,7 +58,7 @@ def test_keys_that_act_with_one_engine_only_are_the_schemas() -> None:
 
 def test_ddp_is_the_one_that_keeps_everything_whole() -> None:
     """Which messages offer instead of what an engine refuses."""
-    assert capabilities_of(EngineConfig()) == Capabilities(cause="engine.name=ddp", packs_gradients=True)
+    assert capabilities_of(EngineConfig()) == Capabilities(cause="engine.name=ddp", packs_gradients=True, packs_weights=True)
     assert all("engine.name=ddp" in kind.capabilities(EngineConfig()).otherwise for kind in ENGINES.values())
 
 

@@ -110,3 +110,19 @@ def test_a_network_and_its_copies_move_together() -> None:
         state = packed.expand(net.state_dict())
         assert list(state) == list(model.state_dict())
         assert torch.equal(state["0.weight"], before * masks["0.weight"])
+
+
+def test_a_copy_remembers_what_was_inactive_within_an_update_only() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False))
+    masks = Masks({"0.weight": model[0].weight.detach()})
+    masks.replace({"0.weight": torch.ones(4, 4, dtype=torch.bool)})
+    packed = PackedWeights(model, masks)
+    average = copy.deepcopy(model)
+    packed.copied()
+    before = packed.expand(average.state_dict())["0.weight"]
+    for active in (torch.zeros(4, 4), torch.eye(4)):
+        masks.replace({"0.weight": active.bool()})
+        packed.move(model, packed.moves())
+    packed.move_copy(average)
+    assert torch.equal(packed.expand(average.state_dict())["0.weight"], before * torch.eye(4))
+    assert not packed.expand(model.state_dict())["0.weight"].any()
