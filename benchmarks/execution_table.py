@@ -45,24 +45,26 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "execution")
     args = parser.parse_args()
     args.records.mkdir(parents=True, exist_ok=True)
-    print("| network, structure, density | sparse / dense | `python -m benchmarks.execution` |\n| --- | ---: | --- |")
+    print("| network, structure, density | sparse / dense | packed / dense | `python -m benchmarks.execution` |")
+    print("| --- | ---: | ---: | --- |")
     for name, options in CELLS.items():
         if args.only in name:
-            ratio = _ratio(name, options, args.rounds, args.records)
-            print(f"| {name} | {ratio} | `{options}` |", flush=True)
+            ratios = _ratios(name, options, args.rounds, args.records)
+            print(f"| {name} | {ratios} | `{options}` |", flush=True)
     print(f"\n{setting(torch.device('cpu'))}")
 
 
-def _ratio(name: str, options: str, rounds: int, records: Path) -> str:
-    """Of whole steps, from the records or from a process; what went wrong, if it did."""
+def _ratios(name: str, options: str, rounds: int, records: Path) -> str:
+    """Of whole steps, with masked and with packed weights, from the records or from a process; what went wrong, if it did."""
     record = records / f"{name.translate(str.maketrans({',': '', ' ': '-', ':': '_'}))}.json"
     if not record.exists():
         command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(options)]
         command += ["--rounds", str(rounds), "--no-layers", "--json", str(record)]
         found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
         if found.returncode:
-            return (found.stderr.strip().splitlines() or ["failed"])[-1]
-    return f"{json.loads(record.read_text())['step']['sparse_over_dense']:.2f}"
+            return (found.stderr.strip().splitlines() or ["failed"])[-1] + " |"
+    step = json.loads(record.read_text())["step"]
+    return f"{step['sparse_over_dense']:.2f} | {step['packed_over_dense']:.2f}"
 
 
 if __name__ == "__main__":
