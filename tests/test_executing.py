@@ -1,14 +1,21 @@
 """What a configuration and a device allow of sparse execution."""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dist_sparse.config import load_config
+from dist_sparse.build import resolved
+from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.config.execution import Compute, ExecutionConfig
-from dist_sparse.executing import impossible
-from tests.command import ROOT
+from dist_sparse.errors import UserError
+from dist_sparse.executing import check_storage, impossible
+from dist_sparse.plan.outlook import look_ahead
+from tests.command import ROOT, train_here
+from tests.values import QUIET
 
 NOT_MEASURED = "nothing is measured on CUDA yet; execution.compute=sparse takes what there is for it"
 
@@ -21,3 +28,59 @@ def test_on_cuda_it_has_to_be_asked_for(compute: Compute, device: str | None, re
     config = load_config(str(ROOT / "configs" / "digits" / "set.yaml"))
     config = dataclasses.replace(config, execution=ExecutionConfig(compute=compute))
     assert impossible(config, None if device is None else torch.device(device)) == reason
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"sparsity.method": "ast", "sparsity.density": None, "sparsity.ast.densities": [0.5, 0.3]},
+            "cannot go with sparsity.method=ast, which trains inactive weights too",
+        ),
+        (
+            {"sparsity.method": "srste", "sparsity.structure": "nm:2:4", "sparsity.density": None},
+            "cannot go with sparsity.method=srste",
+        ),
+        ({"sparsity.method": "top_kast"}, "cannot go with sparsity.method=top_kast"),
+        ({"engine.name": "deepspeed", "engine.zero.stage": 2}, "is ddp's; engine.zero.stage=2 shares out"),
+        ({"train.compile": True}, "cannot go with train.compile=true"),
+        ({"train.precision": "fp16"}, "cannot go with train.precision=fp16"),
+        ({"optim.name": "muon"}, "optim.name=muon: does not step every weight by itself, as execution.storage=packed needs"),
+        ({"optim.name": "lookahead_sgd"}, "execution.storage=masked takes it"),
+    ],
+)
+def test_packed_weights_are_refused_where_they_cannot_be(values: dict[str, Any], reason: str) -> None:
+    given = {"sparsity.method": "rigl", "sparsity.density": 0.1, "execution.storage": "packed", **values}
+    with pytest.raises(UserError) as refused:
+        check_storage(resolved(with_values(Config(), given)))
+    assert reason in str(refused.value) and "execution.storage=masked takes it" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("storage", ["masked", "packed"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_plan_foresees_the_bytes_of_the_state(tmp_path: Path, storage: str, optimizer: str) -> None:
+    values = {
+        **QUIET,
+        "output": str(tmp_path),
+        "train.epochs": 1,
+        "optim.name": optimizer,
+        "sparsity.method": "rigl",
+        "sparsity.density": 0.1,
+        "execution.compute": "dense",
+        "execution.storage": storage,
+    }
+    assert train_here(values).code == 0
+    counted = json.loads((tmp_path / "summary.json").read_text())["state_bytes"]
+    memory = look_ahead(with_values(Config(), values), 1).memory
+    foreseen = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "masks": memory.masks_on_cpu,
+        "indices": memory.indices,
+    }
+    assert counted.keys() == foreseen.keys()
+    for kind, size in counted.items():
+        assert foreseen[kind] == pytest.approx(size, rel=0.05, abs=100), kind
+    assert sum(foreseen.values()) == pytest.approx(sum(counted.values()), rel=0.05)

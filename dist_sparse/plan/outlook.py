@@ -52,7 +52,8 @@ class Memory:
     """On a GPU, where a mask takes a byte a weight, and its bits beside it an eighth of one; the bits alone with packed
     weights."""
     masks_on_cpu: int
-    """There it takes as many bytes as the weight, and the bits the same eighth."""
+    """There it takes as many bytes as the weight, and the bits the same eighth; so does the record of explored weights, which
+    is in the host's memory always."""
     indices: int
     """Of packed weights, four bytes for each active one; what sparse execution needs beside it is not counted."""
     method: int
@@ -277,7 +278,7 @@ def _memory(
         gradients=on_a_rank(whole, "gradients"),
         optimizer=0 if engine.offloads else on_a_rank(state, "optimizer"),
         masks=(in_memory + bits) * forecast.mask_copies,
-        masks_on_cpu=(in_memory * size + bits) * forecast.mask_copies,
+        masks_on_cpu=(in_memory * size + 2 * bits) * forecast.mask_copies,
         indices=4 * packed,
         method=masked * forecast.weight_copies * size,
         ema=whole + buffers if config.train.ema is not None else 0,
