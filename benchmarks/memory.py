@@ -20,12 +20,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--density", type=float, default=0.1, help="active weights over all weights")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--plot", type=Path, help="a file for the curves of memory, such as memory.svg")
     args = parser.parse_args()
     device = start(args.device)
     timing.pin(device)
     print(table(build("static", args.density, Precision(device=device)), device), end="\n\n")
     print(state_memory.table(), end="\n\n")
-    print(state_memory.resident_table(args.density), end="\n\n")
+    found = state_memory.processes(args.density)
+    print(state_memory.resident_table(found), end="\n\n")
+    if args.plot:
+        state_memory.plot(found, args.plot)
     print(timing.setting(device))
 
 

@@ -1,11 +1,16 @@
 """The state that training holds, dense, masked and packed: counted on shapes alone, and as a process takes it."""
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
@@ -18,11 +23,13 @@ from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.memory import keep_memory
 from dist_sparse.plan.outlook import Memory, look_ahead
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.step import TrainStep
 
 MODELS = ("resnet50", "deit_small_patch16_224", "vit_large_patch16_224")
 OPTIMIZERS = ("sgd", "adamw")
 DENSITIES = (0.2, 0.1, 0.05)
 STORAGES = ("dense", "masked", "packed")
+_STEPS, _EVERY = 10, 0.01
 
 
 def counted(model: str, optimizer: str, density: float, storage: str) -> tuple[int, int]:
@@ -59,28 +66,63 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def resident_table(density: float) -> str:
-    """What a process with a small batch grows by, from before its model is built to the peak of its steps."""
+class Process(NamedTuple):
+    """What a process did that trained ResNet-50 (batch 2 at 64 x 64, SGD) for a few steps; memory in MB."""
+
+    own: float
+    """The model's own weights."""
+    curve: list[tuple[float, float]]
+    """Seconds, and resident memory above what it was before the model was built."""
+
+    @property
+    def peak(self) -> float:
+        return max(memory for _, memory in self.curve)
+
+
+def processes(density: float) -> dict[str, Process]:
+    """One after another, by storage."""
+    return {storage: _in_a_process(storage, density) for storage in STORAGES}
+
+
+def resident_table(found: Mapping[str, Process]) -> str:
+    """What processes grow by at their peak."""
+    dense = found["dense"].peak - found["dense"].own
     rows = [
         "| ResNet-50, SGD, batch 2 at 64 x 64 | peak growth, MB | over the model's own | / dense |",
         "| --- | ---: | ---: | ---: |",
     ]
-    found = {storage: _in_a_process(storage, density) for storage in STORAGES}
-    for storage, (growth, own) in found.items():
-        dense = found["dense"][0] - found["dense"][1]
-        rows.append(f"| {storage} | {growth:.0f} | {growth - own:.0f} | {(growth - own) / dense:.2f} |")
+    for storage, process in found.items():
+        above = process.peak - process.own
+        rows.append(f"| {storage} | {process.peak:.0f} | {above:.0f} | {above / dense:.2f} |")
     return "\n".join(rows)
 
 
-def _in_a_process(storage: str, density: float) -> tuple[float, float]:
+def plot(found: Mapping[str, Process], path: Path) -> None:
+    """Resident memory over time, of all processes in one figure."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    title = "ResNet-50: the model is built, then ten steps (batch 2 at 64 x 64, SGD, ERK density 0.1)"
+    axes = figure.add_subplot(title=title, xlabel="seconds", ylabel="resident memory, MB")
+    axes.title.set_fontsize(9)
+    for storage, process in found.items():
+        axes.plot(*zip(*process.curve, strict=True), label=storage, linewidth=1)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with rc_context({"svg.hashsalt": "dist_sparse", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _in_a_process(storage: str, density: float) -> Process:
     command = [sys.executable, "-m", "benchmarks.state_memory", "--storage", storage, "--density", str(density)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    growth, own = json.loads(said.splitlines()[-1])
-    return growth, own
+    return Process(**json.loads(said.splitlines()[-1]))
 
 
 def main() -> None:
-    """In a process of its own: take a few steps; print by how much it has grown, and the model's own weights, in MB."""
+    """In a process of its own: build the model and take a few steps; print the memory that it takes meanwhile."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--storage", choices=STORAGES, required=True)
     parser.add_argument("--density", type=float, required=True)
@@ -89,18 +131,36 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_memory()
     _step_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()))  # loads libraries
-    before = _resident()
-    method = "dense" if args.storage == "dense" else "static"
-    execute = _pack if args.storage == "packed" else lambda _model, _masks: None
-    trained = build(method, args.density, Precision(device=device), execute=execute)
-    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 2])
-    for step in range(1, 4):
-        trained.engine.forward_backward(images, labels, trained.method.gradient_masks(step))
-        trained.method.after_backward(step)
-        trained.engine.step(skip=False)
-        trained.method.after_step(step)
+    curve: list[tuple[float, float]] = []
+    with _watched(curve):
+        method = "dense" if args.storage == "dense" else "static"
+        execute = _pack if args.storage == "packed" else lambda _model, _masks: None
+        trained = build(method, args.density, Precision(device=device), execute=execute)
+        images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 2])
+        step = TrainStep(trained.engine, trained.method)
+        for number in range(1, _STEPS + 1):
+            step.forward_backward(number, images, labels)
+            step.optimizer_step(number)
     own = sum(parameter.numel() * 4 for parameter in timm.create_model("resnet50").parameters())
-    print(json.dumps([_peak() - before, own / 1e6]))
+    print(json.dumps({"own": own / 1e6, "curve": curve}))
+
+
+@contextlib.contextmanager
+def _watched(curve: list[tuple[float, float]]) -> Iterator[None]:
+    """Within the context a thread looks at the process's memory a hundred times a second."""
+    began, before, ended = time.perf_counter(), _resident(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_EVERY):
+            curve.append((time.perf_counter() - began, _resident() - before))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _pack(model: nn.Module, masks: Masks) -> PackedWeights:
@@ -114,10 +174,6 @@ def _step_of(model: nn.Module) -> None:
 def _resident() -> float:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1e6
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":

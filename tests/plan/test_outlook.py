@@ -97,7 +97,7 @@ def test_memory_is_that_of_the_parts() -> None:
     assert (memory.gradients, memory.optimizer) == (4 * 272_186, 4 * 272_186)
     assert memory.weights == memory.ema > memory.gradients
     bits = 270_608 // 8
-    assert (memory.masks, memory.masks_on_cpu, memory.method) == (270_608 + bits, 4 * 270_608 + bits, 0)
+    assert (memory.masks, memory.masks_on_cpu, memory.method) == (270_608 + bits, 4 * 270_608 + 2 * bits, 0)
     assert outlook({**values, "optim.name": "adamw"}).memory.optimizer == pytest.approx(8 * 272_186, rel=1e-3)
     double = outlook({**values, "train.precision": "fp64"}).memory
     assert (double.gradients, double.optimizer, double.masks) == (8 * 272_186, 8 * 272_186, 270_608 + bits)
