@@ -1,5 +1,7 @@
 """The memory that a run's state takes on one rank, counted from the tensors that are there."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from dist_sparse.engines.base import Engine
@@ -23,5 +25,5 @@ def state_bytes(engine: Engine, masks: Masks, execution: Execution) -> dict[str,
     }
 
 
-def _bytes(tensors: list[Tensor]) -> int:
+def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -34,7 +34,7 @@ class _Again(NamedTuple):
     dtype: torch.dtype
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
     def make(self) -> Tensor:
         whole = self.layer.expand(self.values.to(self.dtype))

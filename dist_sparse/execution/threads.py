@@ -3,7 +3,9 @@
 The threads are torch's own (``native/parallel.h``), as many as torch has.
 """
 
+import ctypes
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ def _copy(shape: Pass, **values: int) -> Pass:
     return copy
 
 
-def run(kernel: Any, parts: list[Any], *arguments: Any) -> None:
+def run(kernel: Any, parts: Sequence[ctypes.Structure], *arguments: Any) -> None:
     """Call a kernel, which gives Python's lock free, for all parts, structures of one type."""
-    kernel((type(parts[0]) * len(parts))(*parts), len(parts), *arguments)
+    array: Any = type(parts[0]) * len(parts)
+    kernel(array(*parts), len(parts), *arguments)
