@@ -1,5 +1,7 @@
 """What every method must do, tried on the small configurations that are shipped: one for each method and option."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from dist_sparse.config import load_config
 from dist_sparse.sparsity.methods import METHODS
 from tests.command import ROOT, metrics, train_here
+from tests.plan.forecasts import check
 from tests.values import QUIET
 
 CONFIGS = sorted((ROOT / "configs" / "digits").glob("*.yaml"))
@@ -42,15 +45,32 @@ def test_there_is_one_for_every_method() -> None:
     assert {load_config(str(path)).sparsity.method for path in CONFIGS} == set(METHODS)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """``whole(path)`` is the folder of the configuration's run, which is made once and which nothing interrupts."""
+
+    @functools.cache
+    def train(path: Path) -> Path:
+        folder = tmp_path_factory.mktemp(path.stem)
+        assert train_here({**short(path), "output": folder}).code == 0
+        return folder
+
+    return train
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, path: Path) -> None:
+def test_a_run_goes_on_as_if_nothing_had_happened(whole: Callable[[Path], Path], tmp_path: Path, path: Path) -> None:
     """Interrupted after an update, and gone on from a checkpoint before it."""
-    values = short(path)
-    assert train_here({**values, "output": tmp_path / "whole"}).code == 0
-    assert train_here({**values, "output": tmp_path / "halves"}, interrupt_after=13).code == 130
-    outcome = train_here({**values, "output": tmp_path / "halves"})
+    values = {**short(path), "output": tmp_path}
+    assert train_here(values, interrupt_after=13).code == 130
+    outcome = train_here(values)
     assert "going on after step 12 of 22" in outcome.out
-    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+    assert metrics(tmp_path) == metrics(whole(path))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_does_what_was_forecast_of(whole: Callable[[Path], Path], path: Path) -> None:
+    check(short(path), whole(path))
 
 
 def test_weights_that_are_not_trained_keep_no_momentum_of_their_decay(tmp_path: Path) -> None:
@@ -65,11 +85,10 @@ def test_weights_that_are_not_trained_keep_no_momentum_of_their_decay(tmp_path: 
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_micro_batches_do_not_change_which_step_is_an_update(tmp_path: Path, path: Path) -> None:
-    values = {**short(path), "tracking.log_every": 1}
-    updates = []
-    for accumulation in (1, 4):
-        folder = tmp_path / str(accumulation)
-        assert train_here({**values, "train.accumulation": accumulation, "output": folder}).code == 0
-        updates.append([row["step"] for row in metrics(folder) if row["sparsity/changed"]])
-    assert updates[0] == updates[1]
+def test_micro_batches_do_not_change_which_step_is_an_update(whole: Callable[[Path], Path], tmp_path: Path, path: Path) -> None:
+    """Of two to a step, and of one."""
+    values = short(path)
+    assert values["train.accumulation"] == 2
+    assert train_here({**values, "train.accumulation": 1, "output": tmp_path}).code == 0
+    one, two = ([row["step"] for row in metrics(folder) if row["sparsity/changed"]] for folder in (tmp_path, whole(path)))
+    assert one == two

@@ -20,7 +20,7 @@ pytest.importorskip("deepspeed")
 Worlds = Callable[[int], World]
 STAGES = (0, 1, 2, 3)
 VIT = {"model.name": "vit_tiny_patch16_224", "model.kwargs": {**TINY_VIT, "depth": 1}}
-CONVOLUTIONS = {"model.name": "test_resnet", "model.kwargs": {}}
+CONVOLUTIONS = {"model.name": "test_resnet", "model.kwargs": {"channels": [16] * 4, "stem_width": 8}}
 COMMON: dict[str, Any] = {**VIT, "train.epochs": 1, "train.batch_size": 64, "sparsity.density": 0.3, "checkpoint.every": "100%"}
 """22 steps."""
 EVERY_OTHER = {"sparsity.update.interval": "2 steps"}
@@ -147,6 +147,7 @@ RUN = {
     **QUIET,
     "tracking.log_every": 3,
     "resume": "auto",
+    "data.limit": 640,
     "train.epochs": 2,
     "train.batch_size": 128,
     "train.accumulation": 2,
@@ -158,7 +159,7 @@ RUN = {
     "checkpoint.keep": 1,
     "engine.name": "deepspeed",
 }
-"""22 steps."""
+"""10 steps, five an epoch."""
 
 
 @pytest.mark.parametrize("settings", ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
@@ -166,12 +167,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(worlds: Worlds, tmp_path: Pa
     values = {**RUN, "engine.deepspeed_config": f"configs/deepspeed/{settings}.json"}
     whole, parts = {**values, "output": tmp_path / "whole"}, {**values, "output": tmp_path / "parts"}
     assert codes(worlds(2).run(cases.command, whole)) == [0, 0]
-    assert codes(worlds(2).run(cases.command, parts, interrupt_after=13)) == [130, 130]
+    assert codes(worlds(2).run(cases.command, parts, interrupt_after=7)) == [130, 130]
     first, other = worlds(2).run(cases.command, parts)
     assert (first.code, other.code, first.err, other.out, other.err) == (0, 0, "", "", "")
-    assert "going on after step 12 of 22" in first.out
+    assert "going on after step 6 of 10" in first.out
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
-    states = [torch.load(tmp_path / run / "checkpoints" / "step_00000022.pt") for run in ("parts", "whole")]
+    states = [torch.load(tmp_path / run / "checkpoints" / "step_00000010.pt") for run in ("parts", "whole")]
     assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
 
 
@@ -185,13 +186,13 @@ def test_a_signal_in_validation_stops_all_and_the_run_goes_on(worlds: Worlds, tm
 
 def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = {**RUN, "engine.zero.stage": 2, "output": tmp_path}
-    assert codes(worlds(2).run(cases.command, {**values, "checkpoint.keep": 2}, interrupt_after=15)) == [130, 130]
+    assert codes(worlds(2).run(cases.command, {**values, "checkpoint.keep": 2}, interrupt_after=9)) == [130, 130]
     checkpoints = tmp_path / "checkpoints"
-    assert torch.load(checkpoints / "best.pt")["progress"]["step"] == 11
-    assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "step_00000012.pt", "step_00000014.pt"]
-    assert sorted(path.name for path in checkpoints.glob("*.shards")) == [f"step_000000{step}.shards" for step in (11, 12, 14)]
+    assert torch.load(checkpoints / "best.pt")["progress"]["step"] == 5
+    assert sorted(path.name for path in checkpoints.glob("*.pt")) == ["best.pt", "step_00000006.pt", "step_00000008.pt"]
+    assert sorted(path.name for path in checkpoints.glob("*.shards")) == [f"step_{step:08}.shards" for step in (5, 6, 8)]
     assert evaluate.main([str(tmp_path), "--checkpoint=last"]) == 0
-    assert "(step 14)" in capsys.readouterr().out
+    assert "(step 8)" in capsys.readouterr().out
 
     for keys, reason in (
         ({"engine.zero.stage": 3}, "cannot resume with another engine.zero.stage (was 2, now 3)"),
@@ -208,10 +209,10 @@ def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: py
     assert outcome.code == 2
     assert "cannot resume on 1 ranks a run of 2: engine.zero.stage=2 has cut" in outcome.err
 
-    zero_cases.damage(checkpoints / "step_00000014.shards")
-    outcomes = worlds(2).run(cases.command, values, interrupt_after=13)
+    zero_cases.damage(checkpoints / "step_00000008.shards")
+    outcomes = worlds(2).run(cases.command, values, interrupt_after=7)
     assert "is missing or not whole; going back to the one before it" in outcomes[0].err
-    assert "going on after step 12 of 22" in outcomes[0].out
+    assert "going on after step 6 of 10" in outcomes[0].out
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -232,4 +233,4 @@ def test_a_run_through_deepspeeds_launcher(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert "density 30.0" in said
-    assert torch.load(tmp_path / "checkpoints" / "step_00000011.pt")["world_size"] == 2
+    assert torch.load(tmp_path / "checkpoints" / "step_00000005.pt")["world_size"] == 2

@@ -16,7 +16,8 @@ MODEL = {key: value for key, value in PATTERNS.items() if key.startswith("model"
 SHORT = {
     **MODEL,
     "train.precision": "fp64",
-    "train.batch_size": 256,
+    "data.limit": 192,
+    "train.batch_size": 32,
     "train.epochs": 2,
     "optim.lr": 0.02,
     "sparsity.keep_dense": ["first", "last", "*.downsample.*"],

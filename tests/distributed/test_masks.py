@@ -33,6 +33,8 @@ EXACT = {
     "sparsity.update.drop_schedule": "constant",
 }
 """44 steps."""
+ONE_EPOCH = {"train.epochs": 1}
+"""22 steps: for 20 updates where one takes no step away, and where there are none."""
 
 
 def updates(method: str, *, form: str = "original", interval: int = 2, **keys: Any) -> dict[str, Any]:
@@ -133,25 +135,29 @@ AST_GROUPS = {
 }
 
 RUNS = [
-    pytest.param({**updates("static"), "sparsity.init": "snip"}, 2, id="static-snip-accumulated"),
+    pytest.param({**updates("static"), "sparsity.init": "snip", **ONE_EPOCH}, 2, id="static-snip-accumulated"),
     pytest.param(updates("set"), 1, id="set-original"),
-    pytest.param(updates("set", form="itop"), 2, id="set-itop-accumulated"),
+    pytest.param({**updates("set", form="itop", interval=1), **ONE_EPOCH}, 2, id="set-itop-accumulated"),
     pytest.param(updates("rigl"), 2, id="rigl-original-accumulated"),
-    pytest.param(updates("rigl", form="itop"), 1, id="rigl-itop"),
+    pytest.param({**updates("rigl", form="itop", interval=1), **ONE_EPOCH}, 1, id="rigl-itop"),
     pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, id="rigl-itop-averaged-accumulated"),
     pytest.param(updates("rigl", gradient_steps=2), 1, id="rigl-original-averaged"),
     pytest.param(pruning("granet", initial_density=0.6), 2, id="granet-sparse-accumulated"),
     pytest.param({**updates("rigl"), **BLOCKS}, 1, id="rigl-blocks"),
-    pytest.param({**updates("rigl", form="itop"), **TWO_OF_FOUR}, 1, id="rigl-itop-two-of-four"),
+    pytest.param({**updates("rigl", form="itop", interval=1), **TWO_OF_FOUR, **ONE_EPOCH}, 1, id="rigl-itop-two-of-four"),
     pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, id="set-fan-in"),
-    pytest.param({**updates("set", form="itop"), **PATTERNS}, 2, id="set-itop-patterns-accumulated"),
+    pytest.param({**updates("set", form="itop", interval=1), **PATTERNS, **ONE_EPOCH}, 2, id="set-itop-patterns-accumulated"),
     pytest.param(SHUFFLED, 1, id="shuffled-blocks"),
-    pytest.param({**SHUFFLED, "sparsity.update.form": "itop"}, 2, id="shuffled-blocks-itop-accumulated"),
+    pytest.param(
+        {**SHUFFLED, "sparsity.update.form": "itop", "sparsity.update.interval": "1 steps", **ONE_EPOCH},
+        2,
+        id="shuffled-blocks-itop-accumulated",
+    ),
     pytest.param(ast(), 1, id="ast"),
     pytest.param(ast(**{"sparsity.ast.correction": "whole", "sparsity.ast.unused": "zero"}), 2, id="ast-whole-accumulated"),
     pytest.param(ast(**AST_GROUPS), 1, id="ast-groups"),
-    pytest.param({"sparsity.method": "srste", **TWO_OF_FOUR}, 2, id="srste-accumulated"),
-    pytest.param(mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), 2, id="mest-ems-gradient-accumulated"),
+    pytest.param({"sparsity.method": "srste", **TWO_OF_FOUR, **ONE_EPOCH}, 2, id="srste-accumulated"),
+    pytest.param({**mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), **ONE_EPOCH}, 2, id="mest-ems-gradient-accumulated"),
 ]
 """What :mod:`.test_every_method` leaves out of its shorter runs, and of each kind of update a longer one."""
 

@@ -66,7 +66,9 @@ def narrow(model: str) -> list[str]:
     """What makes a wide network quick."""
     if model.startswith("deit"):
         return ["--model.kwargs.embed_dim=96"]
-    return ["--model.kwargs.channels=[16,32,64,128]"] if model in RESNETS else []
+    if model == "cifar_resnet32":
+        return ["--model.kwargs.width=0.5"]
+    return ["--model.kwargs.channels=[8,16,32,64]"] if model in RESNETS else []
 
 
 def check(config: Config, folder: Path) -> None:

@@ -11,14 +11,13 @@ import torch
 from tests.command import metrics
 from tests.distributed import cases
 from tests.distributed.world import World
-from tests.values import LOGGED
+from tests.values import LOGGED, SMALL_RESNET
 
 Worlds = Callable[[int], World]
 RUN: dict[str, Any] = {
     **LOGGED,
+    **SMALL_RESNET,
     "resume": "auto",
-    "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
     "train.epochs": 1,
     "train.batch_size": 120,
     "train.accumulation": 2,

@@ -12,16 +12,15 @@ import pytest
 from tests.command import Outcome, metrics, read_until, start, words
 from tests.distributed import cases
 from tests.distributed.world import World
-from tests.values import LOGGED, TINY_VIT
+from tests.values import LOGGED, SMALL_RESNET, TINY_VIT
 
 pytestmark = pytest.mark.waits
 
 COMMON = {**LOGGED, "resume": "auto"}
 BATCH_NORM = {
     **COMMON,
+    **SMALL_RESNET,
     "tracking.log_every": 3,
-    "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
     "train.epochs": 2,
     "train.batch_size": 128,
     "train.accumulation": 2,
