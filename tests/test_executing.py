@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from dist_sparse import evaluate
 from dist_sparse.build import resolved
 from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.config.execution import Compute, ExecutionConfig
 from dist_sparse.errors import UserError
 from dist_sparse.executing import check_storage, impossible
 from dist_sparse.plan.outlook import look_ahead
-from tests.command import ROOT, train_here
-from tests.values import QUIET
+from dist_sparse.plasticity import __main__ as plasticity
+from tests.command import ROOT, here, train_here
+from tests.values import QUIET, TINY_VIT
 
 NOT_MEASURED = "nothing is measured on CUDA yet; execution.compute=sparse takes what there is for it"
 
@@ -84,3 +86,35 @@ def test_the_plan_foresees_the_bytes_of_the_state(tmp_path: Path, storage: str, 
     for kind, size in counted.items():
         assert foreseen[kind] == pytest.approx(size, rel=0.05, abs=100), kind
     assert sum(foreseen.values()) == pytest.approx(sum(counted.values()), rel=0.05)
+
+
+def test_all_that_comes_after_a_run_is_the_same_of_either_storage(tmp_path: Path) -> None:
+    """The checkpoint, what ``evaluate`` prints, what a probe finds."""
+    found = []
+    for storage in ("masked", "packed"):
+        folder = tmp_path / storage
+        values = {
+            **QUIET,
+            "output": folder,
+            "model.name": "vit_tiny_patch16_224",
+            "model.kwargs": TINY_VIT,
+            "train.epochs": 2,
+            "train.ema": 0.9,
+            "train.precision": "fp64",
+            "sparsity.method": "rigl",
+            "sparsity.density": 0.3,
+            "sparsity.update.interval": "5 steps",
+            "execution.storage": storage,
+        }
+        assert train_here(values).code == 0
+        evaluated = here(evaluate.main, [str(folder), "--checkpoint=last"])
+        probed = here(plasticity.main, [str(folder), "--probe=prune_and_grow_uniform", "--rate=0.5"])
+        assert (evaluated.code, probed.code) == (0, 0), evaluated.err + probed.err
+        lines = [line for line in evaluated.out.splitlines() if str(folder) not in line]
+        (table,) = (folder / "plasticity").glob("*.csv")
+        last = max((folder / "checkpoints").glob("step_*.pt"))
+        found.append((lines, table.read_text().splitlines(), torch.load(last)))
+    (*masked, one), (*packed, other) = found
+    assert masked == packed
+    for part in ("state_dict", "state_dict_ema", "optimizer"):
+        torch.testing.assert_close(one[part], other[part], rtol=1e-9, atol=1e-12)

@@ -62,6 +62,7 @@ def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) 
         "train.ema": None,
         "checkpoint.every": "100%",
         "checkpoint.keep": 1,
+        "execution.storage": "masked",  # probes look at whole weights
         "tracking.wandb": "disabled",
     }
     return resolved(
