@@ -281,7 +281,7 @@ def _summary(trainer: Trainer, cost: Cost, reason: str) -> dict[str, Any]:
         "inference_flops_relative": cost.flops / cost.dense_flops,
         "train_flops_relative": progress.training_cost(cost),
         "flops_saved": progress.flops_saved(cost),
-        "state_bytes": state_bytes(trainer.engine, trainer.method.masks, trainer.execution),
+        "state_bytes": state_bytes(trainer.engine, trainer.method, trainer.execution),
         "sparse_layers": trainer.execution.sparse_layers(trainer.method.networks()[-1].masks),
         "seconds_per_step": progress.seconds_per_step or None,
         "steps": progress.steps_made,

@@ -38,6 +38,7 @@ class PackedDDPEngine(DDPEngine):
         self._collected: dict[str, Tensor] = {}
         """Gradients of whole weights: of this rank's layers, or of all while micro-batches are still to come."""
         _replace(optimizer, weights.replaced)
+        weights.replaced.clear()  # or they would live on
         super().__init__(model, optimizer, loss, **{**held, "exchange": "dense"})
 
     def describe_exchange(self, gradient_masks: Masks | None) -> str:

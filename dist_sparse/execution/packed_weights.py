@@ -1,9 +1,11 @@
 """The masked layers of a network, packed: inactive weights do not exist, neither have they gradients nor optimizer state."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from dist_sparse.distributed import AgreedError
 from dist_sparse.execution.packed_layer import Move, PackedLayer
 from dist_sparse.execution.packed_modules import pack_module
 from dist_sparse.sparsity.masks import Masks
@@ -13,8 +15,13 @@ class PackedWeights:
     """By layer name, which is that of the parameter, where active weights belong."""
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
-        """Pack the layers of ``masks``; other parameters stay as they are."""
+        """Pack the layers of ``masks``; other parameters stay as they are.
+
+        Raises:
+            UserError: a weight is that of several modules.
+        """
         self.masks = masks
+        _check_unshared(model, masks.names)
         self.replaced: dict[nn.Parameter, nn.Parameter] = {}
         """The parameters that were whole, and what holds their active entries in their place."""
         self.layers: dict[str, PackedLayer] = {}
@@ -71,6 +78,15 @@ class PackedWeights:
     def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The way back."""
         return {name: self.layers[name].pack(each) if name in self.layers else each for name, each in tensors.items()}
+
+
+def _check_unshared(model: nn.Module, names: Iterable[str]) -> None:
+    held = Counter(parameter for module in model.modules() for parameter in module._parameters.values())
+    parameters = dict(model.named_parameters())
+    if shared := [name for name in names if held[parameters[name]] > 1]:
+        raise AgreedError(
+            f"execution.storage=packed: several modules have the weight {shared[0]}; execution.storage=masked takes it"
+        )
 
 
 def _module_of(model: nn.Module, name: str) -> nn.Module:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dist_sparse.errors import UserError
 from dist_sparse.execution.packed_layer import PackedLayer
 from dist_sparse.execution.packed_modules import pack_module
 from dist_sparse.execution.packed_weights import PackedWeights
@@ -126,3 +127,10 @@ def test_a_copy_remembers_what_was_inactive_within_an_update_only() -> None:
     packed.move_copy(average)
     assert torch.equal(packed.expand(average.state_dict())["0.weight"], before * torch.eye(4))
     assert not packed.expand(model.state_dict())["0.weight"].any()
+
+
+def test_a_weight_of_several_modules_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    with pytest.raises(UserError, match=r"execution.storage=packed: several modules have the weight 0.weight"):
+        PackedWeights(model, Masks({"0.weight": model[0].weight.detach()}))
