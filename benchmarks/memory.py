@@ -24,7 +24,10 @@ def main() -> None:
     args = parser.parse_args()
     device = start(args.device)
     timing.pin(device)
-    print(table(build("static", args.density, Precision(device=device)), device), end="\n\n")
+    trainee = build("static", args.density, Precision(device=device))
+    print(table(trainee, device), end="\n\n")
+    sizes = (_file_size(trainee, trainee.method.state_dict(), packed=packed) / 1e6 for packed in (False, True))
+    print("weights, masks and record in a checkpoint: {:.1f} MB, with checkpoint.format=packed {:.1f} MB\n".format(*sizes))
     print(state_memory.table(), end="\n\n")
     found = state_memory.processes(args.density)
     print(state_memory.resident_table(found), end="\n\n")
@@ -61,10 +64,10 @@ def holdings(trainee: Trainee) -> dict[str, tuple[Iterable[Tensor], dict[str, An
     }
 
 
-def _file_size(trainee: Trainee, masks: dict[str, Any]) -> int:
-    """Bytes of a checkpoint of the engine's state and ``masks``."""
+def _file_size(trainee: Trainee, masks: dict[str, Any], *, packed: bool = False) -> int:
+    """Bytes of a checkpoint of the engine's state, before any step, and ``masks``."""
     with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(Path(folder), keep=1)
+        store = CheckpointStore(Path(folder), keep=1, packed=packed)
         assert store.save(1, {**trainee.engine.state_dict(), "method": masks})
         return store.paths()[0].stat().st_size
 

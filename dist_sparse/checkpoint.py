@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dist_sparse import packed_state
 from dist_sparse.contents import ENTRY, contents_of
 from dist_sparse.data.identity import IDENTITY, other_classes, other_samples
 from dist_sparse.engines.capabilities import Capabilities
@@ -49,9 +50,10 @@ class CheckpointStore:
     lists those files with their sizes under ``shards``: without it the folder counts for nothing.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, packed: bool = False) -> None:
+        """``packed``: write tensors as bits and values where most entries are zeros; both forms are read."""
         assert keep >= 1
-        self._folder, self._keep = Path(folder), keep
+        self._folder, self._keep, self._packed = Path(folder), keep, packed
         self.refusal: str | None = None
         """Why the last checkpoint was not written; None if it was."""
 
@@ -81,6 +83,7 @@ class CheckpointStore:
             False where the file system refused (a full disk, say), after a warning. The checkpoints before are still there.
         """
         _check_plain(state, "state")
+        state = packed_state.pack(state) if self._packed else state
         path, self.refusal = self.path(step), None
         place = path
         try:

@@ -13,6 +13,7 @@ import torch
 from timm.models import clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
+from dist_sparse import packed_state
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError
@@ -72,7 +73,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever broken bytes, or objects that are no tensors, make the readers trip over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model.checkpoint={path}: not a sound file of weights: {reason}") from error
-    weights = clean_state_dict(weights)  # once more, for both wrappers in either order
+    weights = packed_state.unpack(clean_state_dict(weights))  # once more, for both wrappers in either order
     others = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
     if others or not weights:
         held = f"it holds {first_of(others)}" if others else "it is empty"

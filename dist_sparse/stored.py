@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dist_sparse import packed_state
 from dist_sparse.contents import check_contents, describe
 from dist_sparse.errors import UserError
 from dist_sparse.files import damaged_record
@@ -44,7 +45,10 @@ def read_checkpoint(path: Path | str, map_location: torch.device | str = "cpu", 
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of this program, but a {type(state).__name__}")
     check_contents(state, Path(path))
-    return state
+    try:
+        return packed_state.unpack(state)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a sound checkpoint: {error}") from None
 
 
 def probe(path: Path) -> dict[str, Any]:

@@ -134,6 +134,9 @@ class CheckpointConfig:
     """Length between two checkpoints; one is always written at the end."""
     keep: Count = 2
     """How many of the last checkpoints stay on disk (the best stays as well)."""
+    format: Literal["plain", "packed"] = "plain"
+    """plain: tensors as timm and torch.load know them; packed: of those that are mostly zeros the bits and the values, which
+    this program alone reads (its export gives plain ones)."""
 
 
 @dataclass(frozen=True, kw_only=True)
