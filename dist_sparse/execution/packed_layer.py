@@ -21,17 +21,17 @@ class Move:
     """From the active weights of one mask to those of another: what both have stays, what is new is 0."""
 
     source: Tensor
-    """For each new entry the old one, int64 [new]."""
+    """For each new entry the old one, int32 [new]."""
     stays: Tensor
     """Whether there is one, bool [new]."""
 
     @classmethod
-    def between(cls, before: Tensor, after: Tensor) -> "Move":
-        """From ascending positions to others."""
-        if not len(before):
-            return cls(torch.zeros_like(after, dtype=torch.int64), torch.zeros_like(after, dtype=torch.bool))
-        source = torch.searchsorted(before, after).clamp_(max=len(before) - 1)
-        return cls(source, before.index_select(0, source) == after)
+    def between(cls, before: Tensor, after: Tensor, size: int) -> "Move":
+        """From positions to others, both below ``size``."""
+        number = torch.full((size,), -1, dtype=torch.int32, device=before.device)
+        number[before.long()] = torch.arange(len(before), dtype=torch.int32, device=before.device)
+        source = number.index_select(0, after)
+        return cls(source.clamp(min=0), source >= 0)
 
     def __call__(self, values: Tensor) -> Tensor:
         """``values`` [old, 1] as [new, 1]."""
@@ -69,7 +69,7 @@ class PackedLayer:
         """Take another mask; returns what is to be done with all that was packed by the one before."""
         before = self.positions
         self._take(packed)
-        return Move.between(before, self.positions)
+        return Move.between(before, self.positions, self.shape.numel())
 
     def pack(self, weight: Tensor) -> Tensor:
         """The active entries [active, 1] of a tensor of the weight's shape."""

@@ -69,7 +69,9 @@ class PackedWeights:
         now = {name: layer.positions for name, layer in self.layers.items()}
         moved = {name: before for name, before in self._of_copy.items() if before is not now[name]}
         self._of_copy = now
-        self.move(copy, {name: Move.between(before, now[name]) for name, before in moved.items()})
+        self.move(
+            copy, {name: Move.between(before, now[name], self.layers[name].shape.numel()) for name, before in moved.items()}
+        )
 
     def expand(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A network's tensors by name, with packed ones whole."""

@@ -29,6 +29,8 @@ class Masks:
             name: bits.pack(torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
             for name, weight in weights.items()
         }
+        self._unpacked: tuple[Tensor, Tensor] | None = None
+        """Of the layer that was asked for last: its bits, and its mask."""
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
         self.version = 0
@@ -38,10 +40,11 @@ class Masks:
         """The bool mask of a layer, of its weight's shape; not to be written to."""
         if name in self._multipliers:
             return self._multipliers[name].bool()
-        layout = self._layouts[name]
-        return torch.empty_like(layout, dtype=torch.bool, device=self._bits[name].device).copy_(
-            bits.unpack(self._bits[name], layout.shape)
-        )
+        packed, layout = self._bits[name], self._layouts[name]
+        if self._unpacked is None or self._unpacked[0] is not packed:
+            mask = torch.empty_like(layout, dtype=torch.bool, device=packed.device).copy_(bits.unpack(packed, layout.shape))
+            self._unpacked = packed, mask
+        return self._unpacked[1]
 
     def __len__(self) -> int:
         return len(self._bits)
