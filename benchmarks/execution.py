@@ -49,7 +49,7 @@ def main() -> None:
     for name, each in (("sparse, fp32", sparse), ("sparse and packed, fp32", _sparse(args, images, packed=True))):
         execution = Execution(current=each.current, choose=each.choose)
         candidates[name] = _step(each.trained, images, labels, execution)
-    clock = timing.clock_for(device) if args.threads == 1 else time.perf_counter
+    clock = timing.clock_for(device) if args.threads == 1 and not args.wall else time.perf_counter
     timings = timing.interleaved(candidates, args.rounds, clock=clock)
     title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
     print(timings.table(title, _fastest(timings)), end="\n\n")
@@ -73,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--distribution", default="erk", help="of the density over layers")
     parser.add_argument("--structure", default="unstructured", help="of the masks")
     parser.add_argument("--threads", type=int, default=1, help="of which the wall clock is taken if they are several")
+    parser.add_argument("--wall", action="store_true", help="take the wall clock for one thread, too, beside several")
     parser.add_argument("--bf16", action="store_true", help="measure the dense step in bf16 as well")
     parser.add_argument("--no-layers", action="store_true", help="measure the whole step only")
     parser.add_argument(
