@@ -56,7 +56,8 @@ def start(config: EngineConfig, signals: StopSignals | None = None) -> Ranks:
             meeting = _meeting(timeout, signals)
             with peers.watched_from(**meeting):
                 dist.init_process_group(backend, timeout=timeout, **meeting)
-            peers.publish(_get_default_store(), dist.get_rank())  # in the group's own store, once it has one
+                # In the group's own store, too: who looks there must find all the others, or would not notice their deaths.
+                peers.meet(**{**meeting, "store": _get_default_store()}, seconds=timeout.total_seconds(), check=lambda: None)
         else:
             dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)

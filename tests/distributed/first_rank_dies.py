@@ -1,4 +1,4 @@
-"""The training command on ranks of which the first is killed: before they have met, just after, or in its seventh step."""
+"""The training command on ranks of which the first is killed: at one of several places of its start, or in its seventh step."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from dist_sparse import peers, run, train
 from dist_sparse.preemption import CommonStop
 from dist_sparse.trainer import Moment, Trainer
 
-meet = peers.meet
+meet, init_process_group = peers.meet, dist.init_process_group
 
 
 def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> None:
@@ -24,6 +24,13 @@ def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> No
     while not peers._neighbours(store, rank, world_size)[0].is_gone:
         pass
     meet(store, rank, world_size, **more)
+
+
+def die_in_group(*arguments: Any, **more: Any) -> None:
+    """The group is made, but the first rank has not left word in its store."""
+    init_process_group(*arguments, **more)
+    if os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DeadlyStop(CommonStop):
@@ -40,9 +47,15 @@ def die_at_step_7(moment: Moment, trainer: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+DEADLY: dict[str, tuple[object, str, object]] = {
+    "before they meet": (peers, "meet", die_before),
+    "in the group": (dist, "init_process_group", die_in_group),
+    "after they met": (run, "CommonStop", DeadlyStop),
+}
+
+
 def main(place: str, argv: Sequence[str]) -> int:
     if place == "in a step":
         return train.main(argv, hooks=[die_at_step_7])
-    before = place == "before they meet"
-    with mock.patch.object(peers, "meet", die_before) if before else mock.patch.object(run, "CommonStop", DeadlyStop):
+    with mock.patch.object(*DEADLY[place]):
         return train.main(argv)

@@ -38,8 +38,13 @@ def test_a_killed_rank_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "more"),
-    [("before they meet", {}), ("after they met", {}), ("in a step", {"engine.name": "deepspeed", "engine.zero.stage": 2})],
-    ids=["before they meet", "after they met", "under ZeRO"],
+    [
+        ("before they meet", {}),
+        ("in the group", {}),
+        ("after they met", {}),
+        ("in a step", {"engine.name": "deepspeed", "engine.zero.stage": 2}),
+    ],
+    ids=["before they meet", "in the group", "after they met", "under ZeRO"],
 )
 def test_the_rank_that_is_left_names_the_dead_one_and_ends(tmp_path: Path, place: str, more: dict[str, object]) -> None:
     argv = words({**SMALL, **more, "output": tmp_path / "run"})
