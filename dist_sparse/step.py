@@ -25,7 +25,7 @@ class TrainStep:
         method.before_forward(step)
         undoing.begin(step)                                # with the first micro-batch only
         execution.use(method.masks, method.gradient_masks(step))
-        engine.forward_backward(images, targets, method.gradient_masks(step))
+        engine.forward_backward(images, targets, method.gradient_masks(step), method.wanted_gradients(step))
 
     At the engine's step boundary, where the gradients are averaged over ranks, :meth:`optimizer_step` ends the step::
 
@@ -52,7 +52,8 @@ class TrainStep:
             self._begun = True
         gradient_masks = self._method.gradient_masks(step)
         self._execution.use(self._method.masks, gradient_masks)
-        return self._engine.forward_backward(images, targets, gradient_masks)
+        wanted = self._method.wanted_gradients(step) if gradient_masks is None else None
+        return self._engine.forward_backward(images, targets, gradient_masks, wanted)
 
     def optimizer_step(self, step: int) -> Outcome:
         """End step ``step`` once its last micro-batch has run. Collective."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from dist_sparse.errors import UserError
 from dist_sparse.executing import check_storage, impossible
 from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.plasticity import __main__ as plasticity
+from dist_sparse.trainer import Moment, Trainer
 from tests.command import ROOT, here, train_here
-from tests.values import QUIET, TINY_VIT
+from tests.values import QUIET, SMALL_RESNET, TINY_VIT
 
 NOT_MEASURED = "nothing is measured on CUDA yet; execution.compute=sparse takes what there is for it"
 
@@ -86,6 +88,32 @@ def test_the_plan_foresees_the_bytes_of_the_state(tmp_path: Path, storage: str, 
     for kind, size in counted.items():
         assert foreseen[kind] == pytest.approx(size, rel=0.05, abs=100), kind
     assert sum(foreseen.values()) == pytest.approx(sum(counted.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "method", [{"sparsity.method": "rigl"}, {"sparsity.method": "granet", "sparsity.ramp.initial_density": 0.3}], ids=str
+)
+def test_of_whole_gradients_packed_runs_keep_what_may_grow(tmp_path: Path, method: dict[str, Any]) -> None:
+    """On the steps that update, and nothing of all weights on any other."""
+    held: list[dict[str, int]] = []
+    most: list[dict[str, int]] = []
+
+    def look(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.GRADIENTS_READY:
+            of_all = {name: each.numel() for name, each in trainer.engine.held("gradients") if "of all weights" in name}
+            held.append({name.removesuffix(" of all weights"): count for name, count in of_all.items()})
+            most.append({name: math.ceil(1.3 * count) for name, count in trainer.method.masks.active().items()})
+
+    update = {"sparsity.update.interval": 3, "sparsity.update.drop_fraction": 0.3}
+    values = {**QUIET, **SMALL_RESNET, **method, **update, "sparsity.density": 0.1, "train.epochs": 1, "output": tmp_path}
+    more = {"execution.storage": "packed", "execution.compute": "dense"}
+    assert train_here({**values, **more}, hooks=[look]).code == 0
+    updates = [step for step, layers in enumerate(held, start=1) if layers]
+    assert updates[:2] == [3, 6] and all(step % 3 == 0 for step in updates)
+    for step in updates:
+        assert held[step - 1].keys() == most[step - 1].keys()
+        for name, count in held[step - 1].items():
+            assert count <= most[step - 1][name], (step, name)
 
 
 def test_all_that_comes_after_a_run_is_the_same_of_either_storage(tmp_path: Path) -> None:

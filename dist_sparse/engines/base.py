@@ -22,7 +22,7 @@ from dist_sparse.distributed import copy_first_rank
 from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.precision import Precision
 from dist_sparse.execution.packed_weights import PackedWeights
-from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.access import Wanted, WeightAccess
 from dist_sparse.sparsity.masks import Masks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -98,10 +98,13 @@ class Engine(WeightAccess, ABC):
         return None
 
     @abstractmethod
-    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
+    def forward_backward(
+        self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None, wanted: Wanted | None = None
+    ) -> Tensor:
         """Run one micro-batch; returns its loss, detached, as a scalar on the device.
 
-        Gradients of weights that ``gradient_masks`` leave out are not needed: at the step boundary they may be 0.
+        Gradients of weights that ``gradient_masks`` or, without these, ``wanted`` leave out are not needed: at the step
+        boundary they may be 0.
         """
 
     def _count_micro_batch(self) -> None:

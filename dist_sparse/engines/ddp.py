@@ -22,6 +22,7 @@ from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_s
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.traffic import Compress
 from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.masks import Masks
 
 
@@ -93,7 +94,9 @@ class DDPEngine(Engine):
     def describe_exchange(self, gradient_masks: Masks | None) -> str:
         return describe(self.model, self._choice, self._compress, gradient_masks)
 
-    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
+    def forward_backward(
+        self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None, wanted: Wanted | None = None
+    ) -> Tensor:
         self._count_micro_batch()
         if self.exchange is not None:
             self.exchange.begin(gradient_masks)

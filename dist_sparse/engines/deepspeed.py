@@ -27,6 +27,7 @@ from dist_sparse.engines.zero_settings import DEFAULT_STAGE, deepspeed_settings,
 from dist_sparse.engines.zero_shards import CutShards, FlatShards, WholeShards, ZeroShards
 from dist_sparse.errors import UserError
 from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.masks import Masks
 
 _SHOWN = -1
@@ -126,7 +127,9 @@ class DeepSpeedEngine(ShardedEngine):
     def close(self) -> None:
         self._borrowed.close()
 
-    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
+    def forward_backward(
+        self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None, wanted: Wanted | None = None
+    ) -> Tensor:
         del gradient_masks  # whole gradients are exchanged, whatever the step uses of them
         self._count_micro_batch()
         logits = self._deepspeed(self.precision.place_images(images))

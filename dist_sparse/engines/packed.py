@@ -1,10 +1,12 @@
 """Data parallel training of packed weights: what is exchanged, stepped and held is of active weights alone.
 
 The gradient of a whole weight exists on the steps whose method asks for all gradients, and then within the backward of its
-layer only: there it is averaged over ranks and kept by the layer's owner, who selects by it, until the step is made.
+layer only: there it is averaged over ranks, and the layer's owner, who selects by it, keeps the entries that it may want until
+the step is made. (Over several micro-batches, and where a method does not know beforehand what it wants, whole ones are kept.)
 """
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +24,9 @@ from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.agreement import assign_owners
+from dist_sparse.sparsity.entries import Entries, values, whole
 from dist_sparse.sparsity.masks import Masks
 
 _log = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ class PackedDDPEngine(DDPEngine):
         self._weights = weights
         self._owners = assign_owners({name: layer.shape.numel() for name, layer in weights.layers.items()}, world_size())
         self._readable: frozenset[str] = frozenset()
-        self._collected: dict[str, Tensor] = {}
+        self._collected: dict[str, Tensor | Entries] = {}
         """Gradients of whole weights: of this rank's layers, or of all while micro-batches are still to come."""
         _replace(optimizer, weights.replaced)
         weights.replaced.clear()  # or they would live on
@@ -49,19 +53,27 @@ class PackedDDPEngine(DDPEngine):
         what = f"of active weights, {active:,} of {total:,} ({active / total:.1%})"
         return f"gradients exchanged in a step{' (bf16)' if self._compress == 'bf16' else ''}: {what}{dense}"
 
-    def forward_backward(self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None) -> Tensor:
-        collect = self._collect if gradient_masks is None else None
+    def forward_backward(
+        self, images: Tensor, targets: Tensor, gradient_masks: Masks | None = None, wanted: Wanted | None = None
+    ) -> Tensor:
+        collect = functools.partial(self._collect, wanted) if gradient_masks is None else None
         for layer in self._weights.layers.values():
             layer.collect = collect
         return super().forward_backward(images, targets, None)
 
-    def _collect(self, name: str, gradient: Tensor) -> None:
+    def _collect(self, wanted: Wanted | None, name: str, gradient: Tensor) -> None:
         """Within the backward of a layer, which is at the same place on all ranks."""
-        before = self._collected.pop(name, None)
-        gradient = gradient.clone(memory_format=torch.contiguous_format) if before is None else before.add_(gradient)
-        if self.at_step_boundary and world_size() > 1:
-            dist.reduce(gradient.div_(world_size()), self._owners[name])
-            if self._owners[name] != dist.get_rank():
+        if (before := self._collected.pop(name, None)) is not None:
+            gradient = whole(before).add_(gradient)
+        elif wanted is None or world_size() > 1 or not self.at_step_boundary:
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        if self.at_step_boundary:
+            if world_size() > 1:
+                dist.reduce(gradient.div_(world_size()), self._owners[name])
+                if self._owners[name] != dist.get_rank():
+                    return
+            if wanted is not None:
+                self._collected[name] = Entries.of(gradient, wanted(name, gradient))
                 return
         self._collected[name] = gradient
 
@@ -88,10 +100,10 @@ class PackedDDPEngine(DDPEngine):
         if not asked.all():
             return
         for name, owner in self._owners.items():
-            if name not in self._collected:
-                held = self._parameters[name]
-                self._collected[name] = held.new_empty(self._weights.layers[name].shape)
-            dist.broadcast(self._collected[name], owner)
+            held = self._collected.get(name)
+            gradient = self._parameters[name].new_empty(self._weights.layers[name].shape) if held is None else whole(held)
+            dist.broadcast(gradient, owner)
+            self._collected[name] = gradient
 
     def weight(self, name: str) -> Tensor:
         layer, held = self._weights.layers.get(name), self._parameters[name].detach()
@@ -101,7 +113,7 @@ class PackedDDPEngine(DDPEngine):
 
     def grad(self, name: str) -> Tensor:
         if name in self._collected:
-            return self._collected[name]
+            return whole(self._collected[name])
         gradient = super().grad(name)
         return self._weights.layers[name].expand(gradient) if name in self._weights.layers else gradient
 
@@ -155,7 +167,7 @@ class PackedDDPEngine(DDPEngine):
     def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
         yield from super().held(what)
         if what == "gradients":
-            yield from ((f"{name} of all weights", gradient) for name, gradient in self._collected.items())
+            yield from ((f"{name} of all weights", values(gradient)) for name, gradient in self._collected.items())
 
     def index_bytes(self) -> int:
         return sum(layer.index_bytes for layer in self._weights.layers.values())

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from dist_sparse.sparsity.masks import Masks
 
+Wanted = Callable[[str, Tensor], Tensor]
+"""From a layer's name and the gradient of its whole weight to the entries that are used: bool of its shape, all others may
+be 0."""
+
 
 class WeightAccess(Protocol):
     """What differs between engines, by parameter name. Gradients are whole, averaged over ranks, and unscaled.

@@ -28,6 +28,21 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
     return select(torch.where(among, score, -torch.inf), k)
 
 
+def at_least_top_k(score: Tensor, k: int, among: Tensor) -> Tensor:
+    """Candidates [S, U] of which the ``k`` best of each row (all of a row that has fewer) are some.
+
+    The others are equals of the last of these, and scores that are not numbers, which have no place in an order.
+    """
+    counts = among.sum(1).cpu().clamp(max=k)
+    if len(score) > 1:
+        chosen = top_k(score, counts, among)
+    elif counts.item() == 0:
+        chosen = torch.zeros_like(among)
+    else:
+        chosen = score >= _kth_largest(score.view(-1), int(counts), among.view(-1))
+    return among & (chosen | score.isnan())
+
+
 def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor | None = None) -> Tensor:
     """Grow in each row as many units as it drops (or ``grow``): the best of those that are then inactive.
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from torch import Tensor
 
 from dist_sparse.sparsity.scores import magnitude
-from dist_sparse.sparsity.selection import _kth_largest, best_of_all_rows, drop_and_grow, top_k
+from dist_sparse.sparsity.selection import _kth_largest, at_least_top_k, best_of_all_rows, drop_and_grow, top_k
 
 FEW_VALUES = st.sampled_from([0.0, 0.25, 1.0, 3.0])
 MANY_VALUES = st.floats(0, 2.0**90, width=32)
@@ -38,6 +38,29 @@ def test_top_k_is_the_plain_sort(problem: tuple[Tensor, Tensor], data: st.DataOb
     score, among = problem
     k = torch.tensor([data.draw(st.integers(0, count)) for count in among.sum(1).tolist()])
     assert top_k(score, k, among).tolist() == plain_rows(score, k, among)
+
+
+@given(rows(FEW_VALUES) | rows(MANY_VALUES), st.integers(0, 30), st.data())
+def test_the_best_are_chosen_alike_from_those_that_were_kept(
+    problem: tuple[Tensor, Tensor], most: int, data: st.DataObject
+) -> None:
+    """With the scores of all others 0, as they are where growth has but these."""
+    score, among = problem
+    some = at_least_top_k(score, most, among)
+    assert not (some & ~among).any()
+    k = torch.tensor([data.draw(st.integers(0, min(most, count))) for count in among.sum(1).tolist()])
+    assert top_k(score * some, k, among).tolist() == top_k(score, k, among).tolist()
+    equals = [
+        len({value for value, one in zip(*row, strict=True) if one}) for row in zip(score.tolist(), some.tolist(), strict=True)
+    ]
+    assert all(count <= most for count in equals), "beyond the best only equals of the last are kept"
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_what_is_not_a_number_is_kept_for_whoever_looks_for_it(sets: int) -> None:
+    score = torch.tensor([[1.0, torch.nan, 0.0, 5.0, 2.0, torch.nan]] * sets)
+    among = torch.tensor([[True, True, True, False, True, False]] * sets)
+    assert at_least_top_k(score, 1, among)[:, 1].all()
 
 
 @pytest.mark.parametrize("sets", [1, 3])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from dist_sparse.config.sparsity import SparsityConfig
-from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.access import Wanted, WeightAccess
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks, combined, together
 from dist_sparse.sparsity.methods.context import Context
@@ -80,6 +80,7 @@ class Method(ABC):
     :attr:`backward_masks`     the masks                         weights that the forward leaves out are not trained
     :meth:`gradient_masks`     the backward masks                inactive weights have no gradient to grow by: ranks that
                                                                  exchange active gradients only would grow by zeros
+    :meth:`wanted_gradients`   all that are used              packed weights take the memory of whole gradients
     :meth:`chooses`            no step chooses                   masks are chosen by numbers that are not finite
     :meth:`after_backward`     masks the gradients               masks do not move
     the engine's step
@@ -179,6 +180,13 @@ class Method(ABC):
         Asked between :meth:`before_forward` and :meth:`after_backward`; the cost of training counts them.
         """
         return self.backward_masks
+
+    def wanted_gradients(self, step: int) -> Wanted | None:
+        """Of the layers that this rank decides, what step ``step`` uses of all weights' gradients, if it uses any; None: all.
+
+        An engine whose weights are packed holds no more than that. Asked where :meth:`gradient_masks` is.
+        """
+        return None
 
     def chooses(self, step: int) -> bool:
         """The gradients of step ``step``, or the weights, choose masks in it, or its gradients are kept to choose by later.

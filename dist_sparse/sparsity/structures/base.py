@@ -78,6 +78,11 @@ class Structure(ABC):
         units = self.split(mask)
         return units.squeeze(2) if units.shape[2] == 1 else units.any(2)
 
+    def weights_of(self, units: Tensor, shape: torch.Size) -> Tensor:
+        """All weights of some units [S, U], those that an active one may leave out too: bool of ``shape``."""
+        size = self.split(torch.empty(shape, device="meta")).shape[2]
+        return self.merge(units.unsqueeze(2).expand(*units.shape, size), shape)
+
     def mask(
         self, active: Tensor, shape: torch.Size, *, before: Tensor | None = None, choose_by: Tensor | None = None
     ) -> Tensor:
@@ -86,8 +91,7 @@ class Structure(ABC):
         Where a unit :attr:`chooses` its weights, one that is active in the mask ``before`` holds what it held, and any other
         what scores most by ``choose_by``, which is weight-shaped and not negative. Without such a choice neither matters.
         """
-        size = self.counts(shape)[2]
-        return self.merge(active.unsqueeze(2).expand(*active.shape, size), shape)
+        return self.weights_of(active, shape)
 
     def random_choice(self, shape: torch.Size, generator: torch.Generator) -> Tensor | None:
         """For ``choose_by``: every choice of every unit is as likely as any other. None if there is no choice."""

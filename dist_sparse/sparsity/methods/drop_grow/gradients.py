@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.entries import Entries, kept, values, whole
 
 _MEMORY = 0.9
 """The share of the average gradient that stays from one step to the next (SNFS's momentum)."""
@@ -22,7 +23,7 @@ class DenseGradients:
 
     def __init__(self, access: WeightAccess) -> None:
         self._access = access
-        self.sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | Entries] = {}
         self.averages: dict[str, Tensor] = {}
 
     def add(self, layers: Iterable[str]) -> None:
@@ -30,10 +31,21 @@ class DenseGradients:
         layers = list(layers)
         with self._access.gathered(gradients=layers):
             for name in layers:
-                if name in self.sums:
-                    self.sums[name] += self._access.grad(name)
-                else:
-                    self.sums[name] = self._access.grad(name).clone()
+                gradient = self._access.grad(name)
+                before = self.sum_of(name)
+                self._sums[name] = kept(gradient) if before is None else before.add_(gradient)
+
+    def sum_of(self, name: str) -> Tensor | None:
+        """The sum of a layer's gradients, if they were added."""
+        return whole(self._sums[name]) if name in self._sums else None
+
+    def gathered_of(self, layers: Iterable[str]) -> list[Tensor]:
+        """All numbers that sums and averages of some layers hold."""
+        return [values(held[name]) for held in (self._sums, self.averages) for name in layers if name in held]
+
+    def forget_sums(self) -> None:
+        """The next step that is added begins them anew."""
+        self._sums.clear()
 
     def average(self, layers: Sequence[str]) -> None:
         """MaskUpdate the averages towards this step's gradients, unless one of these is not finite. Collective.
@@ -50,12 +62,12 @@ class DenseGradients:
                 average.copy_(torch.where(finite, average.lerp(gradient, 1 - _MEMORY), average))
 
     def state_dict(self) -> dict[str, Any]:
-        sums = {name: gradient.cpu() for name, gradient in self.sums.items()}
+        sums = {name: whole(gradient).cpu() for name, gradient in self._sums.items()}
         averages = {name: average.cpu().clone() for name, average in self.averages.items()}
         return {"gradients": sums, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums, self.averages = (
+        self._sums, self.averages = (
             {name: tensor.to(self._access.weight(name).device) for name, tensor in state[key].items()}
             for key in ("gradients", "averages")
         )

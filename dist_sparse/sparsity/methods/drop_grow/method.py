@@ -9,6 +9,7 @@ from torch import Tensor
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
+from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.context import Context
@@ -26,7 +27,8 @@ from dist_sparse.sparsity.methods.drop_grow.redistribution import (
 from dist_sparse.sparsity.methods.drop_grow.removal import removal
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.updating import Updating
-from dist_sparse.sparsity.selection import drop_and_grow
+from dist_sparse.sparsity.schedules import drop_count
+from dist_sparse.sparsity.selection import at_least_top_k, drop_and_grow
 
 
 class DropAndGrow(Updating):
@@ -94,7 +96,7 @@ class DropAndGrow(Updating):
             kept, grown = self._redistributed(fraction)
             masks = self.agreement.decide(lambda name: self._select(name, step, kept[name], torch.tensor([grown[name]])))
         self.replace_masks(masks)
-        self._gradients.sums.clear()
+        self._gradients.forget_sums()
 
     def _redistributed(self, fraction: float) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Where layers share: what stays of this rank's layers, and how many weights each layer grows. Collective."""
@@ -121,7 +123,7 @@ class DropAndGrow(Updating):
     def grow_score(self, name: str, step: int) -> Tensor:
         """Non-negative score [S, U] of every unit of a layer; the inactive units that score most grow."""
         if self._plan.growth in ("gradient", "momentum"):
-            return self._structure.score(scores.magnitude(self._growth_gradients[name]))
+            return self._structure.score(scores.magnitude(self._growth_gradient(name)))
         weight = self.access.weight(name)
         sets, units, _ = self._structure.counts(weight.shape)
         score = scores.random((sets, units), generator("grow", self._seed, step, name)).to(weight.device)
@@ -129,9 +131,10 @@ class DropAndGrow(Updating):
             score = score + ~self._structure.active(self.masks.explored(name))
         return score
 
-    @property
-    def _growth_gradients(self) -> Mapping[str, Tensor]:
-        return self._gradients.averages if self._plan.growth == "momentum" else self._gradients.sums
+    def _growth_gradient(self, name: str) -> Tensor:
+        gradient = self._gradients.averages[name] if self._plan.growth == "momentum" else self._gradients.sum_of(name)
+        assert gradient is not None, "collected for the update"
+        return gradient
 
     def _select(self, name: str, step: int, kept: Tensor, grow: Tensor | None = None) -> Tensor:
         """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grow``."""
@@ -145,26 +148,42 @@ class DropAndGrow(Updating):
         if not self._structure.chooses:
             return None
         if self._plan.growth in ("gradient", "momentum"):
-            return scores.magnitude(self._growth_gradients[name])
+            return scores.magnitude(self._growth_gradient(name))
         return self._structure.random_choice(self.access.weight(name).shape, generator("choose", self._seed, step, name))
 
     def _kept(self, name: str, fraction: float) -> Tensor:
         """Which active units of one layer are not dropped."""
-        single = self._structure.counts(self.access.weight(name).shape)[2] == 1
         return removal(
             self._plan.removal,
             self._structure,
             self.access.weight(name),
             self._structure.active(self.masks[name]),
             fraction,
-            round_up=self._plan.form == "itop" and single,
+            round_up=self._rounds_up(name),
             threshold=self._plan.removal_threshold,
-            gradient=self._gradients.sums.get(name),
+            gradient=self._gradients.sum_of(name),
         )
+
+    def _rounds_up(self, name: str) -> bool:
+        return self._plan.form == "itop" and self._structure.counts(self.masks.shape(name))[2] == 1
 
     def gradient_masks(self, step: int) -> Masks | None:
         grows_by_it = self._plan.growth == "gradient" and self._counts(step)
         return None if grows_by_it or self._plan.needs_average else self.masks
+
+    def wanted_gradients(self, step: int) -> Wanted | None:
+        due = self._schedule.due_step(self._last_step, step)
+        if due is None or not self._plan.wants_few_gradients:
+            return None
+        fraction = self._schedule.drop(due)
+        return lambda name, gradient: self._may_grow(name, gradient, fraction)
+
+    def _may_grow(self, name: str, gradient: Tensor, fraction: float) -> Tensor:
+        """The active weights, any of which may be dropped and grow again, and of the others as many as may be dropped."""
+        active = self._structure.active(self.masks[name])
+        dropped = drop_count(fraction, int(active.count_nonzero()), up=self._rounds_up(name))
+        score = self._structure.score(scores.magnitude(gradient))
+        return self._structure.weights_of(active | at_least_top_k(score, dropped, among=~active), gradient.shape)
 
     def collect(self, step: int) -> None:
         if self._plan.needs_gradient and self._counts(step):
@@ -178,12 +197,11 @@ class DropAndGrow(Updating):
         return super().chooses(step) or (self._plan.needs_gradient and self._counts(step))
 
     def inputs_of(self, layers: Sequence[str]) -> list[Tensor]:
-        gathered = (self._gradients.sums, self._gradients.averages)
-        return [tensors[name] for tensors in gathered for name in layers if name in tensors]
+        return self._gradients.gathered_of(layers)
 
     def postpone(self) -> None:
         super().postpone()
-        self._gradients.sums.clear()
+        self._gradients.forget_sums()
 
     def _counts(self, step: int) -> bool:
         """This step's gradient scores the update of this step or of the next."""

@@ -84,6 +84,12 @@ class DropAndGrowPlan(ScheduledPlan):
         return self.growth == "gradient" or self.removal == "taylor"
 
     @property
+    def wants_few_gradients(self) -> bool:
+        """A layer grows by one step's gradients, at most as many weights as a fraction of its active ones."""
+        only_growth = self.gradient_steps == 1 and self.redistribution == "none" and not self.needs_average
+        return self.growth == "gradient" and only_growth and self.removal != "threshold"
+
+    @property
     def needs_average(self) -> bool:
         """Growth or redistribution goes by the average of all steps' dense gradients."""
         return "momentum" in (self.growth, self.redistribution)
