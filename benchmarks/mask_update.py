@@ -10,20 +10,33 @@ from torch import Tensor
 from benchmarks import timing
 from benchmarks.peers import GraNet, RiglTorch
 from benchmarks.resnet50 import DROP_FRACTION, Trainee, build, start
+from dist_sparse.engines.packed import PackedDDPEngine
 from dist_sparse.engines.precision import Precision
+from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.memory import keep_memory
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement
+
+PACKED = "dist_sparse, packed weights"
 
 
 def main() -> None:
     args = _arguments()
     device = start(args.device)
     timing.pin(device)
+    keep_memory()  # as a run does
     for density in args.density:
         bench = Bench(build("rigl", density, Precision(device=device)), device)
         clock = timing.clock_for(device)
-        timings = timing.interleaved(bench.candidates(), args.rounds, prepare=bench.restore, clock=clock)
-        print(timings.table(f"mask update, density {density}", against=("GraNet", "rigl-torch")), end="\n\n")
+        packed = PackedBench(density, device)
+
+        def restore(bench: Bench = bench, packed: PackedBench = packed) -> None:
+            bench.restore()
+            packed.restore()
+
+        candidates = {**bench.candidates(), PACKED: packed.update}
+        timings = timing.interleaved(candidates, args.rounds, prepare=restore, clock=clock)
+        print(timings.table(f"mask update, density {density}", against=("GraNet", "rigl-torch", "dist_sparse")), end="\n\n")
     print(timing.setting(device))
 
 
@@ -73,6 +86,38 @@ class Bench:
             self._method.after_backward(next(self._steps))
 
         return run
+
+
+class PackedBench:
+    """The same of packed weights: what a step takes of whole gradients, the update, and the repacking of all that is held."""
+
+    def __init__(self, density: float, device: torch.device) -> None:
+        precision = Precision(device=device)
+        self._trainee = build("rigl", density, precision, execute=PackedWeights)
+        assert isinstance(self._trainee.engine, PackedDDPEngine)
+        self._engine, self._steps = self._trainee.engine, count(1)
+        self._masks = self._trainee.masks()
+        with self._engine.gathered(weights=self._masks):
+            self._saved = {name: self._engine.weight(name).clone() for name in self._masks}
+        self._grads = {name: torch.randn_like(weight) for name, weight in self._saved.items()}
+
+    def restore(self) -> None:
+        self._trainee.method.masks.replace(self._masks)
+        self._engine.mask_weights(self._trainee.method.masks)
+        self._engine.set_values(self._saved)
+        for name, parameter in self._engine.model.named_parameters():
+            if name in self._masks:
+                parameter.grad = torch.randn_like(parameter)
+                self._trainee.optimizer.state[parameter]["momentum_buffer"] = torch.randn_like(parameter)
+
+    def update(self) -> None:
+        method, step = self._trainee.method, next(self._steps)
+        wanted = method.wanted_gradients(step)
+        self._engine._micro_batches = 1  # a step's boundary
+        for name, gradient in self._grads.items():
+            self._engine._collect(wanted, name, gradient)
+        method.after_backward(step)
+        self._engine._collected.clear()
 
 
 class LargestShare(Agreement):

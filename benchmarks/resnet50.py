@@ -62,11 +62,12 @@ def build(
     distribution: str = "erk",
     create: Callable[[], nn.Module] = lambda: timm.create_model("resnet50", zero_init_last=False),
     execute: Callable[[nn.Module, Masks], PackedWeights | None] = lambda _model, _masks: None,
+    update: UpdateConfig | None = None,
 ) -> Trainee:
     """A ResNet-50, or another network, with masks over all convolutions and linear layers but those of ``keep_dense``.
 
     ``adapt`` may change the model before optimizer and engine take hold of it, and ``execute`` how it computes with its masks,
-    and pack its weights, before the engine does.
+    and pack its weights, before the engine does. Methods that drop and grow do so at every step unless ``update`` says when.
     """
     torch.manual_seed(0)
     # With the usual zero-initialised last norms of the residual branches a third of the layers would have zero gradients.
@@ -75,7 +76,7 @@ def build(
     adapt(model)
     optimizer = build_optimizer(OPTIMIZER, model, batch_size=1)
     keeps = check_zero_preservation(OPTIMIZER, precision.device)
-    update = ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig()
+    update = update or (ALWAYS if method in ("rigl", "shuffled_block") else UpdateConfig())
     masked = {} if method == "dense" else {"density": density, "structure": structure, "distribution": distribution}
     config = resolve(SparsityConfig(method=method, update=update, **masked))
     rank, size = dist.get_rank(), dist.get_world_size()

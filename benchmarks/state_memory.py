@@ -16,8 +16,10 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.resnet50 import build, start
+from benchmarks.resnet50 import DROP_FRACTION, build, start
 from dist_sparse.config import Config, with_values
+from dist_sparse.config.duration import Length
+from dist_sparse.config.sparsity import UpdateConfig
 from dist_sparse.engines.precision import Precision
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.memory import keep_memory
@@ -28,8 +30,16 @@ from dist_sparse.step import TrainStep
 MODELS = ("resnet50", "deit_small_patch16_224", "vit_large_patch16_224")
 OPTIMIZERS = ("sgd", "adamw")
 DENSITIES = (0.2, 0.1, 0.05)
-STORAGES = ("dense", "masked", "packed")
+CASES = {
+    "dense": ("dense", "dense"),
+    "masked": ("masked", "static"),
+    "masked, RigL": ("masked", "rigl"),
+    "packed": ("packed", "static"),
+    "packed, RigL": ("packed", "rigl"),
+}
+"""What is trained in a process of its own: how weights are stored, and the method; RigL updates every third step."""
 _STEPS, _EVERY = 10, 0.01
+_UPDATE = UpdateConfig(interval=Length(3, "steps"), drop_fraction=DROP_FRACTION)
 
 
 def counted(model: str, optimizer: str, density: float, storage: str) -> tuple[int, int]:
@@ -80,8 +90,8 @@ class Process(NamedTuple):
 
 
 def processes(density: float) -> dict[str, Process]:
-    """One after another, by storage."""
-    return {storage: _in_a_process(storage, density) for storage in STORAGES}
+    """One after another, by the name of its case."""
+    return {case: _in_a_process(case, density) for case in CASES}
 
 
 def resident_table(found: Mapping[str, Process]) -> str:
@@ -91,9 +101,9 @@ def resident_table(found: Mapping[str, Process]) -> str:
         "| ResNet-50, SGD, batch 2 at 64 x 64 | peak growth, MB | over the model's own | / dense |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for storage, process in found.items():
+    for case, process in found.items():
         above = process.peak - process.own
-        rows.append(f"| {storage} | {process.peak:.0f} | {above:.0f} | {above / dense:.2f} |")
+        rows.append(f"| {case} | {process.peak:.0f} | {above:.0f} | {above / dense:.2f} |")
     return "\n".join(rows)
 
 
@@ -106,8 +116,8 @@ def plot(found: Mapping[str, Process], path: Path) -> None:
     title = "ResNet-50: the model is built, then ten steps (batch 2 at 64 x 64, SGD, ERK density 0.1)"
     axes = figure.add_subplot(title=title, xlabel="seconds", ylabel="resident memory, MB")
     axes.title.set_fontsize(9)
-    for storage, process in found.items():
-        axes.plot(*zip(*process.curve, strict=True), label=storage, linewidth=1)
+    for case, process in found.items():
+        axes.plot(*zip(*process.curve, strict=True), label=case, linewidth=1)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -115,8 +125,8 @@ def plot(found: Mapping[str, Process], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _in_a_process(storage: str, density: float) -> Process:
-    command = [sys.executable, "-m", "benchmarks.state_memory", "--storage", storage, "--density", str(density)]
+def _in_a_process(case: str, density: float) -> Process:
+    command = [sys.executable, "-m", "benchmarks.state_memory", "--case", case, "--density", str(density)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Process(**json.loads(said.splitlines()[-1]))
 
@@ -124,7 +134,7 @@ def _in_a_process(storage: str, density: float) -> Process:
 def main() -> None:
     """In a process of its own: build the model and take a few steps; print the memory that it takes meanwhile."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--storage", choices=STORAGES, required=True)
+    parser.add_argument("--case", choices=list(CASES), required=True)
     parser.add_argument("--density", type=float, required=True)
     args = parser.parse_args()
     device = start("cpu")
@@ -133,9 +143,9 @@ def main() -> None:
     _step_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()))  # loads libraries
     curve: list[tuple[float, float]] = []
     with _watched(curve):
-        method = "dense" if args.storage == "dense" else "static"
-        execute = _pack if args.storage == "packed" else lambda _model, _masks: None
-        trained = build(method, args.density, Precision(device=device), execute=execute)
+        storage, method = CASES[args.case]
+        execute = _pack if storage == "packed" else lambda _model, _masks: None
+        trained = build(method, args.density, Precision(device=device), execute=execute, update=_UPDATE)
         images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 2])
         step = TrainStep(trained.engine, trained.method)
         for number in range(1, _STEPS + 1):

@@ -11,6 +11,7 @@ from dist_sparse.distributed import everyones, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.tensors import is_finite
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def not_finite(tensors: _Named) -> list[str]:
     flags: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, tensor in tensors:
         if tensor.is_floating_point() or tensor.is_complex():
-            flags.setdefault(tensor.device, []).append((name, tensor.detach().isfinite().all()))
+            flags.setdefault(tensor.device, []).append((name, is_finite(tensor)))
     found = []
     for named in flags.values():
         values = torch.stack([flag for _, flag in named]).tolist()

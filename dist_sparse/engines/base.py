@@ -23,6 +23,7 @@ from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.precision import Precision
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.access import Wanted, WeightAccess
+from dist_sparse.sparsity.entries import Entries
 from dist_sparse.sparsity.masks import Masks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -129,6 +130,12 @@ class Engine(WeightAccess, ABC):
     @abstractmethod
     def step(self, *, skip: bool) -> None:
         """Clip and take the optimizer step (unless skipped), then drop the gradients."""
+
+    def kept_grad(self, name: str) -> Tensor | Entries:
+        return self.grad(name).clone()
+
+    def values(self, name: str) -> Tensor:
+        return self.weight(name)
 
     def batch_norms(self, after: str) -> Mapping[str, Tensor]:
         modules = dict(self.model.named_modules())

@@ -159,7 +159,7 @@ class DDPEngine(Engine):
     def set_values(self, values: Mapping[str, Tensor]) -> None:
         buffers = dict(self.model.named_buffers())
         for name, value in values.items():
-            (buffers[name] if name in buffers else self.weight(name)).copy_(value)
+            (buffers[name] if name in buffers else self._parameters[name].detach()).copy_(value)
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         return parameter_state(self._optimizer).get(self._parameters[name], {}) if name in self._parameters else {}

@@ -26,7 +26,7 @@ from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.agreement import assign_owners
-from dist_sparse.sparsity.entries import Entries, values, whole
+from dist_sparse.sparsity.entries import Entries, values_of, whole
 from dist_sparse.sparsity.masks import Masks
 
 _log = logging.getLogger(__name__)
@@ -117,6 +117,13 @@ class PackedDDPEngine(DDPEngine):
         gradient = super().grad(name)
         return self._weights.layers[name].expand(gradient) if name in self._weights.layers else gradient
 
+    def kept_grad(self, name: str) -> Tensor | Entries:
+        held = self._collected.get(name)
+        return held if isinstance(held, Entries) else super().kept_grad(name)
+
+    def values(self, name: str) -> Tensor:
+        return self._parameters[name].detach()
+
     def mask_weights(self, masks: Masks) -> None:
         self._follow(masks)
 
@@ -167,7 +174,7 @@ class PackedDDPEngine(DDPEngine):
     def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
         yield from super().held(what)
         if what == "gradients":
-            yield from ((f"{name} of all weights", values(gradient)) for name, gradient in self._collected.items())
+            yield from ((f"{name} of all weights", values_of(gradient)) for name, gradient in self._collected.items())
 
     def index_bytes(self) -> int:
         return sum(layer.index_bytes for layer in self._weights.layers.values())

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from dist_sparse.execution.products import Products
 from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.tensors import where_true
 
 Collect = Callable[[str, Tensor], None]
 """Takes the gradient of a layer's whole weight, by the layer's name."""
@@ -21,23 +22,18 @@ class Move:
     """From the active weights of one mask to those of another: what both have stays, what is new is 0."""
 
     source: Tensor
-    """For each new entry the old one, int32 [new]."""
-    stays: Tensor
-    """Whether there is one, bool [new]."""
+    """For each new entry the old one, or the number of old ones where it had none: int32 [new]."""
 
     @classmethod
     def between(cls, before: Tensor, after: Tensor, size: int) -> "Move":
         """From positions to others, both below ``size``."""
-        number = torch.full((size,), -1, dtype=torch.int32, device=before.device)
-        number[before.long()] = torch.arange(len(before), dtype=torch.int32, device=before.device)
-        source = number.index_select(0, after)
-        return cls(source.clamp(min=0), source >= 0)
+        number = torch.full((size,), len(before), dtype=torch.int32, device=before.device)
+        number.index_copy_(0, before.long(), torch.arange(len(before), dtype=torch.int32, device=before.device))
+        return cls(number.index_select(0, after))
 
     def __call__(self, values: Tensor) -> Tensor:
         """``values`` [old, 1] as [new, 1]."""
-        if not len(values):
-            return values.new_zeros(len(self.source), 1)
-        return values.index_select(0, self.source).masked_fill_(~self.stays[:, None], 0)
+        return torch.cat([values, values.new_zeros(1, 1)]).index_select(0, self.source)
 
 
 class PackedLayer:
@@ -55,7 +51,7 @@ class PackedLayer:
 
     def _take(self, packed: Tensor) -> None:
         self.packed = packed
-        self.positions = bits.unpack(packed, self.shape).view(-1).nonzero().view(-1).int()
+        self.positions = where_true(bits.unpack(packed, self.shape)).int()
         """Of the active weights in the flattened weight, ascending: int32 [active]."""
         self._orders: WeakKeyDictionary[Products, tuple[Tensor | None, Tensor | None]] = WeakKeyDictionary()
 
@@ -121,7 +117,7 @@ def _order(of_products: Tensor, positions: Tensor) -> tuple[Tensor | None, Tenso
     found &= positions.index_select(0, entry.clamp(max=max(len(positions) - 1, 0))) == of_products if len(positions) else False
     entry[~found] = len(positions)
     place = torch.empty(len(positions), dtype=torch.int32, device=positions.device)
-    place[entry[found]] = found.nonzero().view(-1).int()
+    place[entry[found]] = where_true(found).int()
     return entry.int(), place
 
 

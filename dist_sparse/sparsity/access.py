@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dist_sparse.sparsity.entries import Entries
 from dist_sparse.sparsity.masks import Masks
 
 Wanted = Callable[[str, Tensor], Tensor]
@@ -28,6 +29,16 @@ class WeightAccess(Protocol):
     @abstractmethod
     def grad(self, name: str) -> Tensor:
         """The gradient, between the last backward of a step and the step. May be written to in place."""
+        ...
+
+    @abstractmethod
+    def kept_grad(self, name: str) -> Tensor | Entries:
+        """The gradient, to be kept beyond the step."""
+        ...
+
+    @abstractmethod
+    def values(self, name: str) -> Tensor:
+        """All entries of the weight that may be other than 0, in any shape and order, to be read."""
         ...
 
     @abstractmethod

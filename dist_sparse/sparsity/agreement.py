@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.tensors import is_finite
 
 
 def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
@@ -97,7 +98,7 @@ class Agreement:
         """Whether these are finite, and those that the other ranks ask about. Collective; the host waits for the device."""
         bad = torch.zeros((), dtype=torch.int64, device=self._device)
         for tensor in tensors:
-            bad += ~tensor.isfinite().all()
+            bad += ~is_finite(tensor)
         return not self.total(bad).item()
 
     def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Size, Tensor
 
-_WORTH_IT = 3
-"""An entry takes its value and four bytes of position: from one entry in this many on, the tensor itself is hardly larger."""
+from dist_sparse.sparsity.tensors import where_true
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class Entries:
     def of(cls, tensor: Tensor, where: Tensor) -> "Entries":
         """Those of ``where`` (bool, of the tensor's shape) that are not 0."""
         flat = tensor.reshape(-1)
-        positions = (where.reshape(-1) & (flat != 0)).nonzero().view(-1).int()
-        return cls(tensor.shape, positions, flat.index_select(0, positions))
+        places = where_true(where.reshape(-1) & (flat != 0))
+        return cls(tensor.shape, places.int(), flat.index_select(0, places))
 
     def whole(self) -> Tensor:
         """The tensor, anew and contiguous."""
@@ -32,18 +30,11 @@ class Entries:
         return made
 
 
-def kept(tensor: Tensor) -> Tensor | Entries:
-    """A copy of a tensor that takes less memory where most of it is 0."""
-    if int(tensor.count_nonzero()) * _WORTH_IT > tensor.numel():
-        return tensor.clone()
-    return Entries.of(tensor, torch.ones_like(tensor, dtype=torch.bool))
-
-
 def whole(held: Tensor | Entries) -> Tensor:
-    """What :func:`kept` was given."""
+    """The tensor, made anew where its entries are held."""
     return held.whole() if isinstance(held, Entries) else held
 
 
-def values(held: Tensor | Entries) -> Tensor:
+def values_of(held: Tensor | Entries) -> Tensor:
     """All entries that are there."""
     return held.values if isinstance(held, Entries) else held

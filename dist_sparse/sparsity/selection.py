@@ -7,6 +7,8 @@ highest first, and by index, lowest first, where scores are equal (``torch.topk`
 import torch
 from torch import Tensor
 
+from dist_sparse.sparsity.tensors import select, where_true
+
 _SHORT = 8
 """Units of a row up to which comparing them in pairs is faster than sorting."""
 
@@ -31,16 +33,15 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
 def at_least_top_k(score: Tensor, k: int, among: Tensor) -> Tensor:
     """Candidates [S, U] of which the ``k`` best of each row (all of a row that has fewer) are some.
 
-    The others are equals of the last of these, and scores that are not numbers, which have no place in an order.
+    In a long row they are found by a sample, and are some more than k.
     """
-    counts = among.sum(1).cpu().clamp(max=k)
+    counts = _counts(among).clamp(max=k)
     if len(score) > 1:
-        chosen = top_k(score, counts, among)
-    elif counts.item() == 0:
-        chosen = torch.zeros_like(among)
-    else:
-        chosen = score >= _kth_largest(score.view(-1), int(counts), among.view(-1))
-    return among & (chosen | score.isnan())
+        return top_k(score, counts, among)
+    if not counts.any():
+        return torch.zeros_like(among)
+    upper = _upper(score.view(-1), int(counts), among.view(-1))
+    return among if upper is None else upper.view_as(among)
 
 
 def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor | None = None) -> Tensor:
@@ -58,7 +59,7 @@ def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor
         bool [S, U], the units active afterwards.
     """
     if grow is None:
-        grow = (active.sum(1) - kept.sum(1)).cpu()
+        grow = _counts(active) - _counts(kept)
     return kept | top_k(grow_score, grow, among=~kept)
 
 
@@ -79,27 +80,35 @@ def _top_k_row(score: Tensor, k: int, among: Tensor) -> Tensor:
     chosen = (score >= threshold) & among
     surplus = int(chosen.count_nonzero()) - k
     if surplus:
-        tied = (chosen & (score == threshold)).nonzero().view(-1)
+        tied = where_true(chosen & (score == threshold))
         chosen[tied[-surplus:]] = False
     return chosen
 
 
 def _kth_largest(score: Tensor, k: int, among: Tensor, stride: int = 64) -> Tensor:
-    """The k-th largest of the candidates' scores [U], exactly.
+    """The k-th largest of the candidates' scores [U], exactly."""
+    upper = _upper(score, k, among, stride)
+    candidates = select(score, among if upper is None else upper)
+    return candidates.kthvalue(len(candidates) - k + 1).values
 
-    A sample bounds the answer from below, so that the selection itself runs on little more than k values; should the bound
-    be too high (it is checked), all candidates are searched.
+
+def _upper(score: Tensor, k: int, among: Tensor, stride: int = 64) -> Tensor | None:
+    """Little more than k candidates, all that score at least a bound, and the k best among them; None if it takes them all.
+
+    A sample bounds the k-th best score from below; should the bound be too high, which is checked, none is told.
     """
-    sample = score[::stride][among[::stride]]
+    sample = select(score[::stride], among[::stride])
     rank = k / stride
     rank = int(rank + 4 * rank**0.5) + 8  # four standard deviations and a little
-    if rank < len(sample):
-        bound = sample.kthvalue(len(sample) - rank + 1).values
-        upper = score[(score >= bound) & among]
-        if len(upper) >= k:
-            return upper.kthvalue(len(upper) - k + 1).values
-    candidates = score[among]
-    return candidates.kthvalue(len(candidates) - k + 1).values
+    if rank >= len(sample):
+        return None
+    upper = (score >= sample.kthvalue(len(sample) - rank + 1).values) & among
+    return upper if int(upper.count_nonzero()) >= k else None
+
+
+def _counts(mask: Tensor) -> Tensor:
+    """How many are true in each row: int64 [S] on the CPU."""
+    return mask.count_nonzero().view(1).cpu() if len(mask) == 1 else mask.sum(1).cpu()
 
 
 def _top_k_short_rows(score: Tensor, k: Tensor) -> Tensor:

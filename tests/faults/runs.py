@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "srste": {"sparsity.structure": "nm:2:4", "sparsity.keep_dense": ["first"]},
 }  # fmt: skip
+_NEVER_PACKED = ("dense", "ast", "srste", "top_kast")
 _OPTIONS: tuple[dict[str, Any], ...] = (
     {"train.ema": 0.9},
     {"train.accumulation": 2},
@@ -54,6 +55,7 @@ _OPTIONS: tuple[dict[str, Any], ...] = (
     {"train.label_smoothing": 0.1},
     {"checkpoint.keep": 1},
     {"checkpoint.every": 1},
+    {"checkpoint.format": "packed"},
     {"train.validate_every": 2},
 )
 
@@ -80,5 +82,13 @@ def choose(draw: random.Random, variety: int, ranks: tuple[int, ...] = (1, 1, 2,
     ]  # which they refuse
     option = draw.choice(options)
     exchange = draw.choice(("dense", "masked")) if number > 1 else "auto"
-    values = {**_COMMON, **METHODS[method], "sparsity.method": method, **option, "engine.exchange": exchange}
-    return Run(f"{method}, {next(iter(option))}, {number} ranks, {exchange}", number, values)
+    storage = "masked" if method in _NEVER_PACKED else draw.choice(("masked", "packed"))
+    values = {
+        **_COMMON,
+        **METHODS[method],
+        "sparsity.method": method,
+        **option,
+        "engine.exchange": exchange,
+        "execution.storage": storage,
+    }
+    return Run(f"{method}, {next(iter(option))}, {number} ranks, {exchange}, {storage}", number, values)

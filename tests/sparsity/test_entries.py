@@ -1,9 +1,8 @@
 """A tensor held as its entries."""
 
-import pytest
 import torch
 
-from dist_sparse.sparsity.entries import Entries, kept, values, whole
+from dist_sparse.sparsity.entries import Entries
 
 
 def test_entries_are_those_of_the_tensor_and_all_others_are_0() -> None:
@@ -18,13 +17,3 @@ def test_entries_are_those_of_the_tensor_and_all_others_are_0() -> None:
 def test_a_transposed_tensor_lies_where_it_should() -> None:
     tensor = torch.arange(6.0).view(2, 3).t()
     assert torch.equal(Entries.of(tensor, tensor > 2).whole(), tensor * (tensor > 2))
-
-
-@pytest.mark.parametrize(("active", "kind"), [(3, Entries), (50, torch.Tensor)])
-def test_a_copy_takes_what_is_less(active: int, kind: type) -> None:
-    tensor = torch.zeros(10, 10)
-    tensor.view(-1)[:active] = 1.0
-    held, before = kept(tensor), tensor.clone()
-    tensor.zero_()
-    assert isinstance(held, kind) and torch.equal(whole(held), before)
-    assert values(held).count_nonzero() == active

@@ -54,7 +54,7 @@ class Updating(Method):
     def _update_gathered(self, step: int, regular: int) -> None:
         owned = self.agreement.owned()
         with self.access.gathered(weights=owned):
-            if self.agreement.all_finite([*map(self.access.weight, owned), *self.inputs_of(owned)]):
+            if self.agreement.all_finite([*map(self.access.values, owned), *self.inputs_of(owned)]):
                 self.update(step, regular)
             else:
                 self.postpone()

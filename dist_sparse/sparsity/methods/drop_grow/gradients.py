@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dist_sparse.sparsity.access import WeightAccess
-from dist_sparse.sparsity.entries import Entries, kept, values, whole
+from dist_sparse.sparsity.entries import Entries, values_of, whole
+from dist_sparse.sparsity.tensors import is_finite
 
 _MEMORY = 0.9
 """The share of the average gradient that stays from one step to the next (SNFS's momentum)."""
@@ -15,7 +16,7 @@ _MEMORY = 0.9
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether all entries of all tensors are finite, as a bool on their device."""
-    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+    return torch.stack([is_finite(tensor) for tensor in tensors]).all()
 
 
 class DenseGradients:
@@ -31,9 +32,10 @@ class DenseGradients:
         layers = list(layers)
         with self._access.gathered(gradients=layers):
             for name in layers:
-                gradient = self._access.grad(name)
-                before = self.sum_of(name)
-                self._sums[name] = kept(gradient) if before is None else before.add_(gradient)
+                if (before := self.sum_of(name)) is None:
+                    self._sums[name] = self._access.kept_grad(name)
+                else:
+                    self._sums[name] = before.add_(self._access.grad(name))
 
     def sum_of(self, name: str) -> Tensor | None:
         """The sum of a layer's gradients, if they were added."""
@@ -41,7 +43,7 @@ class DenseGradients:
 
     def gathered_of(self, layers: Iterable[str]) -> list[Tensor]:
         """All numbers that sums and averages of some layers hold."""
-        return [values(held[name]) for held in (self._sums, self.averages) for name in layers if name in held]
+        return [values_of(held[name]) for held in (self._sums, self.averages) for name in layers if name in held]
 
     def forget_sums(self) -> None:
         """The next step that is added begins them anew."""

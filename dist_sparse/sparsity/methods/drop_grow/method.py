@@ -29,6 +29,7 @@ from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.schedules import drop_count
 from dist_sparse.sparsity.selection import at_least_top_k, drop_and_grow
+from dist_sparse.sparsity.tensors import is_finite
 
 
 class DropAndGrow(Updating):
@@ -161,7 +162,7 @@ class DropAndGrow(Updating):
             fraction,
             round_up=self._rounds_up(name),
             threshold=self._plan.removal_threshold,
-            gradient=self._gradients.sum_of(name),
+            gradient=self._gradients.sum_of(name) if self._plan.removal == "taylor" else None,
         )
 
     def _rounds_up(self, name: str) -> bool:
@@ -179,7 +180,12 @@ class DropAndGrow(Updating):
         return lambda name, gradient: self._may_grow(name, gradient, fraction)
 
     def _may_grow(self, name: str, gradient: Tensor, fraction: float) -> Tensor:
-        """The active weights, any of which may be dropped and grow again, and of the others as many as may be dropped."""
+        """The active weights, any of which may be dropped and grow again, and of the others as many as may be dropped.
+
+        All of a gradient that is not finite, for whoever looks for that.
+        """
+        if not is_finite(gradient):
+            return torch.ones_like(gradient, dtype=torch.bool)
         active = self._structure.active(self.masks[name])
         dropped = drop_count(fraction, int(active.count_nonzero()), up=self._rounds_up(name))
         score = self._structure.score(scores.magnitude(gradient))

@@ -109,7 +109,7 @@ class Mest(Method):
         if not self._rests(phase):
             with self.access.gathered(weights=owned):
                 kept = [self._gradients[name] for name in owned if name in self._gradients]
-                if not self.agreement.all_finite([*map(self.access.weight, owned), *kept]):
+                if not self.agreement.all_finite([*map(self.access.values, owned), *kept]):
                     return  # a later step makes up for it
                 self._mutate(due, phase)
             self._moved_before = step
