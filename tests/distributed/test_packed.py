@@ -1,14 +1,16 @@
 """Packed weights train as masked ones do: the same masks and, in double precision, losses, on any number of ranks."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dist_sparse.execution.kernels import kernels
-from tests.command import metrics
-from tests.distributed import cases
+from tests.command import metrics, words
+from tests.distributed import cases, dies_in_update, forks
 from tests.distributed.test_every_method import KEYS, SHORT
 from tests.distributed.test_masks import SHUFFLED, SIZES
 from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
@@ -73,6 +75,21 @@ def test_masks_and_losses_are_those_of_masked_weights(worlds: Worlds, tmp_path: 
 def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int, method: str) -> None:
     values = {**RUN, **PACKED, "sparsity.method": method, "train.ema": 0.9}
     goes_on_as_if_nothing_had_been(worlds(size), tmp_path, values, kills=(2, 8))
+
+
+def test_a_rank_that_is_killed_in_an_update_loses_nothing(tmp_path: Path) -> None:
+    values = {**RUN, **PACKED, "train.ema": 0.9}
+    whole, parts = (words({**values, "output": tmp_path / name}) for name in ("whole", "parts"))
+    assert [rank.code for rank in forks.live(2, dies_in_update.main, whole, False, folder=tmp_path)] == [0, 0]
+    left, dead = forks.live(2, dies_in_update.main, parts, True, folder=tmp_path)
+    assert (left.code, dead.code) == (1, -signal.SIGKILL), left.said
+    ended = forks.live(2, dies_in_update.main, parts, False, folder=tmp_path)
+    assert [rank.code for rank in ended] == [0, 0], ended[0].said
+    assert "going on after step 5 of 11" in ended[0].said
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    states = [torch.load(tmp_path / run / "checkpoints" / "step_00000011.pt") for run in ("parts", "whole")]
+    for part in ("state_dict", "state_dict_ema", "optimizer"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
 
 
 def test_the_storage_may_change_when_a_run_goes_on(worlds: Worlds, tmp_path: Path) -> None:
