@@ -130,7 +130,7 @@ class LargestShare(Agreement):
         loads = [sum(masks[name].numel() for name in agreement.owned()) for agreement in ranks]
         super().__init__(self._shapes_of, rank=loads.index(max(loads)), world_size=world_size, device=device)
 
-    def decide(self, select: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    def decide(self, select: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
         packed = self._others | {name: bits.pack(select(name)) for name in self.owned()}
         return bits.Unpacked(packed, self._shapes_of)
 

@@ -53,14 +53,11 @@ class Agreement:
         """The layers that this rank decides, in the model's order."""
         return [name for name in self._shapes if self._owners[name] == self._rank]
 
-    def decide(self, select: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    def decide(self, select: Callable[[str], Tensor]) -> Mapping[str, Tensor]:
         """Every layer's mask (bool, on the device), each selected by its owner alone. Collective."""
-        decided = {name: select(name) for name in self.owned()}
-        if self._world_size == 1:
-            return decided
+        decided = {name: bits.pack(select(name)) for name in self.owned()}
         sizes = {name: -(-shape.numel() // 8) for name, shape in self._shapes.items()}
-        packed = self.share({name: bits.pack(mask) for name, mask in decided.items()}, sizes, torch.uint8)
-        return bits.Unpacked(packed, self._shapes)
+        return bits.Unpacked(self.share(decided, sizes, torch.uint8), self._shapes)
 
     def share(self, owned: Mapping[str, Tensor], sizes: Mapping[str, int], dtype: torch.dtype) -> dict[str, Tensor]:
         """Vectors of all layers in ``sizes``, each from the layer's owner. Collective.

@@ -1,7 +1,7 @@
 """Masks as bits: one bit a weight, for checkpoints, for the wire, and for digests."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -32,12 +32,20 @@ def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return bits[: torch.Size(shape).numel()].view(shape)
 
 
-class Unpacked(dict[str, Tensor]):
-    """Bool masks by name together with the bits that they were unpacked from, so that nobody has to pack them again."""
+class Unpacked(Mapping[str, Tensor]):
+    """Bool masks by name, of bits that are unpacked one mask at a time, whenever it is asked for."""
 
     def __init__(self, packed: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
-        super().__init__({name: unpack(each, shapes[name]) for name, each in packed.items()})
-        self.packed = packed
+        self.packed, self._shapes = packed, shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        return unpack(self.packed[name], self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.packed)
+
+    def __len__(self) -> int:
+        return len(self.packed)
 
 
 def popcount(packed: Tensor) -> int:

@@ -75,11 +75,11 @@ class Masks:
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks for some layers or all; they count as explored."""
         self.version += 1
-        for name, mask in masks.items():
+        for name in masks:
             # Bits that came over the wire are parts of one large tensor, which a checkpoint would save as a whole.
-            packed = masks.packed[name].clone() if isinstance(masks, bits.Unpacked) else bits.pack(mask)
+            packed = masks.packed[name].clone() if isinstance(masks, bits.Unpacked) else bits.pack(masks[name])
             if name in self._multipliers:
-                self._multipliers[name].copy_(mask)
+                self._multipliers[name].copy_(masks[name])
             self._bits[name], self._active[name] = packed, bits.popcount(packed)
             explored = packed.cpu()
             self._explored[name] = self._explored.get(name, explored).cpu() | explored

@@ -50,14 +50,14 @@ class Probe:
     grows: bool = False
     """As many weights grow as have gone."""
 
-    def prune(self, rate: Fraction, weights: Tensors, masks: Tensors, agreement: Agreement) -> dict[str, Tensor]:
+    def prune(self, rate: Fraction, weights: Tensors, masks: Tensors, agreement: Agreement) -> Mapping[str, Tensor]:
         """What is left of ``masks`` (bool, of the weights' shapes) at a ``rate`` from 0 to 1. Collective."""
         if self.globally:
             return _prune_globally(rate, weights, masks, agreement)
         prune = _prune_filters if self.filters else _prune_layer
         return agreement.decide(lambda name: prune(rate, weights[name], masks[name]))
 
-    def grow(self, before: Tensors, kept: Tensors, gradients: Tensors, agreement: Agreement) -> dict[str, Tensor]:
+    def grow(self, before: Tensors, kept: Tensors, gradients: Tensors, agreement: Agreement) -> Mapping[str, Tensor]:
         """The ``kept`` masks, in a probe that grows with as many weights more as they had ``before``. Collective.
 
         ``gradients`` are dense, of the weights' shapes, and averaged over ranks.
@@ -81,7 +81,7 @@ def _prune_layer(rate: Fraction, weight: Tensor, mask: Tensor) -> Tensor:
     return _best(scores.magnitude(weight), math.floor((1 - rate) * int(mask.sum())), among=mask)
 
 
-def _prune_globally(rate: Fraction, weights: Tensors, masks: Tensors, agreement: Agreement) -> dict[str, Tensor]:
+def _prune_globally(rate: Fraction, weights: Tensors, masks: Tensors, agreement: Agreement) -> Mapping[str, Tensor]:
     owned, some = agreement.owned(), next(iter(weights.values()))
     chosen = global_top_k(
         {name: scores.magnitude(weights[name]) for name in owned},

@@ -46,7 +46,7 @@ class Snip:
     keep: int
     units: Mapping[str, int]
 
-    def choose(self, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+    def choose(self, access: WeightAccess, masks: Masks, agreement: Agreement) -> Mapping[str, Tensor]:
         """The masks, from weights and gradients that are still dense. Collective."""
 
         def sensitivity(name: str) -> Tensor:

@@ -109,7 +109,7 @@ class TopKast(Updating):
                 self._backward.replace(self._largest(self._plan.backward))
         super().start()
 
-    def _largest(self, units: Mapping[str, int]) -> dict[str, Tensor]:
+    def _largest(self, units: Mapping[str, int]) -> Mapping[str, Tensor]:
         weight = self.access.weight
         return self.agreement.decide(lambda name: best_units(scores.magnitude(weight(name)), units[name], self._structure))
 

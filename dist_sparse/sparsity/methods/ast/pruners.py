@@ -56,7 +56,7 @@ class SubNetPruner(ABC):
 class DensityPruner(SubNetPruner):
     """The largest weights of the whole network; the ramp is of the density."""
 
-    def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
+    def prune(self, number: int, step: int, layers: Layers) -> Mapping[str, Tensor]:
         """Exactly ``round(density * weights)`` stay, and of each layer at least its largest."""
         weights, agreement = layers.weights, layers.agreement
         structure = Unstructured()  # lays out any memory format by index
@@ -92,7 +92,7 @@ class GroupPruner(SubNetPruner):
     structure: NM
     seed: int
 
-    def prune(self, number: int, step: int, layers: Layers) -> dict[str, Tensor]:
+    def prune(self, number: int, step: int, layers: Layers) -> Mapping[str, Tensor]:
         """Which dense groups stay so is drawn in each layer."""
 
         def select(name: str) -> Tensor:

@@ -67,7 +67,7 @@ class GlobalPruner(Pruner):
     Units of several weights compare by their root mean square, and are kept while they fit.
     """
 
-    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> Mapping[str, Tensor]:
         """The new masks of all layers, from one threshold over the whole network. Collective."""
         keep = share_of(density, sum(access.weight(name).numel() for name in masks.names))
         return best_of_all_layers(
@@ -119,7 +119,7 @@ class UniformPruner(Pruner):
                 return {name: min(wanted[name], present[name]) for name in wanted}
             held |= {name: Fraction(active[name], self.shapes[name].numel()) for name in short}
 
-    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> dict[str, Tensor]:
+    def select(self, density: Fraction, access: WeightAccess, masks: Masks, agreement: Agreement) -> Mapping[str, Tensor]:
         units = self.units(density, masks.active())
         return agreement.decide(lambda name: self._select(access.weight(name), masks[name], units[name]))
 
@@ -145,7 +145,7 @@ def best_of_all_layers(
     access: WeightAccess,
     masks: Masks,
     agreement: Agreement,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """The masks of the active units of all layers that score best and hold ``keep`` weights together. Collective.
 
     ``weight_score`` gives the weight-shaped score of a layer that this rank owns.
