@@ -17,6 +17,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from dist_sparse.config.data import DataConfig
@@ -50,6 +51,16 @@ def write_fashion(tmp_path):
         return images, labels
 
     return write
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """Also where a version of it keeps them in another file."""
+    if elsewhere:
+        monkeypatch.setattr(readers, "find_spec", lambda _: None)
+    for found, expected in zip(readers._load_digits(), load_digits(return_X_y=True), strict=True):
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
