@@ -21,6 +21,17 @@ def generator(*purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*purpose))
 
 
+def seed_torch(*purpose: str | int) -> None:
+    """Seed torch's global generators by :func:`derive_seed`: the CPU's, and those of the GPUs where they are in use.
+
+    ``torch.manual_seed`` would also format a traceback for each kind of device that is not there, at every call.
+    """
+    seed = derive_seed(*purpose)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def uniforms(count: int, *purpose: str | int) -> list[float]:
     """So many numbers in [0, 1), by far cheaper than a generator's: for draws that each sample has for itself."""
     words = hashlib.shake_128(repr(purpose).encode()).digest(8 * count)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -30,7 +29,7 @@ from dist_sparse.meter import Meter, peak_memory
 from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.preemption import CommonStop, StopAsked
 from dist_sparse.progress import Progress
-from dist_sparse.seeding import derive_seed
+from dist_sparse.seeding import seed_torch
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.step import TrainStep
@@ -132,9 +131,7 @@ class Trainer:
         return self._optimizer_step(step) if self.engine.at_step_boundary else None
 
     def _forward_backward(self, batch: Batch, number: int, step: int) -> None:
-        torch.manual_seed(
-            derive_seed("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank)
-        )
+        seed_torch("forward", self.config.seed, step, number % self.config.train.accumulation, self.ranks.rank)
         images, targets = batch.images, batch.labels
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
@@ -151,7 +148,7 @@ class Trainer:
     def _optimizer_step(self, step: int) -> Decision:
         """From averaged gradients to new weights; a step that must not count moves neither masks nor weights."""
         self._call_hooks(Moment.GRADIENTS_READY)
-        torch.manual_seed(derive_seed("step", self.config.seed, step))  # some optimizers draw; on all ranks alike
+        seed_torch("step", self.config.seed, step)  # some optimizers draw; on all ranks alike
         progress = self.progress
         progress.add_densities(self.method.masks, self.method.gradient_masks(step), self.execution)
         outcome = self._step.optimizer_step(step)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dist_sparse.seeding import derive_seed, generator
+from dist_sparse.seeding import derive_seed, generator, seed_torch
 
 
 def test_a_seed_is_fixed_for_ever() -> None:
@@ -28,3 +28,10 @@ def test_every_part_of_a_purpose_counts() -> None:
 def test_a_generator_draws_the_same_for_the_same_purpose() -> None:
     first, again, other = (torch.rand(5, generator=generator("order", epoch)) for epoch in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_torch_s_generator_is_seeded_as_by_torch_itself() -> None:
+    torch.manual_seed(derive_seed("forward", 0, 7))
+    expected = torch.rand(5)
+    seed_torch("forward", 0, 7)
+    assert torch.equal(torch.rand(5), expected)

@@ -16,11 +16,14 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
+_NORMS = {F.batch_norm, F.group_norm, F.layer_norm}
+
+
 class ShapesOnly(TorchFunctionMode):
-    """Leaves batch norms out, which keep the shape: on the meta device torch spends most of a forward on them."""
+    """Leaves norms out, which keep the shape: on the meta device torch spends most of a forward on them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
+        if func in _NORMS:
             return _input(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -23,7 +23,7 @@ from dist_sparse.finite import finite_everywhere
 from dist_sparse.plasticity.conditions import Request, network_of, recovery_config
 from dist_sparse.plasticity.report import Facts, Row
 from dist_sparse.run_folder import RunFolder
-from dist_sparse.seeding import derive_seed
+from dist_sparse.seeding import seed_torch
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.layers import sparse_layers
@@ -137,7 +137,7 @@ class Probing:
         sums = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         count = 0
         for number, batch in enumerate(self._trainer.data.train.epoch(0)):
-            torch.manual_seed(derive_seed("forward", seed, "plasticity", number, self._trainer.ranks.rank))
+            seed_torch("forward", seed, "plasticity", number, self._trainer.ranks.rank)
             self._engine.forward_backward(batch.images, batch.labels)
             if not self._engine.at_step_boundary:
                 continue

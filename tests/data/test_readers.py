@@ -52,6 +52,18 @@ def write_fashion(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """Also where a version of it keeps them in another file."""
+    from sklearn.datasets import load_digits
+
+    if elsewhere:
+        monkeypatch.setattr(readers, "find_spec", lambda _: None)
+    for found, expected in zip(readers._load_digits(), load_digits(return_X_y=True), strict=True):
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("debian", [False, True])
 def test_fashion_mnist_files_gzipped_or_not(load, write_fashion, monkeypatch, tmp_path, suffix, debian):

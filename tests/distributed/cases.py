@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,13 @@ def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
     os.environ["RANK"] = str(dist.get_rank())
     with mock.patch.object(distributed, "stop"), mock.patch.object(errors, "SECONDS_TO_SPEAK", 0):
         return here(main, argv)
+
+
+def slow_imports(values: dict[str, Any]) -> int:
+    """Train, and print which packages that take long to import a process of its own has imported for it."""
+    code = train_here(values).code
+    print(sorted({"scipy", "sklearn", "matplotlib", "pandas", "deepspeed"} & set(sys.modules)))
+    return code
 
 
 def smoke(argv: Sequence[str], data: str) -> Outcome:

@@ -7,6 +7,9 @@ The three claims, as the project states them:
 - the initial masks and the random draws are the same whatever the number of ranks;
 - in double precision, with the same global batch and a model without batch statistics, the masks of all three methods are
   the same on 1, 2 and 4 ranks at every update.
+
+Other methods are held to them as well. Of what is tried with several methods, or of several kinds, one is on 1, 2 and 4 ranks
+and the rest on 1 and 2.
 """
 
 from collections.abc import Callable
@@ -18,9 +21,10 @@ import pytest
 from tests.distributed import cases
 from tests.distributed.cases import Trained
 from tests.distributed.world import World
-from tests.values import TINY_VIT
+from tests.values import SMALL_RESNET, TINY_VIT
 
 SIZES = (1, 2, 4)
+TWO = (1, 2)
 EXACT = {
     "model.name": "vit_tiny_patch16_224",
     "model.kwargs": TINY_VIT,
@@ -110,10 +114,12 @@ def without_unused(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith(unused.get(values["sparsity.method"], ()))}
 
 
-def on_all_worlds(worlds: Callable[[int], World], folder: Path, values: dict[str, Any]) -> list[list[Trained]]:
-    """The run on 1, 2 and 4 ranks; one list a world, one entry a rank."""
+def on_worlds(
+    worlds: Callable[[int], World], sizes: tuple[int, ...], folder: Path, values: dict[str, Any]
+) -> list[list[Trained]]:
+    """The run on so many ranks; one list a world, one entry a rank."""
     values = without_unused(values)
-    return [worlds(size).run(cases.train, values, str(folder / str(size))) for size in SIZES]
+    return [worlds(size).run(cases.train, values, str(folder / str(size))) for size in sizes]
 
 
 BLOCKS = {"sparsity.structure": "block:4x1", "sparsity.keep_dense": ["last"]}
@@ -135,38 +141,45 @@ AST_GROUPS = {
 }
 
 RUNS = [
-    pytest.param({**updates("static"), "sparsity.init": "snip", **ONE_EPOCH}, 2, id="static-snip-accumulated"),
-    pytest.param(updates("set"), 1, id="set-original"),
-    pytest.param({**updates("set", form="itop", interval=1), **ONE_EPOCH}, 2, id="set-itop-accumulated"),
-    pytest.param(updates("rigl"), 2, id="rigl-original-accumulated"),
-    pytest.param({**updates("rigl", form="itop", interval=1), **ONE_EPOCH}, 1, id="rigl-itop"),
-    pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, id="rigl-itop-averaged-accumulated"),
-    pytest.param(updates("rigl", gradient_steps=2), 1, id="rigl-original-averaged"),
-    pytest.param(pruning("granet", initial_density=0.6), 2, id="granet-sparse-accumulated"),
-    pytest.param({**updates("rigl"), **BLOCKS}, 1, id="rigl-blocks"),
-    pytest.param({**updates("rigl", form="itop", interval=1), **TWO_OF_FOUR, **ONE_EPOCH}, 1, id="rigl-itop-two-of-four"),
-    pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, id="set-fan-in"),
-    pytest.param({**updates("set", form="itop", interval=1), **PATTERNS, **ONE_EPOCH}, 2, id="set-itop-patterns-accumulated"),
-    pytest.param(SHUFFLED, 1, id="shuffled-blocks"),
+    pytest.param({**updates("static"), "sparsity.init": "snip", **ONE_EPOCH}, 2, SIZES, id="static-snip-accumulated"),
+    pytest.param(updates("set"), 1, SIZES, id="set-original"),
+    pytest.param({**updates("set", form="itop", interval=1), **ONE_EPOCH}, 2, TWO, id="set-itop-accumulated"),
+    pytest.param(updates("rigl"), 2, SIZES, id="rigl-original-accumulated"),
+    pytest.param({**updates("rigl", form="itop", interval=1), **ONE_EPOCH}, 1, SIZES, id="rigl-itop"),
+    pytest.param(updates("rigl", form="itop", gradient_steps=2), 2, TWO, id="rigl-itop-averaged-accumulated"),
+    pytest.param(updates("rigl", gradient_steps=2), 1, TWO, id="rigl-original-averaged"),
+    pytest.param(pruning("granet", initial_density=0.6), 2, SIZES, id="granet-sparse-accumulated"),
+    pytest.param({**updates("rigl"), **BLOCKS}, 1, TWO, id="rigl-blocks"),
+    pytest.param({**updates("rigl", form="itop", interval=1), **TWO_OF_FOUR, **ONE_EPOCH}, 1, TWO, id="rigl-itop-two-of-four"),
+    pytest.param({**updates("set"), "sparsity.structure": "fan_in", "sparsity.keep_dense": ["first"]}, 2, TWO, id="set-fan-in"),
+    pytest.param(
+        {**updates("set", form="itop", interval=1), **PATTERNS, **ONE_EPOCH}, 2, TWO, id="set-itop-patterns-accumulated"
+    ),
+    pytest.param(SHUFFLED, 1, TWO, id="shuffled-blocks"),
     pytest.param(
         {**SHUFFLED, "sparsity.update.form": "itop", "sparsity.update.interval": "1 steps", **ONE_EPOCH},
         2,
+        SIZES,
         id="shuffled-blocks-itop-accumulated",
     ),
-    pytest.param(ast(), 1, id="ast"),
-    pytest.param(ast(**{"sparsity.ast.correction": "whole", "sparsity.ast.unused": "zero"}), 2, id="ast-whole-accumulated"),
-    pytest.param(ast(**AST_GROUPS), 1, id="ast-groups"),
-    pytest.param({"sparsity.method": "srste", **TWO_OF_FOUR, **ONE_EPOCH}, 2, id="srste-accumulated"),
-    pytest.param({**mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), **ONE_EPOCH}, 2, id="mest-ems-gradient-accumulated"),
+    pytest.param(ast(), 1, SIZES, id="ast"),
+    pytest.param(
+        ast(**{"sparsity.ast.correction": "whole", "sparsity.ast.unused": "zero"}), 2, TWO, id="ast-whole-accumulated"
+    ),
+    pytest.param(ast(**AST_GROUPS), 1, TWO, id="ast-groups"),
+    pytest.param({"sparsity.method": "srste", **TWO_OF_FOUR, **ONE_EPOCH}, 2, SIZES, id="srste-accumulated"),
+    pytest.param(
+        {**mest(keep=[0.3], grow_to=[0.4], removal_gradient=0.5), **ONE_EPOCH}, 2, SIZES, id="mest-ems-gradient-accumulated"
+    ),
 ]
 """What :mod:`.test_every_method` leaves out of its shorter runs, and of each kind of update a longer one."""
 
 
-@pytest.mark.parametrize(("values", "accumulation"), RUNS)
+@pytest.mark.parametrize(("values", "accumulation", "sizes"), RUNS)
 def test_exact_runs_do_not_depend_on_the_number_of_ranks(
-    worlds: Callable[[int], World], tmp_path: Path, values: dict[str, Any], accumulation: int
+    worlds: Callable[[int], World], tmp_path: Path, values: dict[str, Any], accumulation: int, sizes: tuple[int, ...]
 ) -> None:
-    runs = on_all_worlds(worlds, tmp_path, {**EXACT, **values, "train.accumulation": accumulation})
+    runs = on_worlds(worlds, sizes, tmp_path, {**EXACT, **values, "train.accumulation": accumulation})
     alone = runs[0][0]
     if values["sparsity.method"] not in ("static", "srste"):  # which have no updates
         assert alone.updates >= 20
@@ -189,36 +202,28 @@ def test_every_rank_holds_the_blocks_that_its_masks_are_made_of(worlds: Callable
     assert all(blocks == answers[0][0] for blocks, _ in answers) and len(answers[0][0]) == 11
 
 
-SHUFFLED_4 = ("shuffled_block", {"sparsity.shuffled_block.size": 4})
-
-
 @pytest.mark.parametrize(
-    ("method", "structure"),
+    ("method", "structure", "sizes"),
     [
-        ("static", {}),
-        ("set", {}),
-        ("rigl", {}),
-        ("mest", {}),
-        ("set", BLOCKS),
-        ("rigl", TWO_OF_FOUR),
-        ("mest", BLOCKS),
-        ("mest", NARROW),
-        SHUFFLED_4,
-        ("ast", {}),
-        ("srste", TWO_OF_FOUR),
-    ],
-    ids=[
-        *("static", "set", "rigl", "mest", "set-blocks", "rigl-two-of-four", "mest-blocks", "mest-patterns"),
-        *("shuffled-blocks", "ast", "srste"),
+        pytest.param("static", {}, SIZES, id="static"),
+        pytest.param("set", {}, SIZES, id="set"),
+        pytest.param("rigl", {}, SIZES, id="rigl"),
+        pytest.param("mest", {}, SIZES, id="mest"),
+        pytest.param("set", BLOCKS, SIZES, id="set-blocks"),
+        pytest.param("rigl", TWO_OF_FOUR, SIZES, id="rigl-two-of-four"),
+        pytest.param("mest", BLOCKS, TWO, id="mest-blocks"),
+        pytest.param("mest", NARROW, TWO, id="mest-patterns"),
+        pytest.param("shuffled_block", {"sparsity.shuffled_block.size": 4}, SIZES, id="shuffled-blocks"),
+        pytest.param("ast", {}, SIZES, id="ast"),
+        pytest.param("srste", TWO_OF_FOUR, SIZES, id="srste"),
     ],
 )
 def test_every_rank_holds_the_same_masks(
-    worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any]
+    worlds: Callable[[int], World], tmp_path: Path, method: str, structure: dict[str, Any], sizes: tuple[int, ...]
 ) -> None:
     """In float32 and with batch norm too, where rounding and statistics let runs of different world sizes drift apart."""
     values = {
-        "model.name": "cifar_resnet20",
-        "model.kwargs": {"width": 0.25},
+        **SMALL_RESNET,
         "data.limit": 704,
         "train.batch_size": 64,
         "train.epochs": 2,
@@ -227,7 +232,7 @@ def test_every_rank_holds_the_same_masks(
         **each_step(method),
         **structure,
     }
-    runs = on_all_worlds(worlds, tmp_path, values)
+    runs = on_worlds(worlds, sizes, tmp_path, values)
     for ranks in runs:
         assert all(trained.digests == ranks[0].digests for trained in ranks)
         assert all(trained.final == ranks[0].final for trained in ranks)

@@ -16,7 +16,7 @@ import sys
 from typing import Any, NoReturn
 
 _IMPORTED = (
-    "torch", "torch.distributed", "torch.nn.parallel", "timm", "timm.optim", "timm.scheduler", "sklearn.datasets", "tqdm",
+    "torch", "torch.distributed", "torch.nn.parallel", "timm", "timm.optim", "timm.scheduler", "tqdm",
     "dist_sparse.run", "dist_sparse.build", "dist_sparse.config.help", "torch._dynamo", "torch.utils.flop_counter",
     "tests.faults.planted",
 )  # fmt: skip

@@ -4,9 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import linkage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 _CHUNKS = 4  # of the rows, so that of the symmetric matrix of overlaps little more than half is computed
@@ -34,6 +31,10 @@ def cluster_rows(mask: Tensor, clusters: int) -> np.ndarray:
 
     Agglomerative, with complete linkage of the cosine distance between rows; a row without an active entry has cosine 0 to all.
     """
+    from scipy.cluster.hierarchy import linkage  # half a second that no other method needs
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows = len(mask)
     if clusters == 1:
         return np.zeros(rows, dtype=np.int64)
