@@ -160,7 +160,7 @@ class TrackingConfig:
     artifacts: bool = False
     """Upload the final checkpoint and the statistics of the masks (layers.csv) to W&B when the run has finished."""
     tensorboard: bool = False
-    """Write the numbers of metrics.csv for TensorBoard, too, into the run's folder; needs the extra dist_sparse[tensorboard]."""
+    """Write the numbers of metrics.csv for TensorBoard, too (the extra dist_sparse[tensorboard]); into the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
