@@ -9,6 +9,7 @@ The classes are those of the best checkpoint on the run's validation set. Keys o
 that, such as --data.root=DIR or --engine.device=cpu.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,12 +99,17 @@ def _check_overrides(runs: Sequence[Run], overrides: Sequence[str], *, evaluate:
 
 
 def _check_free(output: Path, *, images: bool, overwrite: bool) -> None:
-    """Refuse before the work what would be overwritten."""
+    """Refuse before the work what would be overwritten, or cannot be written."""
     if is_folder(output):
         raise UserError(f"--output={output} is a folder: give the name of a file, such as {output / NAME}")
     for path in (output, images_of(output)) if images else (output,):
         if is_there(path) and not overwrite:
             raise UserError(f"{path} is there already: --overwrite replaces it, --output=FILE writes another")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()  # a folder that is there may still not be one to write to
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

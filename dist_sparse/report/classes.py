@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dist_sparse.evaluate import Opened
 
 _DRAWN = 40
-"""A figure has a bar for each of so many classes; of more it shows how they are spread."""
+"""A figure has a dot for each of so many classes; of more it shows how they are spread."""
 _MATRIX = 20
 """So many classes have a matrix of confusions."""
 _PAIRS, _WORST = 10, 15
@@ -125,7 +125,7 @@ def classes_section(config: Config, checkpoint: Path) -> Section:
 def _pictures(answers: Answers) -> list[Picture]:
     few = len(answers.names) <= _DRAWN
     how = "Top-1 accuracy of each class" if few else "How many classes have which top-1 accuracy"
-    pictures = [Picture(name="classes", alt=how, make=lambda: (_bars if few else _spread)(answers))]
+    pictures = [Picture(name="classes", alt=how, make=lambda: (_dots if few else _spread)(answers))]
     if len(answers.names) <= _MATRIX:
         alt = "Images by their class and the answer"
         pictures.append(Picture(name="confusions", alt=alt, make=lambda: _matrix(answers)))
@@ -147,16 +147,17 @@ def _tables(answers: Answers) -> list[Table]:
     return tables
 
 
-def _bars(answers: Answers) -> "Figure":
+def _dots(answers: Answers) -> "Figure":
     _, accuracy = answers.by_class()
     figure = new_figure()
     axes = figure.add_subplot(title="top-1 by class, %")
-    axes.bar(range(len(accuracy)), 100 * accuracy, color=COLOURS[0])
-    worst = min((value for value in accuracy if value == value), default=0.0)
-    axes.set_ylim(max(0.0, 100 * worst - 10), 100)
+    axes.axhline(100 * answers.top1, color="#59636e", linestyle=":", label="of all images")
+    axes.plot(range(len(accuracy)), 100 * accuracy, "o", color=COLOURS[0])
+    axes.legend(fontsize=9, framealpha=0.8)
     upright = max(map(len, answers.names)) > 2
     axes.set_xticks(range(len(accuracy)), _short(answers.names), rotation=90 if upright else 0, fontsize=8 if upright else 10)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

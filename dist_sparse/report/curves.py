@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Lines = Sequence[tuple[str, Series]]
+_RANGE = 100
+"""A logarithmic axis is for values of which the largest is more than so many times the smallest."""
 _UPDATES, _NAMES = 400, 60
 """A heat map has at most so many columns, each of one update or the last of several, and names of so many layers."""
 
@@ -23,7 +25,7 @@ def training_pictures(history: History) -> list[Picture]:
         accuracy = accuracy[1:]
     return [
         *_picture("accuracy", "accuracy on the validation set, %", _lines(history, accuracy, 100)),
-        *_picture("loss", "loss", _lines(history, loss)),
+        *_picture("loss", "loss", _lines(history, loss), log=True),
         *_picture("learning_rate", "learning rate", _lines(history, [("", "train/lr")])),
     ]
 
@@ -65,23 +67,28 @@ def _lines(history: History, columns: Sequence[tuple[str, str]], factor: float =
     return [(label, points) for label, points in found if points]
 
 
-def _picture(name: str, title: str, lines: Lines, *, marker: str = "", from_zero: bool = False) -> list[Picture]:
-    """One picture, or none of nothing."""
+def _picture(
+    name: str, title: str, lines: Lines, *, marker: str = "", log: bool = False, from_zero: bool = False
+) -> list[Picture]:
+    """One picture, or none of nothing; with a logarithmic axis, if ``log``, where that helps."""
     alt = f"{title} over steps"
-    make = lambda: _plot(title, lines, marker, from_zero=from_zero)  # noqa: E731
+    make = lambda: _plot(title, lines, marker, log=log, from_zero=from_zero)  # noqa: E731
     return [Picture(name=name, alt=alt, make=make)] if lines else []
 
 
-def _plot(title: str, lines: Lines, marker: str, *, from_zero: bool) -> "Figure":
+def _plot(title: str, lines: Lines, marker: str, *, log: bool, from_zero: bool) -> "Figure":
     figure = new_figure()
     axes = figure.add_subplot(title=title, xlabel="step")
     for number, (label, points) in enumerate(lines):
-        steps, values = zip(*points, strict=True)
+        steps, heights = zip(*points, strict=True)
         alone = "o" if len(points) == 1 else marker
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(steps, values, label=plain(label), color=colour, marker=alone, linewidth=1.5, markersize=5)
+        axes.plot(steps, heights, label=plain(label), color=colour, marker=alone, linewidth=1.5, markersize=5)
+    values = [value for _, points in lines for _, value in points]
     if from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(values) or 1)
+    elif log and min(values) > 0 and max(values) > _RANGE * min(values):
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if any(label for label, _ in lines):
@@ -90,6 +97,10 @@ def _plot(title: str, lines: Lines, marker: str, *, from_zero: bool) -> "Figure"
 
 
 def _heat_map(found: LayerMap, title: str) -> "Figure":
+    import numpy as np
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     from dist_sparse.flops import shortened
 
     layers, updates = found.values.shape
@@ -97,11 +108,15 @@ def _heat_map(found: LayerMap, title: str) -> "Figure":
     values, steps = 100 * found.values[:, ::-every][:, ::-1], list(found.steps[::-every])[::-1]
     figure = new_figure(width=1.2 * WIDTH, height=1.0 + min(0.19 * max(layers, 6), 11))
     axes = figure.add_subplot(title=title, xlabel="step of the update")
-    image = axes.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest", vmin=0)
+    least, most = float(np.nanmin(values)), float(np.nanmax(values))
+    norm = LogNorm(least, most) if most > _RANGE / 10 * least > 0 else Normalize(0, most)
+    image = axes.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest", norm=norm)
     ticks = sorted({round(number * (len(steps) - 1) / 5) for number in range(6)})
     axes.set_xticks(ticks, [f"{steps[tick]:,}" for tick in ticks])
     named = range(0, layers, -(-layers // _NAMES))
     names = [plain(shortened(found.layers[number].removesuffix(".weight"), 32)) for number in named]
     axes.set_yticks(named, names, fontsize=8)
-    figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure

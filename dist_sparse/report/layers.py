@@ -71,7 +71,7 @@ def _explored(method: Mapping[str, Any]) -> dict[str, int]:
 def layers_sections(layers: Layers, checkpoint: Path) -> list[Section]:
     """The table of layers, and the FLOPs."""
     which = f"{layers.network} in " if layers.network else ""
-    text = f"{which}{checkpoint.name}, step {layers.step:,}. MMACs are millions of multiply-accumulates of an image's forward pass."
+    text = f"{which}{checkpoint.name}, step {layers.step:,}. MACs are multiply-accumulates of an image's forward pass."
     cost = layers.cost
     share = cost.flops / cost.dense_flops if cost.dense_flops else 1.0
     told = f"A forward pass of one image takes {cost.flops:,.0f} FLOPs, {share:.2%} of the dense network's {cost.dense_flops:,}."
@@ -92,6 +92,7 @@ _FEW = 12
 
 def _table(layers: Layers) -> Table:
     cost, rows = layers.cost, []
+    scale, unit = (1e6, "MMACs") if cost.dense_flops > 1e9 else (1e3, "kMACs")
     for row in cost.rows:
         ever = layers.explored.get(row.name)
         macs = row.macs * row.density
@@ -104,17 +105,17 @@ def _table(layers: Layers) -> Table:
                 f"{row.active:,}",
                 f"{row.weights:,}",
                 words.percent(None if ever is None else ever / row.weights),
-                f"{macs / 1e6:,.2f}",
+                f"{macs / scale:,.1f}",
                 words.percent(2 * macs / cost.flops if cost.flops else None),
             ]
         )
     share = cost.active_parameters / cost.parameters
     total = ["all parameters", "", "", f"{share:.4f}", f"{cost.active_parameters:,}", f"{cost.parameters:,}", ""]
     return Table(
-        head=["layer", "shape", "structure", "density", "active", "weights", "ever active", "MMACs", "of all"],
+        head=["layer", "shape", "structure", "density", "active", "weights", "ever active", unit, f"of all {unit}"],
         rows=rows,
         texts=3,
-        total=[*total, f"{cost.flops / 2e6:,.2f}", words.percent(1.0)],
+        total=[*total, f"{cost.flops / 2 / scale:,.1f}", words.percent(1.0)],
     )
 
 
@@ -132,5 +133,6 @@ def _bars(cost: "Cost") -> "Figure":
     axes.set_yticks(places, [plain(shortened(row.name.removesuffix(".weight"), 32)) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="best", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure

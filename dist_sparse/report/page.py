@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ Part = "str | Table | Facts | Folded | Picture"
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands below it. Text is a paragraph; figures that follow one another stand side by side."""
+    """A heading and what stands below it. Text is a paragraph; figures, or tables, that follow one another stand side by side."""
 
     title: str
     parts: list[Part] = field(default_factory=list)  # pyright: ignore[reportInvalidTypeForm]
@@ -92,13 +93,16 @@ class Page:
 
 def _section(number: int, section: Section) -> str:
     title = f"<h2>{_text(section.title)}</h2>\n" if section.title else ""
-    text, open_figures = "", False
-    for part in section.parts:
-        if _is_picture(part) != open_figures:
-            text += "</div>\n" if open_figures else '<div class="figures">\n'
-            open_figures = not open_figures
-        text += _part(part)
-    return f'<section id="section{number}">\n{title}{text}{"</div>" if open_figures else ""}\n</section>\n'
+    text = ""
+    for kind, parts in itertools.groupby(section.parts, _kind):
+        inner = "".join(map(_part, parts))
+        text += f'<div class="{kind}">\n{inner}</div>\n' if kind else inner
+    return f'<section id="section{number}">\n{title}{text}</section>\n'
+
+
+def _kind(part: object) -> str:
+    """What stands side by side with its like."""
+    return "figures" if _is_picture(part) else "tables" if isinstance(part, Table) else ""
 
 
 def _is_picture(part: object) -> bool:
@@ -124,10 +128,10 @@ def _part(part: Part) -> str:  # pyright: ignore[reportInvalidTypeForm]
 
 
 def _table(table: Table) -> str:
-    head = _row(table.head, table.texts, "th")
+    head = f"<thead>{_row(table.head, table.texts, 'th')}</thead>\n" if any(table.head) else ""
     body = "".join(_row(row, table.texts, "td") for row in table.rows)
     foot = f"<tfoot>{_row(table.total, table.texts, 'td')}</tfoot>\n" if table.total else ""
-    return f'<div class="table"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n{foot}</table></div>\n'
+    return f'<div class="table"><table>\n{head}<tbody>\n{body}</tbody>\n{foot}</table></div>\n'
 
 
 def _row(cells: Sequence[Cell], texts: int, tag: str) -> str:

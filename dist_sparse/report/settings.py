@@ -11,8 +11,8 @@ from dist_sparse.report.page import Folded, Section, Table
 
 _ASIDE = ("name", "output", "resume")
 """Keys that no recipe decides."""
-_DECISIVE = ("sparsity.method", "data.name", "engine.name")
-"""Keys on whose values the defaults of others depend."""
+_DECISIVE = ("sparsity.method", "sparsity.density", "data.name", "engine.name")
+"""Keys on whose values the defaults of others depend, or without which a method has none."""
 
 
 def recipe_of(environment: Mapping[str, Any]) -> str | None:
@@ -56,7 +56,7 @@ def settings_section(config: Config, environment: Mapping[str, Any]) -> Section:
 def _defaults(config: Config) -> dict[str, Any]:
     """What a run gets that sets no other key than those on which defaults depend; those count as set."""
     plain, values = to_flat(Config()), to_flat(config)
-    decisive = {key: values[key] for key in _DECISIVE}
+    decisive = {key: values[key] for key in _DECISIVE if values[key] is not None}
     try:
         derived = to_flat(_resolved(with_values(Config(), decisive)))
     except UserError:  # a method that has to be told more

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from dist_sparse.config.tree import short_names
 from dist_sparse.inputs import is_there
 from dist_sparse.report import words
-from dist_sparse.report.drawing import COLOURS, Picture, new_figure, plain
+from dist_sparse.report.drawing import COLOURS, HEIGHT, Picture, new_figure, plain
 from dist_sparse.report.page import Cell, Facts, Link, Page, Section, Table
 from dist_sparse.report.status import status_of
 from dist_sparse.results.groups import DENSITY, METHOD, Figure, Group, group
@@ -82,7 +82,7 @@ def _picture(groups: Sequence[Group], name: str, figure: str, label: str) -> Pic
 def _plot(groups: Sequence[Group], figure: str, label: str) -> "Drawing":
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    drawing = new_figure()
+    drawing = new_figure(height=HEIGHT + 0.06 * len(groups))
     axes = drawing.add_subplot(xlabel=label, ylabel="last top-1, %", xscale="log")
     drawn = lines([each for each in groups if not _is_dense(each)], figure)
     for number, (name, points) in enumerate(drawn.items()):
@@ -103,7 +103,7 @@ def _plot(groups: Sequence[Group], figure: str, label: str) -> "Drawing":
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, framealpha=0.8)
+    drawing.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return drawing
 
 
@@ -127,15 +127,21 @@ def _settings(groups: Sequence[Group]) -> Table:
     for each in groups:
         total = len(each.runs) + len(each.unfinished)
         count = f"{len(each.runs)} of {total}" if each.unfinished else str(total)
-        rows.append([*map(words.value, each.keys.values()), count, *(_percent(each.figures[name]) for name in FIGURES)])
+        rows.append([*map(words.value, each.keys.values()), count, *_figures(each)])
     return Table(head=[*keys.values(), "n", *_HEADINGS], rows=rows, texts=len(keys))
 
 
-def _percent(figure: Figure | None) -> str:
+def _figures(each: Group) -> list[str]:
+    """Of the densities and FLOPs, which seeds hardly move, the mean alone."""
+    return [_percent(figure, deviation=name.endswith("top1")) for name, figure in each.figures.items()]
+
+
+def _percent(figure: Figure | None, *, deviation: bool = True) -> str:
     if figure is None:
         return words.NONE
-    spread = "" if figure.deviation is None else f" ± {100 * figure.deviation:.2f}"
-    return f"{100 * figure.mean:.2f}{spread} %"
+    if deviation and figure.deviation is not None:
+        return f"{100 * figure.mean:.2f} ± {100 * figure.deviation:.2f}%"
+    return f"{figure.mean:.2%}"
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:

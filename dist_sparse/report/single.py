@@ -81,7 +81,7 @@ def _facts(run: Run, config: Config, history: History) -> Facts:
             ("inference FLOPs", words.percent(run.figure("inference_flops_relative")), "of the dense network's"),
             ("training FLOPs", words.percent(run.figure("train_flops_relative")), "of dense training's"),
             ("steps", words.count(steps if run.summary else history.step), _progress(config, history)),
-            ("wall time", words.duration(seconds), ""),
+            ("wall time", words.duration(seconds), "" if run.summary else "known at the end"),
         ]
     )
 
@@ -137,7 +137,7 @@ def _speed(run: Run, history: History) -> Section:
     ]
     kinds = run.summary.get("state_bytes")
     for kind, number in kinds.items() if isinstance(kinds, dict) else ():
-        if isinstance(number, int):
+        if isinstance(number, int) and number:
             rows.append([f"state in memory: {kind}", words.size(number)])
     table = Table(head=["", "measured"], rows=rows)
     return Section(title="Throughput, memory and time", parts=[*speed_pictures(history), table])

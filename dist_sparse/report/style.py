@@ -12,10 +12,10 @@ header p { margin: .15rem 0; color: #59636e; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .75rem; }
 a { color: #0b5cad; text-decoration: none; }
 a:hover { text-decoration: underline; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 dl div { padding: .6rem .8rem; border: 1px solid #d8dee4; border-radius: .4rem; background: #f6f8fa; }
 dt { color: #59636e; font-size: .85rem; }
-dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 dd small { display: block; color: #59636e; font-size: .8rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; margin: 1rem 0; }
 figure { margin: 0; overflow-x: auto; }
@@ -26,7 +26,9 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e6eaef; text-align: left; vertical-align: top; }
 th { border-bottom: 1px solid #8c959f; color: #59636e; font-weight: 600; vertical-align: bottom; }
 td.number, th.number { text-align: right; padding: .3rem 0 .3rem .75rem; white-space: nowrap; }
-th.number { white-space: normal; }
+th, .table a { white-space: nowrap; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.tables > .table { max-width: 100%; }
 tbody tr:hover { background: #f6f8fa; }
 tfoot td { border-top: 1px solid #8c959f; font-weight: 600; }
 summary { cursor: pointer; margin: .75rem 0; color: #0b5cad; }
