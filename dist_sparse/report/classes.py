@@ -101,7 +101,7 @@ def _predict(it: "Opened") -> "tuple[np.ndarray, np.ndarray]":
 
 
 def _names(data: Mapping[str, Any], classes: int) -> list[str]:
-    names = list(data.get("class_names") or ())
+    names = [str(name) for name in data.get("class_names") or ()]
     return names if len(names) == classes else [str(number) for number in range(classes)]
 
 

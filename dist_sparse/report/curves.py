@@ -32,7 +32,9 @@ def training_pictures(history: History) -> list[Picture]:
 
 def mask_pictures(history: History) -> list[Picture]:
     """Density, the share of weights that was ever active, and what each update has changed; by layer, too."""
-    subnets = [(name.removeprefix("sparsity/").removesuffix("_density"), name) for name in history.columns("sparsity", "_density")]
+    subnets = [
+        (name.removeprefix("sparsity/").removesuffix("_density"), name) for name in history.columns("sparsity", "_density")
+    ]
     density = [("density", "sparsity/density"), ("ever active", "sparsity/exploration"), *subnets]
     changed = _lines(history, [("", "sparsity/changed")], 100)
     pictures = [

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,8 @@ class Picture:
     def _file(self, format: str, metadata: dict[str, None]) -> bytes:
         from matplotlib import rc_context
 
-        file, own = io.BytesIO(), {"svg.hashsalt": self.name, "font.size": 10, "axes.titlesize": 11, "svg.fonttype": "path"}
+        file = io.BytesIO()
+        own: Any = {"svg.hashsalt": self.name, "font.size": 10, "axes.titlesize": 11, "svg.fonttype": "path"}
         with rc_context(own), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # the tables have such names, too
             figure = self.make()

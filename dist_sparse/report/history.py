@@ -58,7 +58,7 @@ class History:
         return [name for name in names if name.startswith(f"{beginning}/subnet") and name.endswith(ending)]
 
     def layer_map(self, column: str) -> LayerMap | None:
-        """``density`` or ``changed`` by layer and update; of several sub-nets, of the sparsest. None if there were no updates."""
+        """``density`` or ``changed`` by layer and update; of several sub-nets, of the sparsest. None without updates."""
         import numpy as np
 
         rows = [(*_split(row.get("layer", "")), int(row["step"]), _number(row.get(column, ""))) for row in self.layers]

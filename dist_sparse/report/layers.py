@@ -74,7 +74,9 @@ def layers_sections(layers: Layers, checkpoint: Path) -> list[Section]:
     text = f"{which}{checkpoint.name}, step {layers.step:,}. MACs are multiply-accumulates of an image's forward pass."
     cost = layers.cost
     share = cost.flops / cost.dense_flops if cost.dense_flops else 1.0
-    told = f"A forward pass of one image takes {cost.flops:,.0f} FLOPs, {share:.2%} of the dense network's {cost.dense_flops:,}."
+    told = (
+        f"A forward pass of one image takes {cost.flops:,.0f} FLOPs, {share:.2%} of the dense network's {cost.dense_flops:,}."
+    )
     rows = sorted(cost.rows, key=lambda row: -row.macs)
     if len(rows) > _BARS:
         told += f" The figure shows the {_BARS} layers that take the most, of {len(rows)}."

@@ -57,7 +57,7 @@ Part = "str | Table | Facts | Folded | Picture"
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands below it. Text is a paragraph; figures, or tables, that follow one another stand side by side."""
+    """A heading and what stands below it. Text is a paragraph; figures or tables in a row stand side by side."""
 
     title: str
     parts: list[Part] = field(default_factory=list)  # pyright: ignore[reportInvalidTypeForm]
@@ -79,10 +79,13 @@ class Page:
 
     def html(self) -> str:
         """The file's text."""
-        head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>'
+        viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        head = f'<meta charset="utf-8">\n{viewport}\n<style>{STYLE}</style>'
         lines = "".join(f"<p>{_text(line)}</p>\n" for line in self.lines)
         contents = "".join(
-            f'<a href="#section{number}">{_text(each.title)}</a>\n' for number, each in enumerate(self.sections, 1) if each.title
+            f'<a href="#section{number}">{_text(each.title)}</a>\n'
+            for number, each in enumerate(self.sections, 1)
+            if each.title
         )
         body = "".join(_section(number, each) for number, each in enumerate(self.sections, 1))
         return (

@@ -42,7 +42,10 @@ def settings_section(config: Config, environment: Mapping[str, Any]) -> Section:
             own = {key for key, value in values.items() if key not in _ASIDE and value != given[key]}
             rows = [[key, words.value(values[key]), words.value(given[key])] for key in values if key in own]
             if rows:
-                parts += [f"Differs from its recipe, {recipe}, in:", Table(head=["key", "this run", "recipe"], rows=rows, texts=3)]
+                parts += [
+                    f"Differs from its recipe, {recipe}, in:",
+                    Table(head=["key", "this run", "recipe"], rows=rows, texts=3),
+                ]
             else:
                 parts.append(f"As its recipe, {recipe}, says.")
     changed = [key for key, value in values.items() if key not in _ASIDE and value != defaults[key]]
@@ -77,7 +80,10 @@ def environment_section(environment: Mapping[str, Any]) -> Section:
         ["command", words.value(environment.get("command"))],
         ["host", words.value(environment.get("host"))],
         ["system", words.value(environment.get("system"))],
-        ["devices", ", ".join(map(words.value, devices)) if isinstance(devices := environment.get("devices"), list) else words.NONE],
+        [
+            "devices",
+            ", ".join(map(words.value, devices)) if isinstance(devices := environment.get("devices"), list) else words.NONE,
+        ],
         ["Python", words.value(environment.get("python"))],
         *([str(name), words.value(version)] for name, version in (packages.items() if isinstance(packages, dict) else ())),
     ]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DENSE = "dense"
 """The method whose runs are drawn as a line across."""
 _HEADINGS = ("last top-1", "best top-1", "density reached", "inference FLOPs", "training FLOPs")
+_OF_RUNS = ("last_top1", "best_top1", "density", "train_flops_relative")
+"""What the table of runs has room for."""
 
 
 def page_of_runs(runs: Sequence[Run], place: Path) -> Page:
@@ -35,8 +37,8 @@ def page_of_runs(runs: Sequence[Run], place: Path) -> Page:
         _picture(groups, "training_flops", "train_flops_relative", "FLOPs of training, % of dense training"),
     ]
     told = (
-        "Last top-1 on the validation set: the mean over seeds, with the sample standard deviation. A line joins runs that differ "
-        "in nothing but density and seed; the dense network's is drawn across."
+        "Last top-1 on the validation set: the mean over seeds, with the sample standard deviation. A line joins runs that "
+        "differ in nothing but density and seed; the dense network's is drawn across."
     )
     return Page(
         title=f"{len(runs)} runs",
@@ -87,12 +89,20 @@ def _plot(groups: Sequence[Group], figure: str, label: str) -> "Drawing":
     drawn = lines([each for each in groups if not _is_dense(each)], figure)
     for number, (name, points) in enumerate(drawn.items()):
         places, top1, deviations = zip(*points, strict=True)
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": "-" if number < len(COLOURS) else "--"}
-        spread = _apart(number, len(drawn))
+        apart = _apart(number, len(drawn)) if figure == "density" else 1.0
         axes.errorbar(
-            [100 * place * spread for place in places], top1, yerr=deviations, label=plain(name), marker="o", capsize=3,
-            elinewidth=1, markersize=5, linewidth=1.5, **style,
-        )  # fmt: skip
+            [100 * place * apart for place in places],
+            top1,
+            yerr=deviations,
+            label=plain(name),
+            color=COLOURS[number % len(COLOURS)],
+            linestyle="-" if number < len(COLOURS) else "--",
+            marker="o",
+            markersize=5,
+            capsize=3,
+            elinewidth=1,
+            linewidth=1.5,
+        )
     for name, points in lines([each for each in groups if _is_dense(each)], figure).items():
         for _, top1, deviation in points:
             axes.axhline(top1, color="#59636e", linestyle=":", label=plain(name))
@@ -103,7 +113,7 @@ def _plot(groups: Sequence[Group], figure: str, label: str) -> "Drawing":
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    drawing.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    drawing.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return drawing
 
 
@@ -159,10 +169,11 @@ def _runs(groups: Sequence[Group], place: Path) -> Table:
     for each in groups:
         for run in sorted([*each.runs, *each.unfinished], key=lambda run: (run.values["seed"], str(run.path))):
             told = [words.value(each.keys[key]) for key in (METHOD, DENSITY, *keys)]
-            figures = [words.percent(run.figure(name)) for name in FIGURES]
+            figures = [words.percent(run.figure(name)) for name in _OF_RUNS]
             state = status_of(run).word if run.problem else "finished"
             rows.append([_link(run, place), state, *told, str(run.values["seed"]), *figures, _time(run)])
-    head = ["run", "state", *short.values(), "seed", *_HEADINGS, "wall time"]
+    named = dict(zip(FIGURES, _HEADINGS, strict=True))
+    head = ["run", "state", *short.values(), "seed", *(named[name] for name in _OF_RUNS), "wall time"]
     return Table(head=head, rows=rows, texts=2 + len(short))
 
 

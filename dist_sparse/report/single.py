@@ -100,7 +100,9 @@ def _masks(config: Config, history: History) -> Section:
         return Section(title="Masks", parts=["The network is dense: it has no masks."])
     parts: list[Any] = list(mask_pictures(history))
     if history.layer_map("density") is None:
-        parts.append("No mask update has been logged, so there are no figures by layer over time; the table below has the last.")
+        parts.append(
+            "No mask update has been logged, so there are no figures by layer over time; the table below has the last."
+        )
     return Section(title="Masks", parts=parts)
 
 

@@ -100,7 +100,10 @@ def test_figures_are_those_of_the_files(finished: Path) -> None:
     assert page.facts["training FLOPs"][0] == f"{summary['train_flops_relative']:.2%}"
     assert page.facts["steps"] == (str(summary["steps"]), "epoch 4 of 4")
     measured = {row[""]: row["measured"] for row in page.table("", "measured")}
-    assert measured["peak memory of the first rank"] == f"{max(value for _, value in column(finished, 'memory/peak_bytes')) / 1e6:.3g} MB"
+    assert (
+        measured["peak memory of the first rank"]
+        == f"{max(value for _, value in column(finished, 'memory/peak_bytes')) / 1e6:.3g} MB"
+    )
     assert measured["wall time"] == f"{summary['wall_seconds']:.1f} s"
 
 
@@ -275,7 +278,16 @@ def test_images(run: Path, tmp_path: Path) -> None:
     files = {path.stem: path for path in (tmp_path / "made" / "page_images").iterdir()}
     assert outcome.out.splitlines() == [str(output), f"{output.with_name('page_images')}: {len(files)} figures"]
     assert len(files) == len(read_page(output).sources)
-    assert {"accuracy", "loss", "learning_rate", "density", "changed_by_layer", "flops", "classes", "throughput"} <= files.keys()
+    assert {
+        "accuracy",
+        "loss",
+        "learning_rate",
+        "density",
+        "changed_by_layer",
+        "flops",
+        "classes",
+        "throughput",
+    } <= files.keys()
     assert all(path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG") for path in files.values())
     assert not (run / "report.html").exists()
     output.unlink()
