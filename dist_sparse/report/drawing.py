@@ -13,6 +13,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """To be told apart by everyone (Okabe and Ito's)."""
 WIDTH, HEIGHT = 5.6, 3.4
 """Of a usual figure in inches."""
+_DPI = 110
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Picture:
         with rc_context(own), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # the tables have such names, too
             figure = self.make()
-            figure.savefig(file, format=format, dpi=120, metadata=metadata)
+            options: Any = {"pil_kwargs": {"optimize": True}} if format == "png" else {}
+            figure.savefig(file, format=format, dpi=_DPI, metadata=metadata, **options)
         return file.getvalue()
 
 
