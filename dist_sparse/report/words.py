@@ -11,7 +11,9 @@ def percent(share: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    return NONE if number is None else f"{number:,.0f}"
+    if number is None:
+        return NONE
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2g}"
 
 
 def duration(seconds: float | None) -> str:
