@@ -18,6 +18,8 @@ from dist_sparse.report.status import status_of
 from dist_sparse.results.runs import Run
 from dist_sparse.run_folder import RunFolder
 
+_LATER = "known at the end"
+
 
 def page_of_run(run: Run, overrides: Sequence[str] = (), *, evaluate: bool = True) -> Page:
     """The report of a run as its folder is now.
@@ -78,10 +80,18 @@ def _facts(run: Run, config: Config, history: History) -> Facts:
             ("last top-1", words.percent(last), f"at step {history.series(column)[-1][0]:,}" if history.series(column) else ""),
             ("density", words.percent(density), _note("mean", history.last("sparsity/mean_density"))),
             ("ever active", words.percent(history.last("sparsity/exploration")), "of the masked layers' weights"),
-            ("inference FLOPs", words.percent(run.figure("inference_flops_relative")), "of the dense network's"),
-            ("training FLOPs", words.percent(run.figure("train_flops_relative")), "of dense training's"),
+            (
+                "inference FLOPs",
+                words.percent(run.figure("inference_flops_relative")),
+                "of the dense network's" if run.summary else _LATER,
+            ),
+            (
+                "training FLOPs",
+                words.percent(run.figure("train_flops_relative")),
+                "of dense training's" if run.summary else _LATER,
+            ),
             ("steps", words.count(steps if run.summary else history.step), _progress(config, history)),
-            ("wall time", words.duration(seconds), "" if run.summary else "known at the end"),
+            ("wall time", words.duration(seconds), "" if run.summary else _LATER),
         ]
     )
 
@@ -108,20 +118,24 @@ def _masks(config: Config, history: History) -> Section:
 
 def _layers(run: Run, config: Config) -> list[Section]:
     try:
-        checkpoint = RunFolder(path=run.path).checkpoint("last")
+        checkpoint = _checkpoint(RunFolder(path=run.path), "last", "best")
         return layers_sections(read_layers(config, checkpoint), checkpoint)
     except UserError as error:
         return [Section(title="Layers", parts=[f"Left out, as are FLOPs by layer: {error}."])]
 
 
+def _checkpoint(folder: RunFolder, which: str, otherwise: str) -> Path:
+    """One of the two; early in a run there may be only the other."""
+    try:
+        return folder.checkpoint(which)
+    except UserError:
+        return folder.checkpoint(otherwise)
+
+
 def _classes(run: Run, overrides: Sequence[str]) -> Section:
     folder = RunFolder(path=run.path)
     try:
-        config = folder.config(overrides)
-        try:
-            checkpoint = folder.checkpoint("best")
-        except UserError:
-            checkpoint = folder.checkpoint("last")
+        config, checkpoint = folder.config(overrides), _checkpoint(folder, "best", "last")
     except UserError as error:
         return Section(title="Classes", parts=[f"Left out: {error}."])
     return classes_section(config, checkpoint)

@@ -229,10 +229,16 @@ def test_a_run_that_has_only_begun_says_what_there_is_not_yet(run: Path) -> None
     assert "Nothing has been logged yet." in page.paragraphs
     absent = [line for line in page.paragraphs if line.startswith("Left out")]
     assert absent == [
-        f"Left out, as are FLOPs by layer: {run / 'checkpoints'} holds no last checkpoint.",
+        f"Left out, as are FLOPs by layer: {run / 'checkpoints'} holds no best checkpoint.",
         f"Left out: {run / 'checkpoints'} holds no last checkpoint.",
     ]
     assert page.facts["best top-1"] == ("–", "")
+
+
+def test_the_best_checkpoint_may_be_the_only_one_yet(run: Path) -> None:
+    for path in (run / "checkpoints").glob("step_*.pt"):
+        path.unlink()
+    assert any(text.startswith("best.pt, step ") for text in page_of(run).paragraphs)
 
 
 def test_a_broken_checkpoint_is_one_line_in_the_report(run: Path) -> None:
