@@ -56,6 +56,7 @@ from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.starting import start_from
 from dist_sparse.tracking import build_tracker
 from dist_sparse.tracking.columns import columns_of
+from dist_sparse.tracking.tensorboard import check_tensorboard
 from dist_sparse.trainer import Trainer
 
 
@@ -183,6 +184,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     check_average(config)
     check_engine(config, ranks.world_size)
     check_installed(config)
+    check_tensorboard(config.tracking)
     keeps = try_optimizer(config, ranks.device)
     check_pieces(config)
     check_storage(config)

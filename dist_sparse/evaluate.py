@@ -7,9 +7,10 @@ where it has them. Keys of the run's configuration can be set anew, such as ``--
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dist_sparse.arguments import Parser
 from dist_sparse.command import given_words, is_first_process, speaking_once
@@ -19,6 +20,13 @@ from dist_sparse.inputs import expand
 from dist_sparse.leaving import importing, leave
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dist_sparse.data.batch import Data
+    from dist_sparse.engines.precision import Precision
+    from dist_sparse.execution.execution import Execution
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,17 +52,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(config: Config, path: Path) -> list[str]:
-    """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print. Collective."""
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A checkpoint's ``state``, the data set that it was trained on, and its model, whose weights are still to come."""
+
+    state: dict[str, Any]
+    data: "Data"
+    precision: "Precision"
+    model: "nn.Module"
+    execution: "Execution"
+
+
+@contextlib.contextmanager
+def opened(config: Config, path: Path) -> Iterator[Opened]:
+    """The checkpoint at ``path``, to be evaluated on the validation set of ``config`` within the context. Collective.
+
+    Raises:
+        UserError: it cannot be read, or does not go with the data set or the model of ``config``.
+    """
     with importing():
         from dist_sparse import distributed
         from dist_sparse.build import load_data, load_model, load_precision
         from dist_sparse.checkpoint_content import check_networks
         from dist_sparse.data.identity import check_classes
         from dist_sparse.executing import execution_to_evaluate
-        from dist_sparse.networks import networks_of
-        from dist_sparse.stored import load_weights, read_checkpoint, step_of
-        from dist_sparse.validation import validate
+        from dist_sparse.stored import read_checkpoint
 
     ranks = distributed.start(config.engine)
     closing = contextlib.ExitStack()
@@ -66,23 +88,36 @@ def evaluate(config: Config, path: Path) -> list[str]:
             check_classes(state["data"], dataclasses.asdict(data.info))
             model = load_model(config, data.info, precision)
         execution = execution_to_evaluate(config, model, state, precision=precision, info=data.info)
-        image = (data.info.channels, data.info.image_size, data.info.image_size)
-        lines, costs = [f"checkpoint        {path} (step {step_of(state, path)})"], []
-        for averaged in (False, True) if state.get("state_dict_ema") is not None else (False,):
-            for network in networks_of(state, averaged=averaged):
-                with distributed.agreeing_on_errors():
-                    load_weights(model, network.weights, path)
-                execution.use_packed(network.masks)
-                scores = validate(model, data.val, precision)
-                label = "averaged weights" if averaged else network.label or "weights"
-                lines.append(f"{label:<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}")
-                costs = _costs(model, image, network.active, config)
-                if network.label:
-                    lines, costs = [*lines, *(f"  {line}" for line in costs)], []
-        return [*lines, *costs]
+        yield Opened(state=state, data=data, precision=precision, model=model, execution=execution)
     finally:
         closing.close()
         distributed.stop()
+
+
+def evaluate(config: Config, path: Path) -> list[str]:
+    """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print. Collective."""
+    with importing():
+        from dist_sparse import distributed
+        from dist_sparse.networks import networks_of
+        from dist_sparse.stored import load_weights, step_of
+        from dist_sparse.validation import validate
+
+    with opened(config, path) as it:
+        info = it.data.info
+        image = (info.channels, info.image_size, info.image_size)
+        lines, costs = [f"checkpoint        {path} (step {step_of(it.state, path)})"], []
+        for averaged in (False, True) if it.state.get("state_dict_ema") is not None else (False,):
+            for network in networks_of(it.state, averaged=averaged):
+                with distributed.agreeing_on_errors():
+                    load_weights(it.model, network.weights, path)
+                it.execution.use_packed(network.masks)
+                scores = validate(it.model, it.data.val, it.precision)
+                label = "averaged weights" if averaged else network.label or "weights"
+                lines.append(f"{label:<18}top-1 {scores['top1']:.2%}  top-5 {scores['top5']:.2%}  loss {scores['loss']:.4f}")
+                costs = _costs(it.model, image, network.active, config)
+                if network.label:
+                    lines, costs = [*lines, *(f"  {line}" for line in costs)], []
+        return [*lines, *costs]
 
 
 def _costs(model: Any, image: tuple[int, int, int], active: dict[str, int], config: Config) -> list[str]:

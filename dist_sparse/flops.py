@@ -143,7 +143,7 @@ def layer_table(rows: Sequence[LayerRow], total_parameters: int) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     name_width = min(widths[0], (_WIDER if known else _WIDTH) - sum(widths[1:]) - 2 * len(widths[1:]))
     template = f"{{:<{name_width}}}" + "".join(f"  {{:{_ALIGNED[i]}{width}}}" for i, width in enumerate(widths) if i)
-    header, *lines = [template.format(_shortened(name, name_width), *others) for name, *others in cells]
+    header, *lines = [template.format(shortened(name, name_width), *others) for name, *others in cells]
     rule = "-" * len(header)
     active = total_parameters - sum(row.weights - row.active for row in rows)
     dense, sparse = 2 * sum(row.macs for row in rows), round(2 * sum(row.macs * row.density for row in rows))
@@ -151,7 +151,7 @@ def layer_table(rows: Sequence[LayerRow], total_parameters: int) -> str:
     return "\n".join([header, rule, *lines, rule, *totals])
 
 
-def _shortened(name: str, width: int) -> str:
+def shortened(name: str, width: int) -> str:
     """A name that is too long loses its middle."""
     if len(name) <= width:
         return name

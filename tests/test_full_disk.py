@@ -13,6 +13,7 @@ from dist_sparse.data.pack import main as pack
 from dist_sparse.export_subnet import main as export
 from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as probe
+from dist_sparse.report.__main__ import main as report
 from dist_sparse.results.__main__ import main as results
 from tests.command import ROOT, here, start, train_here, words
 from tests.full_disk import small_disk
@@ -75,6 +76,7 @@ def test_other_commands_end_with_one_line(tmp_path: Path) -> None:
             (export, [str(disk / "run")]),
             (probe, [str(disk / "run"), "--probe=prune_uniform", "--rate=0.5"]),
             (probe, [str(disk / "run"), "--probe=prune_uniform", "--rate=0.5", "--recovery-epochs=0"]),
+            (report, [str(disk / "run"), "--no-evaluate"]),
             (results, [str(disk / "run"), f"--csv={disk / 'table.csv'}"]),
             (results, [str(disk / "run"), f"--plot={disk / 'plot.png'}"]),
             (grid, ["make", f"--config={ROOT}/configs/digits/rigl.yaml", "--seed=1,2", f"--output={disk / 'grid.txt'}"]),

@@ -18,6 +18,7 @@ from dist_sparse.evaluate import main as evaluate
 from dist_sparse.export_subnet import main as export
 from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as plasticity
+from dist_sparse.report.__main__ import main as report
 from dist_sparse.results.__main__ import main as results
 from dist_sparse.results.runs import find_runs
 from dist_sparse.run_folder import RunFolder, choose
@@ -77,6 +78,8 @@ def test_arguments_in_the_home_folder(home: Path) -> None:
     assert here(results, ["~/runs", "--grid=~/grid.txt", "--csv=~/table.csv", "--plot=~/plot.svg"]).code == 0
     assert (home / "table.csv").is_file()
     assert (home / "plot.svg").is_file()
+    assert here(report, ["~/runs", "--no-evaluate", "--output=~/report.html"]).code == 0
+    assert (home / "report.html").is_file()
     assert here(grid, ["count", "~/grid.txt"]).out == "1\n"
     assert f"--output={home}/x/run\n" in here(grid, ["show", "~/grid.txt", "1", "--into=~/x"]).out
     assert here(grid, ["make", "seed=1,2", "sparsity.density=0.1", "--output=~/new.txt"]).code == 0
@@ -93,6 +96,7 @@ LINES: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
     (export, ["RUN", "--checkpoint={}"]),
     (plasticity, ["{}"]),
     (plasticity, ["RUN", "--checkpoint={}"]),
+    (report, ["{}"]),
     (results, ["{}"]),
     (results, ["RUN", "--grid={}"]),
     (grid, ["count", "{}"]),
@@ -106,6 +110,22 @@ def test_whatever_lies_there(home: Path, main: Callable[[Sequence[str]], int], l
     with hostile.places(home / "elsewhere") as places:
         for path in places.values():
             assert str(path)[:200] in refusal(main, *(word.replace("RUN", str(run)).format(path) for word in line))
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "long", "below a file", "locked"])
+def test_a_report_that_cannot_be_written(home: Path, what: str) -> None:
+    run = write_run(home / "run", json.dumps(FINISHED))
+    file = home / ("x" * 300 if what == "long" else "config/x" if what == "below a file" else "x")
+    if what == "folder":
+        file.mkdir()
+    elif what == "pipe":
+        os.mkfifo(file)
+    elif what == "below a file":
+        (home / "config").touch()
+    with unprivileged(home, mode=0o555) if what == "locked" else nullcontext():
+        line = refusal(report, run, "--no-evaluate", "--overwrite", f"--output={file}")
+    assert line.startswith(f"--output={file} ")
+    assert what != "pipe" or file.is_fifo()
 
 
 @pytest.mark.parametrize("option", ["--csv={}.csv", "--plot={}.svg"])
@@ -130,7 +150,7 @@ def test_a_table_that_cannot_be_written(home: Path, option: str, what: str) -> N
 
 
 def test_words_that_no_terminal_gives(home: Path) -> None:
-    for main in (evaluate, export, plasticity, results, grid):
+    for main in (evaluate, export, plasticity, report, results, grid):
         for word in ("\udcff", "a\0b", "a\nb"):
             assert " is not understood: should be UTF-8 text on one line" in refusal(main, word)
         assert "; --help tells what is accepted" in refusal(main)

@@ -159,6 +159,8 @@ class TrackingConfig:
     """W&B tags beside method, data set, model, density and Slurm array."""
     artifacts: bool = False
     """Upload the final checkpoint and the statistics of the masks (layers.csv) to W&B when the run has finished."""
+    tensorboard: bool = False
+    """Write the numbers of metrics.csv for TensorBoard, too (the extra dist_sparse[tensorboard]); into the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

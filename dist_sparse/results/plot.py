@@ -8,21 +8,21 @@ from dist_sparse.results.groups import DENSITY, METHOD, Group
 from dist_sparse.results.table import shown
 
 Point = tuple[float, float, float]
-"""Density reached, mean of the last top-1, its deviation (NaN without one); the accuracies in percent."""
+"""Density reached (or another figure), mean of the last top-1, its deviation (NaN without one); the accuracies in percent."""
 
 
-def lines(groups: Sequence[Group]) -> dict[str, list[Point]]:
-    """The points of each line by its label, rising in density: groups that differ in nothing but the density asked for."""
+def lines(groups: Sequence[Group], over: str = "density") -> dict[str, list[Point]]:
+    """The points of each line by its label, rising in a figure: groups that differ in nothing but the density asked for."""
     found: dict[str, list[Point]] = {}
     for group in groups:
-        top1, density = group.figures["last_top1"], group.figures["density"]
-        if top1 is None or density is None:
+        top1, place = group.figures["last_top1"], group.figures[over]
+        if top1 is None or place is None:
             continue
         short = short_names(group.keys)
         others = [f"{short[key]} {shown(value)}" for key, value in group.keys.items() if key not in (METHOD, DENSITY)]
         label = ", ".join([shown(group.keys[METHOD]), *others])
         deviation = float("nan") if top1.deviation is None else 100 * top1.deviation
-        found.setdefault(label, []).append((density.mean, 100 * top1.mean, deviation))
+        found.setdefault(label, []).append((place.mean, 100 * top1.mean, deviation))
     return {label: sorted(points) for label, points in found.items()}
 
 

@@ -92,6 +92,15 @@ def read_rows(path: Path, columns: Sequence[str], last_step: int, saved: Mapping
     return [{name: text for name, text in row.items() if name in columns} for row in kept]
 
 
+def whole_rows(path: Path) -> Rows:
+    """The rows of a table that are whole, which a run may be writing meanwhile; none if it is not there.
+
+    Raises:
+        UserError: something that cannot be read lies in its place.
+    """
+    return _whole(*_lines(_content(path) or b""), None)
+
+
 def intact(path: Path, saved: Mapping[str, Any]) -> bool:
     """Whether a file begins with the table that a checkpoint has ``saved``."""
     kept = _Saved.of(saved)

@@ -70,6 +70,12 @@ class Table:
         """For a table of one row a step: add values to the step's row, which begins empty."""
         self.write(step, [{**self._block[0], **row} if step == self._step and self._block else row])
 
+    def row(self, step: int | None) -> Row:
+        """The cells of a table's last row that are not empty, if it is the row of this step."""
+        if step != self._step or not self._block:
+            return {}
+        return {name: value for name, value in self._block[0].items() if name != "step" and value != ""}
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the table."""
         return self._record.state_dict(self._text(self._block))

@@ -1,4 +1,4 @@
-"""One place to log to: the run's CSV files, W&B and the screen, from the first rank only."""
+"""One place to log to: the run's CSV files, W&B, TensorBoard and the screen, from the first rank only."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 from dist_sparse.config import Config
 from dist_sparse.tracking.console import Console
 from dist_sparse.tracking.table import Table, Value
+from dist_sparse.tracking.tensorboard import TensorBoardLog
 from dist_sparse.tracking.wandb_run import WandbRun
 
 
@@ -46,12 +47,21 @@ class Tracker:
 
 
 class FirstRankTracker(Tracker):
-    """Writes ``metrics.csv`` and ``layers.csv`` in the run's folder, to W&B and to the screen."""
+    """Writes ``metrics.csv`` and ``layers.csv`` in the run's folder, to W&B, the screen and, if asked, TensorBoard."""
 
-    def __init__(self, *, metrics: Table, layers: Table, wandb_run: WandbRun, console: Console, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: Table,
+        layers: Table,
+        wandb_run: WandbRun,
+        console: Console,
+        steps_per_epoch: int,
+        tensorboard: TensorBoardLog | None = None,
+    ) -> None:
         super().__init__()
         self._metrics, self._layers, self._wandb, self._console = metrics, layers, wandb_run, console
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._tensorboard = steps_per_epoch, tensorboard
         self._step, self._new, self._new_layers = -1, {}, {}
 
     _new: dict[str, Value]
@@ -67,11 +77,16 @@ class FirstRankTracker(Tracker):
     def advance(self, step: int) -> None:
         self._show_row()
         self._console.advance(step)
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         self._move_to(step)
         self._new |= values
-        self._metrics.merge(step, {"epoch": step / self._steps_per_epoch, **values})
+        row = {"epoch": step / self._steps_per_epoch, **values}
+        self._metrics.merge(step, row)
+        if self._tensorboard is not None:
+            self._tensorboard.log(step, row)
 
     def log_layers(self, step: int, *, densities: Mapping[str, float], changed: Mapping[str, float]) -> None:
         self._move_to(step)
@@ -85,6 +100,8 @@ class FirstRankTracker(Tracker):
         self._show_row()
         self._console.close()
         self._wandb.finish(exit_code, summary, preempted=preempted)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         self._metrics.close()
         self._layers.close()
 
@@ -124,10 +141,13 @@ def build_tracker(
     if rank != 0:
         return Tracker(wandb_id)
     folder.mkdir(parents=True, exist_ok=True)
+    metrics = Table(folder / "metrics.csv", ("step", "epoch", *columns), resume_step, tables.get("metrics.csv"))
+    tensorboard = TensorBoardLog(folder, resume_step, metrics.row(resume_step)) if config.tracking.tensorboard else None
     return FirstRankTracker(
-        metrics=Table(folder / "metrics.csv", ("step", "epoch", *columns), resume_step, tables.get("metrics.csv")),
+        metrics=metrics,
         layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step, tables.get("layers.csv")),
         wandb_run=WandbRun(config, folder, wandb_id),
         console=Console(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start_step=resume_step or 0),
         steps_per_epoch=steps_per_epoch,
+        tensorboard=tensorboard,
     )

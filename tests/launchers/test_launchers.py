@@ -90,6 +90,25 @@ def test_a_mistake_is_one_line(script: str, words: list[str], message: str) -> N
     assert (result.returncode, result.stdout, result.stderr) == (1, "", f"error: {message}\n")
 
 
+def test_the_quickstart_ends_by_naming_the_report_of_its_run(clone: Path) -> None:
+    older = clone / "runs" / "older" / "summary.json"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    os.utime(older, (0, 0))
+    small = ["--train.epochs=3", "--train.batch_size=128", "--model.kwargs={width: 0.25}", "--tracking.wandb=disabled"]
+    said = run("quickstart", *small, root=clone)
+    assert said.returncode == 0, said.stderr
+    (made,) = (path for path in (clone / "runs").iterdir() if path.name != "older")
+    report = "For a report to look at: .venv/bin/python -m dist_sparse.report"
+    assert said.stderr.splitlines()[-1] == f"{report} runs/{made.name}"
+    made.rename(clone / "runs" / "a run")
+    (clone / ".venv/bin/torchrun").unlink()
+    (clone / ".venv/bin/torchrun").symlink_to("/bin/true")  # as where the run is finished, and nothing is left to do
+    for words in (["--output", "runs/a run"], ["--output=runs/a run"]):
+        assert run("quickstart", *words, root=clone).stderr.splitlines()[-1] == rf"{report} runs/a\ run"
+    assert "dist_sparse.report" not in run("quickstart", "--help", root=clone).stderr
+
+
 def test_gpus_of_the_node_are_its_ranks(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: a GPU'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)

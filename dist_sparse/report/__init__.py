@@ -1,0 +1,1 @@
+"""A report of one run or of many: a single HTML file with its figures inside, to look at and to hand on."""
