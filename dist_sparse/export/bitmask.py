@@ -1,6 +1,6 @@
 """Sparse weights as bits and values, in the layout that compressed-tensors publishes as ``sparse-bitmask``.
 
-For a matrix ``name`` of R rows and C columns:
+For the weight of a layer ``name``, a matrix of R rows and C columns:
 
 - ``name.shape``, int64 [2]: R and C;
 - ``name.bitmask``, uint8 [R, ceil(C / 8)]: column c of a row is bit c % 8 of its byte c // 8;
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-PARTS = ("shape", "bitmask", "compressed", "row_offsets")
+_PARTS = ("shape", "bitmask", "compressed", "row_offsets")
 
 
 def compress(name: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """The parts of a weight, which is 0 outside of its mask, by their names."""
-    rows = mask.flatten(1)
+    """The parts of the weight of a ``name``, which is 0 outside of its mask, by theirs."""
+    rows, name = mask.flatten(1), _layer(name)
     counts = rows.sum(1)
     return {
         f"{name}.shape": torch.tensor(rows.shape),
@@ -38,7 +38,8 @@ def decompress(name: str, part: Callable[[str], Tensor], shape: Size) -> tuple[T
     Raises:
         ValueError: the parts do not belong together.
     """
-    matrix, bits, values, offsets = (part(f"{name}.{each}") for each in PARTS)
+    name = _layer(name)
+    matrix, bits, values, offsets = (part(f"{name}.{each}") for each in _PARTS)
     rows, columns = shape[0], shape[1:].numel()
     if matrix.tolist() != [rows, columns]:
         raise ValueError(f"'{name}.shape' is {matrix.tolist()} instead of {[rows, columns]}")
@@ -56,3 +57,7 @@ def decompress(name: str, part: Callable[[str], Tensor], shape: Size) -> tuple[T
     weight = values.new_zeros(mask.shape)
     weight[mask] = values
     return weight.view(shape), mask.view(shape)
+
+
+def _layer(weight: str) -> str:
+    return weight.removesuffix(".weight")

@@ -59,19 +59,12 @@ class Description:
         Raises:
             UserError: as :meth:`from_values`.
         """
-        fields = [field for field in dataclasses.fields(cls) if field.name in texts]
-        plain = [
-            field.name for field in fields if field.type is str or (field.type == str | None and texts[field.name] != "null")
-        ]
-        return cls.from_values(
-            {
-                field.name: texts[field.name]
-                if field.name in plain
-                else parse_json(texts[field.name], f"{source}: metadata '{field.name}'")
-                for field in fields
-            },
-            source,
-        )
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if (text := texts.get(field.name)) is not None:
+                is_plain = field.type is str or (field.type == str | None and text != "null")
+                values[field.name] = text if is_plain else parse_json(text, f"{source}: metadata '{field.name}'")
+        return cls.from_values(values, source)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], source: object) -> "Description":
