@@ -76,9 +76,8 @@ class Description:
         from pydantic import TypeAdapter, ValidationError
 
         if missing := [field.name for field in dataclasses.fields(cls) if field.name not in values]:
-            raise UserError(
-                f"{source}: not written by `python -m dist_sparse.export`: it does not tell {', '.join(missing[:3])}"
-            )
+            names = ", ".join(missing[:3])
+            raise UserError(f"{source}: not written by `python -m dist_sparse.export`: its metadata lack {names}")
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:

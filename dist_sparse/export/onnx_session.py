@@ -26,5 +26,5 @@ class Session:
         return self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, images: Tensor) -> Tensor:
-        (logits,) = self._session.run(None, {self._input.name: images.contiguous().numpy()})
+        (logits,) = self._session.run(None, {self._input.name: images.float().contiguous().numpy()})
         return torch.from_numpy(logits)

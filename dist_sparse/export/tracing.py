@@ -1,10 +1,13 @@
 """Networks as graphs, for formats that hold operations beside weights; and whether what was written computes the same."""
 
+import io
 import logging
-import re
+import math
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +21,7 @@ TOLERANCE = 1e-4
 _TRACED = 2
 _COMPARED = (1, 3)
 """Batches, other ones than the traced, so that a batch that became a constant is found."""
-_OPERATION = re.compile(r"aten[.:]+\w+(?:\.\w+)?|torch\.ops\.[\w.]+|call_function .*?(?=[\n(])|\b\w+\.item\(\)")
+_TORCH = Path(torch.__file__).parent
 _LONGEST = 200
 
 
@@ -38,16 +41,28 @@ def trace(source: Source, name: str) -> ExportedProgram:
 
 @contextmanager
 def following(source: Source, name: str) -> Iterator[None]:
-    """Within the block torch traces or translates in silence; whatever stops it is one line, with the operation."""
+    """Within the block torch traces or translates in silence; whatever stops it is one line, with the operation.
+
+    Raises:
+        UserError: something has.
+    """
+    try:
+        with silence(), torch.no_grad():
+            yield
+    except Exception as error:  # tracers raise errors of many kinds
+        text = f"{source.about.model} cannot be followed: {_reason(error)}"
+        raise UserError(f"--format={name}: {text}; --format=timm, safetensors and sparse need no graph") from error
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within the block nothing is heard of what libraries print, log or warn of on the way."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:  # tracers raise errors of many kinds
-        text = f"{source.about.model} cannot be followed by torch.export: {_reason(error)}"
-        raise UserError(f"--format={name}: {text}; --format=timm, safetensors and sparse need no graph") from error
     finally:
         logging.disable(level)
 
@@ -63,7 +78,8 @@ def check_same(source: Source, computed: Callable[[Tensor], Tensor], what: str) 
         images = source.images(batch)
         with torch.no_grad():
             expected = source.model(images)
-        found = (computed(images) - expected).abs().max().item()
+        outputs = computed(images)
+        found = (outputs - expected).abs().max().item() if outputs.shape == expected.shape else math.inf
         if not found <= TOLERANCE * max(1.0, expected.abs().max().item()):
             raise Incomplete(f"{what} differs from the network by {found:.2g} on a batch of {batch}; nothing is written")
         most = max(most, found)
@@ -77,10 +93,10 @@ def first_line(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The operation, where an error or its causes name one, and the first words of the innermost one."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    operations = [found[0] for each in reversed(chain) if (found := _OPERATION.search(str(each)))]
-    reason = first_line(chain[-1])
-    return f"{operations[0]}: {reason}" if operations and operations[0] not in reason else reason
+    """What the innermost error says, and the line of the network's own code where it was raised."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).suffix == ".py"]
+    outside = [each for each in frames if not Path(each.filename).is_relative_to(_TORCH) and each.filename != __file__]
+    place = f" at {Path(outside[-1].filename).name}:{outside[-1].lineno}, {outside[-1].line}" if outside else ""
+    return f"{first_line(error).rstrip('.')}{place}"

@@ -1,9 +1,11 @@
 """``onnx``: a graph with its weights, for batches of any size, which ONNX Runtime has computed before it is written.
 
-Weights are dense there. Those of a mask ``nm:2:4`` keep the pattern, which TensorRT makes use of if it is told to look for
-sparse weights; the metadata state it (``pattern``).
+Its numbers are float32, since ONNX Runtime has no convolution in double precision, and weights are dense. Those of a mask
+``nm:2:4`` keep the pattern, which TensorRT makes use of if it is told to look for sparse weights; the metadata state it.
 """
 
+import copy
+import dataclasses
 from pathlib import Path
 
 from dist_sparse.export.onnx_session import Session
@@ -34,6 +36,9 @@ def translate(source: Source) -> bytes:
     """
     import torch
 
+    if source.about.dtype != "float32":
+        about = dataclasses.replace(source.about, dtype="float32")
+        source = dataclasses.replace(source, model=copy.deepcopy(source.model).float(), about=about)
     program = trace(source, "onnx")
     with following(source, "onnx"):
         translated = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"])

@@ -10,7 +10,7 @@ from torch import Tensor
 from dist_sparse.errors import UserError
 from dist_sparse.export.description import Description
 from dist_sparse.export.source import Source
-from dist_sparse.export.tracing import check_same, first_line, following, trace
+from dist_sparse.export.tracing import check_same, first_line, following, silence, trace
 from dist_sparse.files import atomic_write
 from dist_sparse.inputs import check_file, parse_json
 
@@ -27,7 +27,8 @@ def read(file: Path) -> tuple[Callable[[Tensor], Tensor], Description]:
     check_file(file)
     extra = {DESCRIPTION: ""}
     try:
-        loaded = torch.export.load(file, extra_files=extra).module()
+        with silence():
+            loaded = torch.export.load(file, extra_files=extra).module()
     except Exception as error:  # whatever broken bytes make it trip over
         raise UserError(f"{file}: not a sound exported program: {type(error).__name__} {first_line(error)}") from None
     return loaded, Description.from_values(parse_json(extra[DESCRIPTION] or "{}", file), file)
