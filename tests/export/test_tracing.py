@@ -84,6 +84,5 @@ def test_onnx_says_what_it_holds_and_keeps_zeros(tmp_path: Path) -> None:
     assert (facts["pattern"], facts["class_names"], facts["step"]) == ("2:4", '["cat", "dog", "café"]', "7")
     kernels = [onnx.numpy_helper.to_array(each) for each in model.graph.initializer if len(each.dims) == 4]
     weights = dict(source.model.named_parameters())
-    assert sorted((each != 0).tobytes() for each in kernels) == sorted(
-        (weights[n] != 0).numpy().tobytes() for n in source.masks
-    )
+    active = [(weights[name] != 0).numpy().tobytes() for name in source.masks]
+    assert sorted((kernel != 0).tobytes() for kernel in kernels) == sorted(active)
