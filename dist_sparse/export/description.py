@@ -83,4 +83,4 @@ class Description:
         except ValidationError as error:
             (first, *_) = error.errors()
             place = ".".join(map(str, first["loc"]))
-            raise UserError(f"{source}: metadata '{place}' is damaged: {first['msg']}") from None
+            raise UserError(f"{source}: '{place}' cannot be used: {first['msg']}") from None

@@ -67,29 +67,32 @@ class Networks:
     def _describe(self, number: int, masks: Mapping[str, Tensor]) -> Description:
         data, config = self.state["data"], self.state["config"]
         each = config.get("sparsity.ast.structures") or []
-        structure = each[number - 1] if config["sparsity.method"] == "ast" and each else config.get("sparsity.structure", "")
+        structure = str(
+            each[number - 1] if config["sparsity.method"] == "ast" and each else config.get("sparsity.structure", "")
+        )
         active = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
         numel = sum(mask.numel() for mask in masks.values())
         kind, _, pattern = structure.partition(":")
-        return Description(
-            model=config["model.name"],
-            model_kwargs=config["model.kwargs"],
-            classes=data["classes"],
-            class_names=[one_line(name) for name in data.get("class_names", ())] or None,
-            channels=data["channels"],
-            image_size=data["image_size"],
-            dtype="float64" if config.get("train.precision") == "fp64" else "float32",
-            mean=config.get("data.mean"),
-            std=config.get("data.std"),
-            method=config["sparsity.method"],
-            structure=structure,
-            pattern=pattern if kind == "nm" else None,
-            density=sum(active.values()) / numel if numel else 1.0,
-            layers=active,
-            run=one_line(self.run),
-            subnet=self.stored[number].label or None,
-            step=step_of(self.state, self.path),
-        )
+        facts = {
+            "model": config.get("model.name"),
+            "model_kwargs": config.get("model.kwargs"),
+            "classes": data.get("classes"),
+            "class_names": [one_line(name) for name in data.get("class_names", ())] or None,
+            "channels": data.get("channels"),
+            "image_size": data.get("image_size"),
+            "dtype": "float64" if config.get("train.precision") == "fp64" else "float32",
+            "mean": config.get("data.mean"),
+            "std": config.get("data.std"),
+            "method": config["sparsity.method"],
+            "structure": structure,
+            "pattern": pattern if kind == "nm" else None,
+            "density": sum(active.values()) / numel if numel else 1.0,
+            "layers": active,
+            "run": one_line(self.run),
+            "subnet": self.stored[number].label or None,
+            "step": step_of(self.state, self.path),
+        }
+        return Description.from_values(facts, self.path)
 
 
 def networks(path: Path, run: Path, subnet: str = "all", *, averaged: bool = False) -> Networks:

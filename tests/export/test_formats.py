@@ -20,6 +20,7 @@ from dist_sparse.build import load_data
 from dist_sparse.config import load_config
 from dist_sparse.export.__main__ import main as export
 from dist_sparse.export.formats import FORMATS
+from dist_sparse.export.loading import read_source
 from tests.command import here, metrics, train_here
 from tests.values import QUIET, SMALL_RESNET, TINY_VIT
 
@@ -44,11 +45,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "two sub-nets": {
         **COMMON,
         "sparsity.method": "ast",
-        "sparsity.ast.densities": [0.5, 0.2],
+        "sparsity.ast.structures": ["nm:2:4", "nm:1:4"],
         "sparsity.ast.offset": "1 steps",
         "sparsity.update.interval": "2 steps",
         "sparsity.ramp.end": "12 steps",
-        "sparsity.keep_dense": ["first"],
+        "sparsity.keep_dense": ["first", "last"],
     },
     "a transformer in double precision": {
         **COMMON,
@@ -157,6 +158,21 @@ def test_sparse_files_are_the_same_to_the_last_bit(run: Path) -> None:
             assert list(state) == list(weights)
             assert all(bits(state[name]) == bits(weights[name]) for name in weights)
             assert not model.training
+
+
+def test_the_pattern_is_kept_and_told(run: Path) -> None:
+    """As TensorRT looks for it: along the input channels."""
+    sparsity = load_config(str(run / "config.yaml")).sparsity
+    structures = sparsity.ast.structures if sparsity.method == "ast" else [sparsity.structure]
+    for file, structure in zip(exported(run, "--format=sparse"), structures, strict=True):
+        source = read_source(file)
+        assert source.about.structure == structure
+        assert source.about.pattern == (structure.removeprefix("nm:") if structure.startswith("nm:") else None)
+        weights = dict(source.model.named_parameters())
+        for name in source.about.layers if source.about.pattern else ():
+            n, m = map(int, source.about.pattern.split(":"))
+            groups = weights[name].movedim(1, -1).reshape(-1, m)
+            assert 0 < int((groups != 0).sum(1).max()) <= n
 
 
 def bits(tensor: Tensor) -> bytes:

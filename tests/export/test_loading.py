@@ -173,7 +173,7 @@ def metadata(**values: str) -> Callable[[dict[str, Tensor], dict[str, str]], Non
         (rewritten(padded), ": damaged: 'conv1.bitmask' has bits beyond its 49 columns"),
         (rewritten(without("layer1.0.conv1.compressed")), ": damaged: 'layer1.0.conv1.compressed' is missing"),
         (rewritten(without("fc.bias")), " does not fit the run's model: missing: fc.bias"),
-        (rewritten(metadata(classes='"many"')), ": metadata 'classes' is damaged: "),
+        (rewritten(metadata(classes='"many"')), ": 'classes' cannot be used: "),
         (rewritten(metadata(classes="{")), ": metadata 'classes': not readable as JSON: "),
         (rewritten(metadata(classes="4")), " does not fit the run's model: of another shape or type: fc.weight"),
         (rewritten(metadata(layers=json.dumps({"fc.scale": 3}))), ": 'fc.scale' is no weight of resnet18"),

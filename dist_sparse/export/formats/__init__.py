@@ -49,8 +49,13 @@ _KNOWN = (
     Format(name="timm", about="a state dict for timm.create_model(..., checkpoint_path=)", suffix=".pt", beside=(".json",)),
     Format(name="safetensors", about="the same with metadata in one file", suffix=".safetensors"),
     Format(name="sparse", about="safetensors of bits and values, for dist_sparse.load", suffix=".sparse.safetensors"),
-    Format(name="onnx", about="for ONNX Runtime, TensorRT", suffix=".onnx", needs=("onnx", "onnxscript", "onnxruntime")),
-    Format(name="program", about="for torch.export.load, AOTInductor", suffix=".pt2"),
+    Format(
+        name="onnx",
+        about="for ONNX Runtime and its like",
+        suffix=".onnx",
+        needs=("onnx", "onnxscript", "onnxruntime"),
+    ),
+    Format(name="program", about="for torch.export.load", suffix=".pt2"),
 )
 FORMATS = {each.name: each for each in _KNOWN}
 
