@@ -149,8 +149,7 @@ def accuracies(run: Path) -> list[float]:
     """The run's own, by network."""
     row = [each for each in metrics(run) if each["val/top1"]][-1]
     several = [value for name, value in sorted(row.items()) if name.startswith("val/subnet") and name.endswith("_top1")]
-    weights = "val/weights_top1" if "val/weights_top1" in row else "val/top1"
-    return [float(each) for each in several or [row[weights]]]
+    return [float(each) for each in several or [row["val/top1"]]]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -161,6 +160,14 @@ def test_accuracy_is_the_run_s(run: Path, validation: Sequence[tuple[Tensor, Ten
     dtype = torch.float64 if load_config(str(run / "config.yaml")).train.precision == "fp64" else torch.float32
     found = [top1(READERS[name](file), validation, dtype) for file in files]
     assert found == pytest.approx(expected, abs=1.01 * ONE_IMAGE if name == "onnx" else 1e-9)
+
+
+def test_averaged_weights(trained: Callable[[str], Path], validation: Sequence[tuple[Tensor, Tensor]]) -> None:
+    run = trained("packed")
+    (file,) = exported(run, "--format=sparse", "--averaged")
+    row = [each for each in metrics(run) if each["val/top1"]][-1]
+    assert top1(dist_sparse.load(file), validation, torch.float32) == pytest.approx(float(row["val/ema_top1"]))
+    assert row["val/ema_top1"] != row["val/top1"]
 
 
 def test_sparse_files_are_the_same_to_the_last_bit(run: Path) -> None:
