@@ -42,7 +42,7 @@ def test_a_mistake_is_told_once(worlds: Callable[[int], World], folder: Path, mo
     assert [len(outcome.errors) for outcome in outcomes] == [1, 0]
 
 
-@pytest.mark.parametrize("module", ["export", "results", "grid", "models", "sparsity.methods", "data.pack"])
+@pytest.mark.parametrize("module", ["export", "latency", "results", "grid", "models", "sparsity.methods", "data.pack"])
 def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", f"dist_sparse.{module}"]
