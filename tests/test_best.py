@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dist_sparse import evaluate, export_subnet
+from dist_sparse import evaluate
+from dist_sparse.export import __main__ as export
 from dist_sparse.plasticity import __main__ as plasticity
 from dist_sparse.results import __main__ as results
 from tests.command import here, metrics, train_here
@@ -52,7 +53,7 @@ def test_during_the_ramp_there_is_no_best(stopped: Path) -> None:
     assert not (stopped / "checkpoints" / "best.pt").exists()
 
 
-@pytest.mark.parametrize("command", [evaluate, export_subnet, plasticity], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("command", [evaluate, export, plasticity], ids=lambda module: module.__name__)
 def test_whoever_asks_for_it_is_told_why(stopped: Path, command: Any) -> None:
     outcome = here(command.main, [str(stopped)])
     assert outcome.code == 2

@@ -17,7 +17,7 @@ from dist_sparse.config import load_config
 from dist_sparse.contents import ENTRY, check_contents
 from dist_sparse.errors import UserError
 from dist_sparse.evaluate import main as evaluate
-from dist_sparse.export_subnet import main as export
+from dist_sparse.export.__main__ import main as export
 from dist_sparse.plasticity.__main__ import main as probe
 from dist_sparse.resuming import check_state
 from dist_sparse.run_folder import RunFolder

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dist_sparse.data.pack import main as pack
-from dist_sparse.export_subnet import main as export
+from dist_sparse.export.__main__ import main as export
 from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as probe
 from dist_sparse.report.__main__ import main as report

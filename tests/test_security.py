@@ -20,7 +20,7 @@ from dist_sparse.data.images.shards import index, webdataset
 from dist_sparse.data.tiny_imagenet import _load as load_decoded
 from dist_sparse.errors import UserError
 from dist_sparse.evaluate import main as evaluate
-from dist_sparse.export_subnet import main as export_subnet
+from dist_sparse.export.__main__ import main as export
 from dist_sparse.plasticity.__main__ import main as plasticity
 from dist_sparse.train import main as train
 from tests.command import Outcome, here, train_here
@@ -94,7 +94,7 @@ def test_no_command_runs_a_checkpoint(run: Path, tmp_path: Path, mark: Path, wri
     write({**state, "method": Payload(mark)}, path)
     resumed = train_here({**RUN, "output": tmp_path / "resumed", "resume": path})
     assert "stranger.pt: not a sound checkpoint" in refused(resumed, mark)
-    for command in (evaluate, export_subnet, plasticity):
+    for command in (evaluate, export, plasticity):
         assert "stranger.pt: not a sound checkpoint" in refused(here(command, [str(run), f"--checkpoint={path}"]), mark)
 
 

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dist_sparse import evaluate, export_subnet
+from dist_sparse import evaluate
 from dist_sparse.build import load_model
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import load_config
 from dist_sparse.data import DataInfo
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
+from dist_sparse.export import __main__ as export
 from tests.command import Outcome, here, train_here
 from tests.values import QUIET
 
@@ -221,7 +222,7 @@ def test_a_run_needs_the_file_only_once(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
     assert f"checkpoint: {file}" in (folder / "config.yaml").read_text()
     assert here(evaluate.main, [str(folder)]).code == 0
-    assert here(export_subnet.main, [str(folder), f"--output={tmp_path}"]).code == 0
+    assert here(export.main, [str(folder), f"--output={tmp_path}"]).code == 0
     outcome = train_here({**SMALL, **whole, "output": tmp_path / "new"})
     assert (outcome.code, outcome.errors) == (2, [f"model.checkpoint={file}: no such file"])
     assert not (tmp_path / "new").exists()

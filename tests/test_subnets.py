@@ -16,7 +16,7 @@ from dist_sparse.build import load_data, load_model, load_precision
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, load_config
 from dist_sparse.evaluate import main as evaluate
-from dist_sparse.export_subnet import main as export
+from dist_sparse.export.__main__ import main as export
 from dist_sparse.validation import validate
 from tests.command import here, metrics, train_here
 from tests.values import QUIET, TINY_VIT
@@ -184,7 +184,7 @@ def test_evaluate_prints_every_subnet(ladder: Path) -> None:
 
 
 def exported(folder: Path, *argv: str) -> dict[str, dict[str, Tensor]]:
-    outcome = here(export, [str(folder), "--checkpoint=last", f"--output={folder / 'exported'}", *argv])
+    outcome = here(export, [str(folder), "--checkpoint=last", f"--output={folder / 'exported'}", "--overwrite", *argv])
     assert outcome.code == 0, outcome.err
     files = [Path(line.split("  ")[0]) for line in outcome.out.splitlines()]
     return {file.stem: torch.load(file, weights_only=True) for file in files}

@@ -15,7 +15,7 @@ from dist_sparse.data.forgetting import Ranking
 from dist_sparse.engines.build import resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.evaluate import main as evaluate
-from dist_sparse.export_subnet import main as export
+from dist_sparse.export.__main__ import main as export
 from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as plasticity
 from dist_sparse.report.__main__ import main as report

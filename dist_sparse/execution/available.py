@@ -1,6 +1,6 @@
 """Which backend computes a run's layers: the best one that this machine has, and that some layer fits; alike on all ranks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dist_sparse import distributed
@@ -34,13 +34,15 @@ def find_backend(
     fits: Callable[[Backend], bool] = lambda _: True,
     only: str | None = None,
     until_asked: UntilAsked = iter,
+    everyones: Callable[[str], Sequence[str]] = distributed.everyones,
 ) -> Found:
-    """The best backend for layers, on their device. Collective.
+    """The best backend for layers, on their device. Collective, as far as ``everyones`` is.
 
     Args:
         against: a reason against all; empty if there is none.
         fits: whether some layer can be computed by a backend.
         only: the name of the one that a run goes on with; None if it may be any.
+        everyones: gives the texts of all ranks that are to have the same backend.
     """
     if against:
         return Found(None, against)
@@ -48,7 +50,7 @@ def find_backend(
     for name, make in _MAKERS[device].items():
         if only not in (None, name):
             continue
-        backend, reason = _made(make, until_asked)
+        backend, reason = _made(make, until_asked, everyones)
         if backend is not None and fits(backend):
             return Found(backend, ", and ".join(reasons))
         reasons.append(reason or f"no masked layer has rows that agree in groups of {ROWS}")
@@ -77,7 +79,7 @@ _MAKERS: Mapping[str, Mapping[str, _Make]] = {
 """By type of device and name, the best first. Each gives None over and over while it works, and then the backend."""
 
 
-def _made(make: _Make, until_asked: UntilAsked) -> tuple[Backend | None, str]:
+def _made(make: _Make, until_asked: UntilAsked, everyones: Callable[[str], Sequence[str]]) -> tuple[Backend | None, str]:
     """A backend that has passed its test on all ranks, or why it cannot be had. Collective."""
     backend, reason = None, ""
 
@@ -94,5 +96,5 @@ def _made(make: _Make, until_asked: UntilAsked) -> tuple[Backend | None, str]:
 
     for _ in until_asked(making()):
         pass
-    reasons = [each for each in distributed.everyones(reason) if each]
+    reasons = [each for each in everyones(reason) if each]
     return (None, reasons[0]) if reasons else (backend, "")

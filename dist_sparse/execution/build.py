@@ -113,6 +113,31 @@ def build_for_evaluation(
     return _prepared(model, Current(backend, masks, choose), choose, images, found.how)
 
 
+def build_to_infer(model: nn.Module, masks: Masks, images: Tensor) -> Execution:
+    """Prepare a network that this process alone runs forward, outside of any run: sparse wherever a layer can be.
+
+    Args:
+        images: a few, as the network takes them.
+
+    Returns:
+        An execution that is in use; where no layer can be computed sparsely it has a reason, and the model is as it was.
+    """
+    layers = layers_of(model, masks, images.shape) if len(masks) else {}
+    choosing = functools.partial(Sparsest, layers=layers)
+    found = find_backend(
+        _nothing_in(layers, forced=True) if len(masks) else "no layer has a mask",
+        layers,
+        fits=lambda backend: bool(Current(backend, masks, choosing(backend)).chosen()),
+        everyones=lambda text: [text],
+    )
+    if (backend := found.backend) is None:
+        return Execution(reason=found.reason)
+    choose = choosing(backend)
+    execution = _prepared(model, Current(backend, masks, choose), choose, images, found.how)
+    execution.use(masks, masks)
+    return execution
+
+
 def _began_with(saved: Mapping[str, Any] | None) -> str | None:
     """The name of the backend with which a run has begun, if it has begun."""
     return None if saved is None else saved.get("backend", "compiled")  # none: saved when there was but that one

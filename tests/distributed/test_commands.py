@@ -42,7 +42,7 @@ def test_a_mistake_is_told_once(worlds: Callable[[int], World], folder: Path, mo
     assert [len(outcome.errors) for outcome in outcomes] == [1, 0]
 
 
-@pytest.mark.parametrize("module", ["export_subnet", "results", "grid", "models", "sparsity.methods", "data.pack"])
+@pytest.mark.parametrize("module", ["export", "latency", "results", "grid", "models", "sparsity.methods", "data.pack"])
 def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", f"dist_sparse.{module}"]
@@ -51,7 +51,7 @@ def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> Non
 
 
 def test_torchrun_exports_once(folder: Path, tmp_path: Path) -> None:
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dist_sparse.export_subnet"]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dist_sparse.export"]
     command = [sys.executable, *words, str(folder), f"--output={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False)

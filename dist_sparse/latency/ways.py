@@ -1,0 +1,94 @@
+"""The ways to compute a network that are measured side by side. Another one is a function here and its line in ``ALL_WAYS``."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dist_sparse.errors import UserError
+from dist_sparse.export.description import Description
+from dist_sparse.export.formats import FORMATS
+from dist_sparse.export.loading import compute_sparsely
+from dist_sparse.export.source import Source
+from dist_sparse.export.tracing import first_line
+from dist_sparse.inputs import check_file
+
+DENSE = "dense kernels"
+
+
+class Unavailable(Exception):
+    """A network cannot be computed in a way; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A network that computes in one way."""
+
+    compute: Callable[[Tensor], object]
+    note: str = ""
+    """What is to be said of it."""
+
+
+Way = Callable[[Source], Ready]
+"""Raises :class:`Unavailable`."""
+
+
+def dense(source: Source) -> Ready:
+    """torch's kernels, which multiply zeros too."""
+    return Ready(compute=source.model)
+
+
+def sparse(source: Source) -> Ready:
+    """Sparse kernels wherever a layer can have them."""
+    model = copy.deepcopy(source.model)
+    execution = compute_sparsely(model, source)
+    if execution.current is None:
+        raise Unavailable(execution.reason)
+    count = execution.sparse_layers(execution.current.masks)
+    return Ready(compute=model, note=f"{count} of {len(source.masks)} masked layers are computed sparsely{execution.how}")
+
+
+def onnx_runtime(source: Source) -> Ready:
+    """The same as ``--format=onnx`` writes."""
+    try:
+        FORMATS["onnx"].load()
+        from dist_sparse.export.formats.onnx import translate
+        from dist_sparse.export.onnx_session import Session
+
+        return Ready(compute=Session(translate(source)))
+    except UserError as error:
+        raise Unavailable(str(error)) from None
+
+
+ALL_WAYS: Mapping[str, Way] = {DENSE: dense, "sparse kernels": sparse, "ONNX Runtime": onnx_runtime}
+
+
+def onnx_file(path: Path) -> tuple[Ready, Description]:
+    """An exported ONNX model and its description.
+
+    Raises:
+        UserError: it is not a sound one.
+    """
+    FORMATS["onnx"].load()
+    from dist_sparse.export.onnx_session import Session
+
+    check_file(path)
+    try:
+        session = Session(path)
+    except Exception as error:  # of ONNX Runtime's own kinds
+        raise UserError(f"{path}: not a sound ONNX model: {first_line(error)}") from None
+    return Ready(compute=session), Description.from_texts(session.metadata, path)
+
+
+def program_file(path: Path) -> tuple[Ready, Description]:
+    """An exported program and its description.
+
+    Raises:
+        UserError: it is not a sound one.
+    """
+    from dist_sparse.export.formats.program import read
+
+    computed, about = read(path)
+    return Ready(compute=computed), about
