@@ -150,6 +150,8 @@ class Walk:
     def _read(self, node: fx.Node, weight: str, inputs: Ids, outputs: Ids, groups: int) -> None:
         if groups == 1:
             self._parameter_axis(weight, 1, inputs)
+        if any(ops.name_of(user) not in {*ops.CONVOLUTIONS, "linear"} for user in _users(node.args[1])):
+            self._units.pin([*inputs, *outputs], Reason(FIXED, f"another use of {weight}"))
         padded = ops.name_of(node) in ops.CONVOLUTIONS and ops.is_padded(node)
         mean = self._mean_after(node)
         bias = self._foldable_bias(node, weight) if mean is None else mean
@@ -171,7 +173,8 @@ class Walk:
         bias = f"{module}.bias" if module else "bias"
         given = ops.argument(node, 2, "bias")
         if given is not None:
-            return bias if self._traced.parameter(given) == bias else None
+            own = isinstance(given, fx.Node) and len(given.users) == 1 and self._traced.parameter(given) == bias
+            return bias if own else None
         return bias if module_of(node) == module else None
 
     def _bias(self, node: fx.Node, ids: Ids) -> None:
@@ -313,3 +316,7 @@ class Walk:
         if isinstance(argument, fx.Node) and argument.op == "placeholder":
             return Reason(FIXED, self._traced.inputs[argument.name] or "the network's input")
         return self._told(argument) if isinstance(argument, fx.Node) else Reason(FIXED, "a number")
+
+
+def _users(argument: object) -> list[fx.Node]:
+    return list(argument.users) if isinstance(argument, fx.Node) else []
