@@ -20,6 +20,7 @@ NO_BIAS = "constant, but there is no bias to add it to in"
 AT_THE_BORDER = "constant, but not at the border after the zero padding of"
 CARRIER = "standing for all constants that end at the border by the zero padding of"
 ONE_LEFT = "the last of"
+ROUND = "so many that widths stay round in"
 EQUAL_GROUPS = "so many that groups keep one size in"
 
 
@@ -54,7 +55,10 @@ class Search:
         masks: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         read: Mapping[fx.Node, Tensor],
+        multiple: int = 1,
     ) -> None:
+        """``multiple``: what widths that it divides stay a multiple of."""
+        self._multiple = multiple
         self._coupling = coupling
         roots = coupling.units.roots
         uses = [reader.weight for reader in coupling.readers]
@@ -95,10 +99,11 @@ class Search:
             surplus: dict[int, Reason] = {}
             for name, box in self._boxes:
                 gone = [[int(root) for root in group if int(root) in more or int(root) in removed] for group in box]
-                limit = min(*map(len, gone), box.shape[1] - 1)
+                limit = self._limit(min(map(len, gone)), box.shape[1])
+                kind = EQUAL_GROUPS if len(box) > 1 else ONE_LEFT if self._multiple == 1 else ROUND
+                why = Reason(kind, name)
                 for group in gone:
                     free = [root for root in group if root in more]
-                    why = Reason(EQUAL_GROUPS if len(box) > 1 else ONE_LEFT, name)
                     surplus |= dict.fromkeys(free[len(free) - max(0, len(group) - limit) :], why)
                 if surplus:
                     break
@@ -107,6 +112,11 @@ class Search:
             more -= surplus.keys()
             for root, why in surplus.items():
                 reasons.setdefault(root, []).append(why)
+
+    def _limit(self, found: int, width: int) -> int:
+        """How many of ``found`` units may go from a layer of this width."""
+        limit = min(found, width - 1)
+        return limit - limit % self._multiple if width % self._multiple == 0 else limit
 
 
 @dataclass

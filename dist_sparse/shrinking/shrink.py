@@ -45,7 +45,9 @@ def to_original(plan: Plan, model: nn.Module) -> dict[str, OriginalUnits]:
     }
 
 
-def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor, *, keep: Sequence[str] = ()) -> Shrunk:
+def shrink(
+    model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor, *, keep: Sequence[str] = (), multiple: int = 1
+) -> Shrunk:
     """A smaller dense network whose outputs equal the masked network's, in evaluation mode.
 
     The given network is left as it was. The result was compared with it on random images of the example's shape.
@@ -54,6 +56,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor,
         masks: bool masks by parameter name; True is active. A layer that is not named is dense.
         example_input: images [B, channels, height, width] such as the network will see. Their values do not matter.
         keep: patterns (with shell wildcards) of weights whose units all stay.
+        multiple: leave so many units that could go that widths stay multiples of this number, which some kernels are faster with.
 
     Raises:
         UserError: nothing can be removed, or the network's operations cannot be followed.
@@ -64,7 +67,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor,
     constants.find()
     coupling = Walk(traced).run()
     _keep(coupling, keep)
-    removal = Search(coupling, masks, traced.tensors, constants.read).run()
+    removal = Search(coupling, masks, traced.tensors, constants.read, multiple).run()
     lost = {name: constants.lost[node] for name, node in coupling.depthwise.items() if node in constants.lost}
     stay = Stay(coupling, removal, lost)
     plan = make_plan(coupling, removal, traced)
