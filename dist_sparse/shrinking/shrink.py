@@ -56,7 +56,7 @@ def shrink(
         masks: bool masks by parameter name; True is active. A layer that is not named is dense.
         example_input: images [B, channels, height, width] such as the network will see. Their values do not matter.
         keep: patterns (with shell wildcards) of weights whose units all stay.
-        multiple: leave so many units that could go that widths stay multiples of this number, which some kernels are faster with.
+        multiple: leave so many units that could go that widths stay multiples of this number, which kernels are faster with.
 
     Raises:
         UserError: nothing can be removed, or the network's operations cannot be followed.

@@ -269,6 +269,17 @@ def test_layers_named_in_keep_stay() -> None:
         shrink(net, masks, images(6), keep=["c*"])
 
 
+def test_widths_stay_round() -> None:
+    net = chain_net()
+    masks = with_constants(net, 0.5, 2.0, -1.0)
+    masks["b.weight"][0] = False
+    shrunk = shrink(net, masks, images(6), multiple=2)
+    assert kept(shrunk, "a") == [2, 3, 4, 5, 6, 7] and kept(shrunk, "b") == list(range(6))
+    assert stay(shrunk, "a") == "1 so many that widths stay round in a"
+    with torch.no_grad():
+        torch.testing.assert_close(shrunk.model(images(6)), masked(net, masks)(images(6)), rtol=1e-12, atol=1e-12)
+
+
 def test_nothing_to_shrink() -> None:
     net = chain_net()
     with pytest.raises(UserError, match=r"sparsity\.structure=filter or channel"):
