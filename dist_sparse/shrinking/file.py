@@ -1,0 +1,200 @@
+"""Files of shrunk networks: safetensors, with what is needed to build the network of the original's name and narrow it."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_sparse.errors import UserError, is_unknown, one_line
+from dist_sparse.files import atomic_write
+from dist_sparse.shrinking.plan import Plan, fit
+from dist_sparse.shrinking.shrink import Shrunk
+
+ENTRY = "dist_sparse.shrunk"
+"""The entry of the file's metadata, a JSON text."""
+VERSION = 1
+
+_ATTRIBUTES = {"num_heads", "attn_dim", "inner_dim", "all_head_dim"}
+_REFUSED = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+"""Arguments that make timm read other files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    version: int
+    model: str
+    kwargs: dict[str, Any]
+    plan: Plan
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A shrunk network from a file."""
+
+    model: nn.Module
+    """In evaluation mode."""
+    plan: Plan
+    """What it keeps of the original."""
+    about: dict[str, Any]
+    """What was saved with it."""
+
+
+def save_shrunk(
+    shrunk: Shrunk,
+    path: Path,
+    *,
+    name: str,
+    kwargs: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a shrunk network, which is the original of timm's ``name`` and ``kwargs`` without some units.
+
+    Args:
+        about: anything else to keep with it that JSON can hold, such as the classes' names.
+
+    Raises:
+        UserError: ``name`` and ``kwargs`` make another network.
+        OSError: as the file system says; nothing is left behind.
+    """
+    from safetensors.torch import save
+
+    stored = _Stored(version=VERSION, model=name, kwargs=dict(kwargs), plan=shrunk.plan, about=dict(about or {}))
+    tensors = _tensors(shrunk.model, shrunk.plan)
+    with torch.device("meta"):
+        _check(_build(stored, name), stored, tensors, name)
+    facts = {"version": VERSION, "model": name, "kwargs": stored.kwargs, "plan": stored.plan.as_json(), "about": stored.about}
+    content = save(tensors, metadata={"format": "pt", ENTRY: json.dumps(facts, ensure_ascii=False)})
+    atomic_write(path, lambda file: file.write(content))
+
+
+def load_shrunk(path: Path) -> nn.Module:
+    """The network of a file, in evaluation mode, bit for bit that which was saved.
+
+    Raises:
+        UserError: see :func:`read_shrunk`.
+    """
+    return read_shrunk(path).model
+
+
+def read_shrunk(path: Path) -> Loaded:
+    """The network of a file with what was saved beside it. Nothing but numbers and JSON is read.
+
+    Raises:
+        UserError: the file is not there, damaged, or not of a shrunk network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            # Copies, since products differ in their last bits by where in memory a tensor begins.
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+    if ENTRY not in metadata:
+        raise UserError(f"{path} holds no shrunk network: its metadata has no entry {ENTRY}")
+    stored = _parse(metadata[ENTRY], path)
+    with torch.random.fork_rng(devices=[]):
+        model = _build(stored, path)
+    kinds = {tensor.dtype for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        model = model.to(kinds.pop())
+    _check(model, stored, tensors, path)
+    fit(model, stored.plan, tensors)
+    return Loaded(model=model.eval(), plan=stored.plan, about=stored.about)
+
+
+def _tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """What is saved: the state, and buffers that are no part of it but were narrowed. No two share memory."""
+    named = dict(model.named_buffers(remove_duplicate=False))
+    narrowed = {name: named[name] for name in plan.kept if name in named}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in {**narrowed, **model.state_dict()}.items()}
+
+
+def _parse(text: str, path: Path) -> _Stored:
+    import pydantic
+
+    try:
+        stored = pydantic.TypeAdapter(_Stored).validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the entry"
+        raise UserError(f"{path}: {ENTRY} in the metadata is damaged: {one_line(place)}: {one_line(first['msg'])}") from error
+    if stored.version != VERSION:
+        raise UserError(f"{path} is of version {stored.version} of this format; this program reads version {VERSION}")
+    return stored
+
+
+def _build(stored: _Stored, source: object) -> nn.Module:
+    """The original's network, with any weights."""
+    import timm
+
+    import dist_sparse.models  # noqa: F401 (registers its families with timm)
+
+    if not timm.is_model(stored.model):
+        raise UserError(
+            f"{source}: the model {one_line(stored.model)} {is_unknown(stored.model, timm.list_models(), 'any of timm')}"
+        )
+    if refused := sorted(_REFUSED & stored.kwargs.keys()):
+        raise UserError(f"{source}: the model's arguments may not hold {', '.join(refused)}")
+    try:
+        return timm.create_model(stored.model, pretrained=False, **stored.kwargs)
+    except Exception as error:  # constructors check their arguments in every way there is
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise UserError(f"{source}: {stored.model} cannot be built with {one_line(stored.kwargs)}: {reason}") from error
+
+
+def _check(model: nn.Module, stored: _Stored, tensors: Mapping[str, Tensor], source: object) -> None:
+    """That a network of the original's shape and the tensors fit by the plan."""
+    plan, named = stored.plan, {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
+    state = model.state_dict().keys() | set(plan.biases)
+    if misfits := sorted(state ^ tensors.keys() - (plan.kept.keys() & named.keys() - state)):
+        raise UserError(f"{source}: {one_line(misfits[0])} is not both in the file and in {stored.model} ({len(misfits)} such)")
+    for name in (*plan.kept, *plan.columns):
+        if name in plan.biases:
+            continue
+        shape = list(named[name].shape) if name in named else None
+        if shape is None or plan.shapes.get(name) != shape or not _is_sound(plan, name, shape):
+            raise UserError(
+                f"{source}: what is kept of {one_line(name)} does not fit {stored.model}, where its shape is {shape}"
+            )
+    for name, tensor in tensors.items():
+        expected = plan.shape(name, named[name].shape) if name in named else list(tensor.shape)
+        if list(tensor.shape) != expected:
+            raise UserError(f"{source}: {one_line(name)} has shape {list(tensor.shape)} instead of {expected}")
+    modules = dict(model.named_modules())
+    for bias in plan.biases:
+        owner = modules.get(bias.rpartition(".")[0])
+        layer = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd) and owner.bias is None
+        if not layer or tensors[bias].shape != tensors[_weight(bias)].shape[:1]:
+            raise UserError(f"{source}: {one_line(bias)} is not the bias of a layer")
+    for name, attributes in plan.attributes.items():
+        if any(key not in _ATTRIBUTES or not isinstance(getattr(modules.get(name), key, None), int) for key in attributes):
+            raise UserError(f"{source}: {one_line(name)} of {stored.model} has no {', '.join(map(one_line, attributes))}")
+
+
+def _weight(bias: str) -> str:
+    return f"{bias.rpartition('.')[0]}.weight".removeprefix(".")
+
+
+def _is_sound(plan: Plan, name: str, shape: list[int]) -> bool:
+    """Positions are in order, within the shape, and as many in every group."""
+    kept = plan.kept.get(name, {})
+    dims = {str(dim): size for dim, size in enumerate(shape)}
+    within = [positions and dim in dims and _in_order(positions, dims[dim]) for dim, positions in kept.items()]
+    if (groups := plan.columns.get(name)) is None:
+        return all(within)
+    rows = len(kept.get("0", range(shape[0])))
+    equal = len({len(group) for group in groups}) == 1 and rows % len(groups) == 0
+    return all(within) and equal and len(shape) > 1 and all(group and _in_order(group, shape[1]) for group in groups)
+
+
+def _in_order(positions: list[int], size: int) -> bool:
+    rising = all(before < after for before, after in itertools.pairwise(positions))
+    return rising and positions[0] >= 0 and positions[-1] < size

@@ -1,0 +1,103 @@
+"""What was removed from a network, in the coordinates of the original, and how a network is made to fit it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which positions of every parameter and buffer are kept. What is not named is kept whole."""
+
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    """In the original, of those that lose something."""
+    kept: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """By name and dimension: positions of the original, in order. JSON has texts for keys, so the dimension is one."""
+    columns: dict[str, list[list[int]]] = field(default_factory=dict)
+    """Of weights of convolutions of several groups: the inputs kept in each group."""
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Numbers that modules keep of themselves: by module and attribute."""
+    biases: list[str] = field(default_factory=list)
+    """Parameters that the original does not have, which hold constants of removed units."""
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """What is kept of a tensor of the original."""
+        for dim, positions in self.kept.get(name, {}).items():
+            tensor = tensor.index_select(int(dim), torch.tensor(positions, device=tensor.device))
+        if (groups := self.columns.get(name)) is not None:
+            parts = tensor.chunk(len(groups))
+            picked = [part[:, torch.tensor(group)] for part, group in zip(parts, groups, strict=True)]
+            tensor = torch.cat(picked)
+        return tensor.contiguous()
+
+    def shape(self, name: str, original: Sequence[int]) -> list[int]:
+        """The shape that is left."""
+        shape = list(original)
+        for dim, positions in self.kept.get(name, {}).items():
+            shape[int(dim)] = len(positions)
+        if name in self.columns:
+            shape[1] = len(self.columns[name][0])
+        return shape
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class OriginalUnits:
+    """Which units of the original a shrunk layer keeps."""
+
+    outputs: list[int]
+    inputs: list[list[int]]
+    """Of each group; a layer without groups has one. Counted from the group's first."""
+
+    def mask(self, shape: Sequence[int]) -> Tensor:
+        """Those of the original's weights that the shrunk layer has (bool, of the original's shape)."""
+        found = torch.zeros(*shape, dtype=torch.bool)
+        width = shape[0] // len(self.inputs)
+        for unit in self.outputs:
+            found[unit, torch.tensor(self.inputs[unit // width])] = True
+        return found
+
+
+def original_units(plan: Plan, name: str, shape: Sequence[int]) -> OriginalUnits:
+    """Of a weight, named as in the model, with the original's shape."""
+    kept = plan.kept.get(name, {})
+    outputs = kept.get("0", list(range(shape[0])))
+    return OriginalUnits(outputs, plan.columns.get(name) or [kept.get("1", list(range(shape[1])))])
+
+
+def fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network of the original's shape the ``tensors`` that are kept, and its modules the numbers that go with them."""
+    replaced: dict[int, nn.Parameter | Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name in [name for name in plan.biases if name.rpartition(".")[0] == prefix]:
+            module.register_parameter("bias", nn.Parameter(tensors[name]))
+        for local, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            name = f"{prefix}.{local}" if prefix else local
+            if name in plan.biases:
+                continue
+            if id(tensor) not in replaced and name in tensors:
+                new = tensors[name]
+                replaced[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+            if id(tensor) in replaced:
+                setattr(module, local, replaced[id(tensor)])
+        _describe(module)
+        for attribute, value in plan.attributes.get(prefix, {}).items():
+            setattr(module, attribute, value)
+
+
+def _describe(module: nn.Module) -> None:
+    """Let a layer's own numbers agree with its tensors'."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        depthwise = module.groups == module.in_channels and module.groups > 1
+        if depthwise:
+            module.groups = module.weight.shape[0] * module.groups // module.out_channels
+        module.in_channels = module.weight.shape[1] * module.groups
+        module.out_channels = module.weight.shape[0]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+        module.num_features = len(module.running_mean)
