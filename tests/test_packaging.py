@@ -37,7 +37,7 @@ def required() -> set[str]:
 def test_every_requirement_is_pinned() -> None:
     pinned = names("\n".join(re.findall(r"^\S+(?===)", CONSTRAINTS, flags=re.MULTILINE)))
     assert {"torch", "pytest", "deepspeed"} <= required()
-    assert required() <= pinned
+    assert required() - {"dist-sparse"} <= pinned  # whose extras other extras name
 
 
 def test_constraints_name_no_place_to_download_from() -> None:

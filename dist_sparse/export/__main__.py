@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a checkpoint file")
     parser.add_argument("--averaged", action="store_true", help="the averaged weights of a run with train.ema")
     parser.add_argument("--output", type=expand, help="folder of the files, or the file of one network; default: RUN_DIR")
+    parser.add_argument("--shrink", action="store_true", help="of onnx and program: without the units that are dead")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     try:
         arguments = parser.parse_args(argv)
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=arguments.checkpoint,
             output=arguments.output,
             averaged=arguments.averaged,
+            shrink=arguments.shrink,
             overwrite=arguments.overwrite,
         )
     except (UserError, Incomplete) as error:

@@ -15,6 +15,7 @@ from dist_sparse.export.description import Description
 from dist_sparse.export.source import Source, build
 from dist_sparse.export.tensor_file import Layout, read_tensors
 from dist_sparse.inputs import expand
+from dist_sparse.shrinking import is_shrunk, read_shrunk
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.stored import load_weights
 
@@ -23,19 +24,24 @@ _BATCH = 2
 
 
 def load(path: str | os.PathLike[str], compute: Literal["dense", "sparse"] = "dense") -> nn.Module:
-    """The network that ``python -m dist_sparse.export --format=sparse`` or ``safetensors`` has written.
+    """The network that ``python -m dist_sparse.export`` has written as ``sparse``, ``safetensors`` or ``shrunk``.
 
     It is timm's model in evaluation mode, bit for bit the one that was exported. Its ``pretrained_cfg`` tells the images' size
     and normalisation, and the classes as ``label_names``, so that ``timm.data.resolve_model_data_config`` knows them.
 
     Args:
-        compute: ``sparse`` multiplies by active weights alone wherever a layer can, faster or not. It is for inference.
+        compute: ``sparse`` multiplies by active weights alone wherever a layer can, faster or not. It is for inference, and not
+            for a shrunk network, which is dense.
 
     Raises:
         UserError: a ValueError of one line: the file is not sound, or no layer can be computed sparsely here.
     """
     if compute not in ("dense", "sparse"):
         raise UserError(f"compute={compute!r}: should be dense or sparse")
+    if is_shrunk(expand(path)):
+        if compute == "sparse":
+            raise UserError(f"compute='sparse': {path} holds a dense network, which was shrunk; compute='dense' takes it")
+        return read_smaller(expand(path))[0]
     source = read_source(expand(path))
     if compute == "sparse" and (execution := compute_sparsely(source.model, source)).current is None:
         raise UserError(f"compute='sparse': {execution.reason}; compute='dense' takes it")
@@ -62,6 +68,18 @@ def read_source(path: Path) -> Source:
     load_weights(model, tensors, path)
     model.pretrained_cfg = _configuration(model, about)  # pyright: ignore[reportArgumentType]
     return Source(model=model, masks=masks, about=about)
+
+
+def read_smaller(path: Path) -> tuple[nn.Module, Description]:
+    """A shrunk network, and what is said of the network that it was made of.
+
+    Raises:
+        UserError: the file is not sound.
+    """
+    loaded = read_shrunk(path)
+    about = Description.from_values(loaded.about, path)
+    loaded.model.pretrained_cfg = _configuration(loaded.model, about)  # pyright: ignore[reportArgumentType]
+    return loaded.model, about
 
 
 def compute_sparsely(model: nn.Module, source: Source) -> Execution:

@@ -14,8 +14,9 @@ from dist_sparse.export.loading import read_source
 from dist_sparse.export.source import Source, networks, random_images
 from dist_sparse.export.timing import Latency, latencies
 from dist_sparse.inputs import check_file, is_folder
-from dist_sparse.latency.ways import ALL_WAYS, DENSE, Ready, Unavailable, onnx_file, program_file
+from dist_sparse.latency.ways import ALL_WAYS, DENSE, SHRUNK, Ready, Unavailable, onnx_file, program_file, shrunk_file
 from dist_sparse.run_folder import RunFolder
+from dist_sparse.shrinking import is_shrunk
 
 _ROW = "{:>5}  {:<16} {:>10} {:>21} {:>8}"
 
@@ -48,6 +49,9 @@ def _open(path: Path, subnet: str | None, checkpoint: str) -> tuple[Description,
         held = networks(RunFolder(path=path).checkpoint(checkpoint), path, subnet or "all")
         return _each_way(held.source(max(held.stored)))
     check_file(path, kind="run's folder or exported file")
+    if is_shrunk(path):
+        ready, about = shrunk_file(path)
+        return about, {SHRUNK: ready}, []
     if path.suffix == ".safetensors":
         return _each_way(read_source(path))
     if path.suffix == FORMATS["onnx"].suffix:

@@ -10,12 +10,12 @@ from torch import Tensor
 from dist_sparse.errors import UserError
 from dist_sparse.export.description import Description
 from dist_sparse.export.formats import FORMATS
-from dist_sparse.export.loading import compute_sparsely
+from dist_sparse.export.loading import compute_sparsely, read_smaller
 from dist_sparse.export.source import Source
 from dist_sparse.export.tracing import first_line
 from dist_sparse.inputs import check_file
 
-DENSE = "dense kernels"
+DENSE, SHRUNK = "dense kernels", "shrunk, dense"
 
 
 class Unavailable(Exception):
@@ -62,7 +62,30 @@ def onnx_runtime(source: Source) -> Ready:
         raise Unavailable(str(error)) from None
 
 
-ALL_WAYS: Mapping[str, Way] = {DENSE: dense, "sparse kernels": sparse, "ONNX Runtime": onnx_runtime}
+def shrunk(source: Source) -> Ready:
+    """Dense kernels, of the network without its dead units."""
+    from dist_sparse.export.formats import shrunk as smaller
+
+    try:
+        small = smaller.shrunk(source)
+    except UserError as error:
+        raise Unavailable(str(error)) from None
+    report = small.report
+    parameters, flops = report.parameters_after / report.parameters_before, report.flops_after / report.flops_before
+    return Ready(compute=small.model, note=f"{parameters:.0%} of the parameters and {flops:.0%} of the FLOPs are left")
+
+
+ALL_WAYS: Mapping[str, Way] = {DENSE: dense, "sparse kernels": sparse, SHRUNK: shrunk, "ONNX Runtime": onnx_runtime}
+
+
+def shrunk_file(path: Path) -> tuple[Ready, Description]:
+    """A shrunk network and the description of its original.
+
+    Raises:
+        UserError: it is not a sound one.
+    """
+    model, about = read_smaller(path)
+    return Ready(compute=model), about
 
 
 def onnx_file(path: Path) -> tuple[Ready, Description]:

@@ -21,6 +21,14 @@ FAMILIES = (cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_alexnet, cifar_wi
 """The modules of the reference papers' families, in the order of the table."""
 
 
+def creation_arguments(config: ModelConfig, *, classes: int, channels: int, image_size: int) -> dict[str, Any]:
+    """What :func:`build_model` gives to ``timm.create_model`` beside the name."""
+    kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    if _takes_image_size(config.name):
+        kwargs["img_size"] = image_size
+    return {**kwargs, **config.kwargs}
+
+
 def build_model(config: ModelConfig, *, classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
     """The network of a run, on the CPU, in training mode.
 
@@ -33,12 +41,10 @@ def build_model(config: ModelConfig, *, classes: int, channels: int, image_size:
         UserError: an unknown name, bad ``model.kwargs``, no pretrained weights, or images that the network cannot take.
     """
     _check_names(config)
-    kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
-    if _takes_image_size(config.name):
-        kwargs["img_size"] = image_size
+    kwargs = creation_arguments(config, classes=classes, channels=channels, image_size=image_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed("init", seed))  # torch.manual_seed would seed CUDA as well
-        model = _create(config, {**kwargs, **config.kwargs})
+        model = _create(config, kwargs)
     _check_forward(config, model, classes, (channels, image_size, image_size))
     return model.train()
 

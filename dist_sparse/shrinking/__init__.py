@@ -1,7 +1,6 @@
 """Masked networks without their dead units: smaller, dense, and with equal outputs."""
 
-from dist_sparse.shrinking.file import Loaded, load_shrunk, read_shrunk, save_shrunk
-from dist_sparse.shrinking.latency import measure
+from dist_sparse.shrinking.file import Loaded, is_shrunk, load_shrunk, read_shrunk, save_shrunk
 from dist_sparse.shrinking.plan import OriginalUnits, Plan
 from dist_sparse.shrinking.report import LayerChange, Report
 from dist_sparse.shrinking.shrink import Shrunk, shrink, to_original
@@ -13,8 +12,8 @@ __all__ = [
     "Plan",
     "Report",
     "Shrunk",
+    "is_shrunk",
     "load_shrunk",
-    "measure",
     "read_shrunk",
     "save_shrunk",
     "shrink",

@@ -73,6 +73,17 @@ def save_shrunk(
     atomic_write(path, lambda file: file.write(content))
 
 
+def is_shrunk(path: Path) -> bool:
+    """Whether a file of safetensors says that it holds a shrunk network; no for what cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ENTRY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_shrunk(path: Path) -> nn.Module:
     """The network of a file, in evaluation mode, bit for bit that which was saved.
 

@@ -1,10 +1,7 @@
 """The table of what was removed, and measured times."""
 
-import torch
-from torch import nn
-
 from dist_sparse.flops import layer_macs
-from dist_sparse.shrinking import measure, shrink
+from dist_sparse.shrinking import shrink
 from dist_sparse.sparsity.structures import Filter
 from tests.shrinking.networks import images, network, random_masks
 
@@ -34,20 +31,3 @@ def test_the_table_counts_what_is_there() -> None:
         "0.47",
     ]
     assert f"{report.parameters_after:,} of" in parameters and f"{report.flops_before:,}  (" in flops
-
-
-def test_networks_are_timed_in_turn() -> None:
-    calls: list[str] = []
-
-    class Counting(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            calls.append(self.name)
-            return x
-
-    found = measure({name: Counting(name) for name in "ab"}, torch.zeros(1), rounds=3)
-    assert calls == ["a", "b"] * 4
-    assert all(0 <= each.low <= each.median <= each.high for each in found.values()) and str(found["a"]).endswith(")")

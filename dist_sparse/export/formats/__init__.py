@@ -28,6 +28,8 @@ class Format:
     """Suffixes of further files that it writes."""
     needs: tuple[str, ...] = ()
     """Packages of the extra ``dist_sparse[export]``."""
+    takes_shrunk: bool = False
+    """It can be of the network without its dead units."""
 
     def load(self) -> Write:
         """Its function to write.
@@ -49,13 +51,15 @@ _KNOWN = (
     Format(name="timm", about="a state dict for timm.create_model(..., checkpoint_path=)", suffix=".pt", beside=(".json",)),
     Format(name="safetensors", about="the same with metadata in one file", suffix=".safetensors"),
     Format(name="sparse", about="safetensors of bits and values, for dist_sparse.load", suffix=".sparse.safetensors"),
+    Format(name="shrunk", about="a smaller dense network of equal outputs", suffix=".shrunk.safetensors"),
     Format(
         name="onnx",
         about="for ONNX Runtime and its like",
         suffix=".onnx",
         needs=("onnx", "onnxscript", "onnxruntime"),
+        takes_shrunk=True,
     ),
-    Format(name="program", about="for torch.export.load", suffix=".pt2"),
+    Format(name="program", about="for torch.export.load", suffix=".pt2", takes_shrunk=True),
 )
 FORMATS = {each.name: each for each in _KNOWN}
 

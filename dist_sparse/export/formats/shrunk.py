@@ -1,0 +1,38 @@
+"""``shrunk``: a smaller dense network of equal outputs, without the units that are dead, for ``dist_sparse.load``."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+from dist_sparse.config.schema import ModelConfig
+from dist_sparse.errors import UserError
+from dist_sparse.export.source import Source
+from dist_sparse.export.timing import latencies
+from dist_sparse.models import creation_arguments
+from dist_sparse.shrinking import Shrunk, save_shrunk, shrink
+
+_BATCH, _ROUNDS = 2, 11
+
+
+def write(source: Source, file: Path) -> list[str]:
+    """Write the file; the lines are a table of what went and what stayed, and the latencies of both networks."""
+    about, small = source.about, shrunk(source)
+    config = ModelConfig(name=about.model, kwargs=about.model_kwargs)
+    kwargs = creation_arguments(config, classes=about.classes, channels=about.channels, image_size=about.image_size)
+    save_shrunk(small, file, name=about.model, kwargs=kwargs, about=dataclasses.asdict(about))
+    image = source.images(1)
+    ways = {"masked": partial(source.model, image), "shrunk": partial(small.model, image)}
+    times = ", ".join(f"{name} {time}" for name, time in latencies(ways, _ROUNDS).items())
+    return [*small.report.table().splitlines(), f"one image takes: {times}"]
+
+
+def shrunk(source: Source) -> Shrunk:
+    """The network without its dead units.
+
+    Raises:
+        UserError: there are none, or the network cannot be followed.
+    """
+    try:
+        return shrink(source.model, source.masks, source.images(_BATCH))
+    except UserError as error:
+        raise UserError(f"--format=shrunk: {error}; --format=sparse makes the file smaller whatever the masks") from error
