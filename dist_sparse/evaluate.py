@@ -16,7 +16,7 @@ from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
-from dist_sparse.leaving import leave
+from dist_sparse.leaving import importing, leave
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.run_folder import RunFolder
 
@@ -46,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(config: Config, path: Path) -> list[str]:
     """Validate the checkpoint at ``path`` on the validation set of ``config``; returns the lines to print. Collective."""
-    from dist_sparse import distributed
-    from dist_sparse.build import load_data, load_model, load_precision
-    from dist_sparse.checkpoint_content import check_networks
-    from dist_sparse.data.identity import check_classes
-    from dist_sparse.executing import execution_to_evaluate
-    from dist_sparse.networks import networks_of
-    from dist_sparse.stored import load_weights, read_checkpoint, step_of
-    from dist_sparse.validation import validate
+    with importing():
+        from dist_sparse import distributed
+        from dist_sparse.build import load_data, load_model, load_precision
+        from dist_sparse.checkpoint_content import check_networks
+        from dist_sparse.data.identity import check_classes
+        from dist_sparse.executing import execution_to_evaluate
+        from dist_sparse.networks import networks_of
+        from dist_sparse.stored import load_weights, read_checkpoint, step_of
+        from dist_sparse.validation import validate
 
     ranks = distributed.start(config.engine)
     closing = contextlib.ExitStack()

@@ -14,7 +14,7 @@ from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import dump_config, parse_args
 from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import Incomplete, ToldElsewhere, UserError, refuse
-from dist_sparse.leaving import EXIT_INTERRUPTED, leave
+from dist_sparse.leaving import EXIT_INTERRUPTED, importing, leave
 from dist_sparse.preemption import StopAsked, StopSignals
 
 if TYPE_CHECKING:
@@ -51,14 +51,16 @@ def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> No
     """Heavy packages are imported only here, once the command line is in order."""
     config = invocation.config
     if invocation.print_config:
-        from dist_sparse.build import resolved
+        with importing():
+            from dist_sparse.build import resolved
 
         text = dump_config(resolved(config))
         if reports:
             print(text, end="")
     elif invocation.plan is not None:
-        from dist_sparse.plan.outlook import look_ahead
-        from dist_sparse.plan.report import report
+        with importing():
+            from dist_sparse.plan.outlook import look_ahead
+            from dist_sparse.plan.report import report
 
         if reports:
             ranks = invocation.plan or int(os.environ.get("WORLD_SIZE", "1"))
@@ -66,10 +68,11 @@ def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> No
     else:
         signals = StopSignals()
         with signals.listening():
-            if invocation.smoke:
-                from dist_sparse.smoke import smoke as train
-            else:
-                from dist_sparse.run import train
+            with importing():
+                if invocation.smoke:
+                    from dist_sparse.smoke import smoke as train
+                else:
+                    from dist_sparse.run import train
 
             train(config, signals, typed=invocation.typed, hooks=hooks)
 

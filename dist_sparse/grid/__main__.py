@@ -22,7 +22,7 @@ from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.grid.gridfile import GridRun, format_grid, read_grid
 from dist_sparse.inputs import expand
-from dist_sparse.leaving import leave
+from dist_sparse.leaving import importing, leave
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,8 @@ def _parser() -> Parser:
 
 
 def _make(words: Sequence[str], lists: Sequence[str], output: Path | None) -> None:
-    from dist_sparse.grid.make import make_grid
+    with importing():
+        from dist_sparse.grid.make import make_grid
 
     grid = make_grid(lists)
     count, file = len(grid.runs), shlex.quote(str(output)) if output else "THIS_FILE"

@@ -23,7 +23,7 @@ from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
 from dist_sparse.errors import UserError, refuse
 from dist_sparse.inputs import expand
-from dist_sparse.leaving import leave
+from dist_sparse.leaving import importing, leave
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.run_folder import RunFolder
 
@@ -65,8 +65,9 @@ def _parser() -> Parser:
 
 
 def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
-    from dist_sparse.plasticity.conditions import Request
-    from dist_sparse.sparsity.plasticity import PROBES
+    with importing():
+        from dist_sparse.plasticity.conditions import Request
+        from dist_sparse.sparsity.plasticity import PROBES
 
     if arguments.probe == "all":
         arguments.probe = ",".join(PROBES)
@@ -84,10 +85,11 @@ def _request(arguments: argparse.Namespace, folder: RunFolder) -> "Request":
 
 
 def _probe(config: Config, request: "Request", place: Path) -> None:
-    from dist_sparse import peers
-    from dist_sparse.distributed import agreeing_on_errors
-    from dist_sparse.plasticity.probing import probing
-    from dist_sparse.plasticity.report import Report, heading, line
+    with importing():
+        from dist_sparse import peers
+        from dist_sparse.distributed import agreeing_on_errors
+        from dist_sparse.plasticity.probing import probing
+        from dist_sparse.plasticity.report import Report, heading, line
 
     with probing(config, request, place) as (prober, is_first), peers.watched():
         report = Report(place, prober.facts) if is_first else None

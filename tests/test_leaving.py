@@ -1,0 +1,73 @@
+"""The end of a command's process: its code, and what still happens after its last word; tests/test_endings.py has real ones."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_sparse.leaving import importing
+from tests.command import ROOT
+
+COMMAND = """
+import sys
+from dist_sparse.leaving import leave
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+kept = Kept()
+
+def main():
+    import atexit, multiprocessing, threading, time
+    atexit.register(print, "exit function")
+    threading.Thread(target=print, args=("thread",)).start()
+    {last}
+
+leave(main)
+"""
+
+
+def leave(last: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """A process whose ``main`` ends with these words."""
+    command = [sys.executable, "-c", COMMAND.format(last=last)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=stdout, stderr=subprocess.PIPE, check=False)
+
+
+def test_all_exit_functions_are_called_and_then_it_is_over() -> None:
+    """Nothing that packages keep is taken apart: of torch and timm that takes a second."""
+    done = leave("return 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "thread\nexit function\n", "")
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "error"),
+    [
+        ("raise KeyboardInterrupt", 130, ""),
+        ("raise RuntimeError('enough')", 1, "RuntimeError: enough\n"),
+        ("sys.exit(0)", 0, ""),
+        ("sys.exit('enough')", 1, "enough\n"),
+    ],
+)
+def test_every_way_out_has_its_code(last: str, code: int, error: str) -> None:
+    done = leave(last)
+    assert (done.returncode, done.stderr[-len(error) :] if error else done.stderr) == (code, error)
+    assert done.stdout.startswith("thread\nexit function\n")
+
+
+def test_an_output_that_takes_no_more_is_python_s_to_tell() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = leave("print('a last word'); return 0", stdout=full.fileno())
+    assert done.returncode == 120
+    assert "No space left on device" in done.stderr
+
+
+def test_packages_are_imported_without_a_look_for_garbage() -> None:
+    assert gc.isenabled()
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
