@@ -45,6 +45,7 @@ step() {
 ensure_environment test
 cd -- "$ROOT"
 export PATH=$VENV/bin:$PATH OMP_NUM_THREADS=1 WANDB_MODE=offline
+unset PYTHONDONTWRITEBYTECODE # or each of a hundred processes that tests start compiles the package anew
 
 step "Debian packages" install_packages
 step "ruff check" ruff check --quiet --output-format=concise

@@ -4,10 +4,11 @@ Tests come in random order (pytest-randomly): what one would leave to the next i
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from dist_sparse.leaving import importing
 from tests.state import State, same_draws
 
 # Before anything imports torch or wandb; child processes inherit both. Threads would fight over the cores that xdist shares.
@@ -29,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if (randomly := config.pluginmanager.get_plugin("randomly")) is not None:
         # DeepSpeed asks to be imported by it, for a seed in all of its generators: seconds for every pytest, and other draws.
         randomly.entrypoint_reseeds = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Every process of pytest-xdist imports all tests, and with them nearly all packages there are."""
+    with importing():
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)  # after the order has been drawn

@@ -17,7 +17,6 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from dist_sparse.config.data import DataConfig
@@ -56,6 +55,8 @@ def write_fashion(tmp_path):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
     """Also where a version of it keeps them in another file."""
+    from sklearn.datasets import load_digits
+
     if elsewhere:
         monkeypatch.setattr(readers, "find_spec", lambda _: None)
     for found, expected in zip(readers._load_digits(), load_digits(return_X_y=True), strict=True):

@@ -17,7 +17,6 @@ from tests.shipped_configs import header, plan
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the engine is written for an older pydantic
     import sweeps
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 FILES = sorted((ROOT / "configs/sweeps").glob("*.yaml"))
 SWEPT = {"sparsity.method", "sparsity.density", "sparsity.update.drop_fraction", "sparsity.update.interval", "optim.lr"}
@@ -42,6 +41,8 @@ def suggestions(config: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 def started(config: dict[str, Any], parameters: dict[str, Any]) -> Config:
     """The configuration of a run that an agent starts: from the words after the program."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # seconds that every pytest would take
+
     words = config["command"][config["command"].index("${program}") + 1 : -1]
     assert config["command"][-1] == "${args}"
     return parse_args([*words, *create_sweep_command_args({"args": parameters})["args"]]).config
