@@ -12,13 +12,13 @@ from dist_sparse.config import load_config
 from dist_sparse.sparsity.methods import METHODS
 from tests.command import ROOT, metrics, train_here
 from tests.plan.forecasts import check
-from tests.values import QUIET
+from tests.values import QUIET, SMALL_RESNET
 
 CONFIGS = sorted((ROOT / "configs" / "digits").glob("*.yaml"))
 SHORT: dict[str, Any] = {
     **QUIET,
     "tracking.log_every": 2,
-    "model.kwargs": {"width": 0.5},
+    **SMALL_RESNET,
     "data.limit": 352,
     "train.epochs": 2,
     "train.batch_size": 32,
@@ -34,6 +34,8 @@ def short(path: Path) -> dict[str, Any]:
     """The configuration with an update at every fourth step, or every other epoch's worth of them."""
     config = load_config(str(path)).sparsity
     keys = {**SHORT, "config": path}
+    if config.method in ("granet", "snfs") or config.init == "snip":  # whose forecast is a guess
+        keys |= {"model.name": "cifar_resnet20", "model.kwargs": {"width": 0.5}}
     if config.update.interval is not None:
         keys["sparsity.update.interval"] = "4 steps"
     if config.method == "ast":
@@ -84,7 +86,11 @@ def test_weights_that_are_not_trained_keep_no_momentum_of_their_decay(tmp_path: 
     assert all(torch.equal(halves[name], value) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def one_of_each_method() -> list[Path]:
+    return list({load_config(str(path)).sparsity.method: path for path in reversed(CONFIGS)}.values())
+
+
+@pytest.mark.parametrize("path", one_of_each_method(), ids=lambda path: path.stem)
 def test_micro_batches_do_not_change_which_step_is_an_update(whole: Callable[[Path], Path], tmp_path: Path, path: Path) -> None:
     """Of two to a step, and of one."""
     values = short(path)
