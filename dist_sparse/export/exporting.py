@@ -51,7 +51,10 @@ def export(
 def _shrunk(source: Source) -> Source:
     from dist_sparse.export.formats.shrunk import shrunk
 
-    return dataclasses.replace(source, model=shrunk(source).model)
+    try:
+        return dataclasses.replace(source, model=shrunk(source).model)
+    except UserError as error:
+        raise UserError(f"--shrink: {error}; without it the network is exported as it is") from error
 
 
 def _places(chosen: Networks, kind: Format, output: Path) -> dict[int, Path]:

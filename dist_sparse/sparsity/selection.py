@@ -9,6 +9,8 @@ from torch import Tensor
 
 from dist_sparse.sparsity.tensors import select, where_true
 
+_LONG = 1 << 16
+"""Units of a row from which on a sample of them bounds the best ones closely."""
 _SHORT = 8
 """Units of a row up to which comparing them in pairs is faster than sorting."""
 
@@ -40,8 +42,11 @@ def at_least_top_k(score: Tensor, k: int, among: Tensor) -> Tensor:
         return top_k(score, counts, among)
     if not counts.any():
         return torch.zeros_like(among)
-    upper = _upper(score.view(-1), int(counts), among.view(-1))
-    return among if upper is None else upper.view_as(among)
+    row, k, candidates = score.view(-1), int(counts), among.view(-1)
+    upper = _upper(row, k, candidates) if len(row) >= _LONG else None
+    if upper is None:
+        upper = (row >= _kth_largest(row, k, candidates)) & candidates
+    return upper.view_as(among)
 
 
 def drop_and_grow(active: Tensor, kept: Tensor, grow_score: Tensor, grow: Tensor | None = None) -> Tensor:

@@ -37,7 +37,7 @@ def refusal(outcome: Outcome) -> str:
 
 
 def test_an_unknown_format_is_told_the_known_ones(run: Path) -> None:
-    line = "--format=onx is unknown; did you mean onnx? known: timm, safetensors, sparse, onnx, program"
+    line = "--format=onx is unknown; did you mean onnx? known: timm, safetensors, sparse, shrunk, onnx, program"
     assert refusal(here(export, [str(run), "--format=onx"])).startswith(line)
 
 

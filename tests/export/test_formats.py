@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @functools.cache
     def train(name: str) -> Path:
         folder = tmp_path_factory.mktemp("runs") / "run"
-        outcome = train_here({**RUNS[name], "output": folder})
+        outcome = train_here({**RUNS.get(name, WITH_DEAD_FILTERS), "output": folder})
         assert outcome.code == 0, outcome.err
         return folder
 
     return train
+
+
+WITH_DEAD_FILTERS = {**COMMON, "sparsity.method": "static", "sparsity.density": 0.5, "sparsity.structure": "filter"}
 
 
 @pytest.fixture(params=RUNS)
@@ -152,7 +156,7 @@ def accuracies(run: Path) -> list[float]:
     return [float(each) for each in several or [row["val/top1"]]]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", READERS)
 def test_accuracy_is_the_run_s(run: Path, validation: Sequence[tuple[Tensor, Tensor]], name: str) -> None:
     files = exported(run, f"--format={name}")
     expected = accuracies(run)
@@ -160,6 +164,51 @@ def test_accuracy_is_the_run_s(run: Path, validation: Sequence[tuple[Tensor, Ten
     dtype = torch.float64 if load_config(str(run / "config.yaml")).train.precision == "fp64" else torch.float32
     found = [top1(READERS[name](file), validation, dtype) for file in files]
     assert found == pytest.approx(expected, abs=1.01 * ONE_IMAGE if name == "onnx" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("argv", "read"),
+    [
+        (["--format=shrunk"], dist_sparse.load),
+        (["--format=onnx", "--shrink"], as_onnx),
+        (["--format=program", "--shrink"], as_program),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_shrunk_networks_are_smaller_and_as_right(
+    trained: Callable[[str], Path],
+    validation: Sequence[tuple[Tensor, Tensor]],
+    argv: list[str],
+    read: Callable[[Path], Logits],
+) -> None:
+    run = trained("dead filters")
+    (whole,) = exported(run, argv[0].replace("shrunk", "safetensors"))
+    size = whole.stat().st_size  # before a file of the same name takes its place
+    (file,) = exported(run, *argv)
+    assert file.stat().st_size < 0.9 * size
+    assert top1(read(file), validation, torch.float32) == pytest.approx(accuracies(run)[0], abs=1.01 * ONE_IMAGE)
+
+
+def test_a_shrunk_network_knows_what_it_was_trained_on(trained: Callable[[str], Path]) -> None:
+    (file,) = exported(trained("dead filters"), "--format=shrunk")
+    model = dist_sparse.load(file)
+    assert model.pretrained_cfg["input_size"] == (1, 8, 8) and not model.training  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    with pytest.raises(ValueError, match=r"compute='sparse': .* holds a dense network, which was shrunk"):
+        dist_sparse.load(file, compute="sparse")
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "said"),
+    [
+        ("packed", ["--format=shrunk"], r"--format=shrunk: nothing can be removed .*; --format=sparse makes the file smaller"),
+        ("packed", ["--format=onnx", "--shrink"], r"--shrink: nothing can be removed from the network: "),
+        ("packed", ["--format=sparse", "--shrink"], r"--shrink goes with --format=onnx or program; --format=shrunk writes"),
+    ],
+)
+def test_what_cannot_shrink_is_told_in_one_line(trained: Callable[[str], Path], name: str, argv: list[str], said: str) -> None:
+    outcome = here(export, [str(trained(name)), *argv])
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert re.search(said, outcome.err), outcome.err
 
 
 def test_averaged_weights(trained: Callable[[str], Path], validation: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -16,7 +16,11 @@ _BATCH, _ROUNDS = 2, 11
 
 def write(source: Source, file: Path) -> list[str]:
     """Write the file; the lines are a table of what went and what stayed, and the latencies of both networks."""
-    about, small = source.about, shrunk(source)
+    about = source.about
+    try:
+        small = shrunk(source)
+    except UserError as error:
+        raise UserError(f"--format=shrunk: {error}; --format=sparse makes the file smaller whatever the masks") from error
     config = ModelConfig(name=about.model, kwargs=about.model_kwargs)
     kwargs = creation_arguments(config, classes=about.classes, channels=about.channels, image_size=about.image_size)
     save_shrunk(small, file, name=about.model, kwargs=kwargs, about=dataclasses.asdict(about))
@@ -32,7 +36,4 @@ def shrunk(source: Source) -> Shrunk:
     Raises:
         UserError: there are none, or the network cannot be followed.
     """
-    try:
-        return shrink(source.model, source.masks, source.images(_BATCH))
-    except UserError as error:
-        raise UserError(f"--format=shrunk: {error}; --format=sparse makes the file smaller whatever the masks") from error
+    return shrink(source.model, source.masks, source.images(_BATCH))
