@@ -12,8 +12,8 @@ from dist_sparse.execution.build import build_to_infer
 from dist_sparse.execution.execution import Execution
 from dist_sparse.export import bitmask
 from dist_sparse.export.description import Description
+from dist_sparse.export.layout import Layout, read_tensors
 from dist_sparse.export.source import Source, build
-from dist_sparse.export.tensor_file import Layout, read_tensors
 from dist_sparse.inputs import expand
 from dist_sparse.shrinking import is_shrunk, read_shrunk
 from dist_sparse.sparsity.masks import Masks

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.errors import UserError, is_unknown, one_line
-from dist_sparse.files import atomic_write
 from dist_sparse.shrinking.plan import Plan, fit
 from dist_sparse.shrinking.shrink import Shrunk
+from dist_sparse.tensor_file import read_tensors, read_texts, write_tensors
 
 ENTRY = "dist_sparse.shrunk"
 """The entry of the file's metadata, a JSON text."""
@@ -62,26 +62,17 @@ def save_shrunk(
         UserError: ``name`` and ``kwargs`` make another network.
         OSError: as the file system says; nothing is left behind.
     """
-    from safetensors.torch import save
-
     stored = _Stored(version=VERSION, model=name, kwargs=dict(kwargs), plan=shrunk.plan, about=dict(about or {}))
     tensors = _tensors(shrunk.model, shrunk.plan)
     with torch.device("meta"):
         _check(_build(stored, name), stored, tensors, name)
     facts = {"version": VERSION, "model": name, "kwargs": stored.kwargs, "plan": stored.plan.as_json(), "about": stored.about}
-    content = save(tensors, metadata={"format": "pt", ENTRY: json.dumps(facts, ensure_ascii=False)})
-    atomic_write(path, lambda file: file.write(content))
+    write_tensors(path, tensors, {ENTRY: json.dumps(facts, ensure_ascii=False)})
 
 
 def is_shrunk(path: Path) -> bool:
-    """Whether a file of safetensors says that it holds a shrunk network; no for what cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return ENTRY in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+    """Whether a file says that it holds a shrunk network; no for what cannot be read."""
+    return ENTRY in read_texts(path)
 
 
 def load_shrunk(path: Path) -> nn.Module:
@@ -99,18 +90,10 @@ def read_shrunk(path: Path) -> Loaded:
     Raises:
         UserError: the file is not there, damaged, or not of a shrunk network.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            # Copies, since products differ in their last bits by where in memory a tensor begins.
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-    if ENTRY not in metadata:
+    tensors, texts = read_tensors(path)
+    if ENTRY not in texts:
         raise UserError(f"{path} holds no shrunk network: its metadata has no entry {ENTRY}")
-    stored = _parse(metadata[ENTRY], path)
+    stored = _parse(texts[ENTRY], path)
     with torch.random.fork_rng(devices=[]):
         model = _build(stored, path)
     kinds = {tensor.dtype for name, tensor in tensors.items() if tensor.is_floating_point()}
@@ -122,10 +105,10 @@ def read_shrunk(path: Path) -> Loaded:
 
 
 def _tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """What is saved: the state, and buffers that are no part of it but were narrowed. No two share memory."""
+    """What is saved: the state, and buffers that are no part of it but were narrowed."""
     named = dict(model.named_buffers(remove_duplicate=False))
     narrowed = {name: named[name] for name in plan.kept if name in named}
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in {**narrowed, **model.state_dict()}.items()}
+    return {**narrowed, **model.state_dict()}
 
 
 def _parse(text: str, path: Path) -> _Stored:

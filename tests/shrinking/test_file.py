@@ -92,11 +92,16 @@ def test_another_network_s_name_is_refused_before_writing(tmp_path: Path) -> Non
 
 
 def test_what_is_no_shrunk_network_is_refused(tmp_path: Path, saved: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"nothing\.safetensors: no such file"):
         load_shrunk(tmp_path / "nothing.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(saved.read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"cut\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"cut\.safetensors: not a sound safetensors file"):
         load_shrunk(tmp_path / "cut.safetensors")
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"flipped\.safetensors: damaged: its contents are not those that were written"):
+        load_shrunk(tmp_path / "flipped.safetensors")
     save_file({"weight": torch.ones(2)}, tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="holds no shrunk network"):
         load_shrunk(tmp_path / "plain.safetensors")

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dist_sparse.export import bitmask
+from dist_sparse.export.layout import Layout, write_tensors
 from dist_sparse.export.source import Source
-from dist_sparse.export.tensor_file import Layout, write_tensors
 
 
 def write(source: Source, file: Path) -> list[str]:
