@@ -14,12 +14,15 @@ from dist_sparse.command import is_needless
 from dist_sparse.errors import Incomplete, refuse
 
 EXIT_INTERRUPTED = 130
+_EXIT_UNREAD = 141
+"""As of a program that SIGPIPE ends."""
 PATIENCE = 4.0
 """Seconds for Python's own exit: its exit functions, and the threads and processes that it waits for."""
 
 
 def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
-    """Call a command's ``main``, and end the process with its exit code: after Ctrl-C 130, after a crash 1 and a traceback.
+    """Call a command's ``main``, and end the process with its exit code: after Ctrl-C 130, after a crash 1 and a traceback, and
+    141 where nobody reads what it prints any more.
 
     A command that is not for all ranks of torchrun does its work in the first, and the others have nothing to do or to say.
     """
@@ -30,6 +33,10 @@ def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
         code = 0 if is_needless() and not on_all_ranks else main()
     except Incomplete as error:
         code = refuse(error, reports=error.reports)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        code = _EXIT_UNREAD
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     finally:
@@ -48,6 +55,16 @@ def importing() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read the output has had enough of it, such as ``head``; what is left of it goes nowhere then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _end(code: int) -> None:

@@ -66,6 +66,21 @@ def test_an_output_that_takes_no_more_is_python_s_to_tell() -> None:
     assert "No space left on device" in done.stderr
 
 
+def test_an_output_that_nobody_reads_any_more_is_no_crash() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = leave("print('a long word ' * 10_000); return 0", stdout=write)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_one() -> None:
+    done = leave("raise BrokenPipeError('of a socket')")
+    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: of a socket\n")
+
+
 def test_packages_are_imported_without_a_look_for_garbage() -> None:
     assert gc.isenabled()
     with importing():
