@@ -13,7 +13,10 @@ from dist_sparse.execution.modules import SparseConv2d
 from tests.command import ROOT, here, metrics, train_here
 from tests.test_every_method import CONFIGS, short
 
+NETWORK: dict[str, Any] = {"model.name": "cifar_resnet20", "model.kwargs": {"width": 0.5}}
+"""22 masked layers."""
 KEYS: dict[str, Any] = {
+    **NETWORK,
     "train.precision": "fp64",
     "train.epochs": 1,
     "train.accumulation": 1,
@@ -51,6 +54,7 @@ def test_every_method_trains_as_it_does_densely(tmp_path: Path, path: Path) -> N
 
 SET = {
     **short(ROOT / "configs" / "digits" / "set.yaml"),
+    **NETWORK,
     "train.epochs": 1,
     "train.accumulation": 1,
     "checkpoint.every": "3 steps",
