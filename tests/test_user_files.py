@@ -112,16 +112,24 @@ def test_whatever_lies_there(home: Path, main: Callable[[Sequence[str]], int], l
             assert str(path)[:200] in refusal(main, *(word.replace("RUN", str(run)).format(path) for word in line))
 
 
-@pytest.mark.parametrize("what", ["folder", "pipe", "long", "below a file", "locked"])
-def test_a_report_that_cannot_be_written(home: Path, what: str) -> None:
-    run = write_run(home / "run", json.dumps(FINISHED))
-    file = home / ("x" * 300 if what == "long" else "config/x" if what == "below a file" else "x")
+def unwritable(home: Path, what: str) -> Path:
+    """A place for a file that, with :func:`spoil`, cannot be written."""
+    return home / ("x" * 300 if what == "long" else "config/x" if what == "below a file" else "x")
+
+
+def spoil(file: Path, what: str) -> None:
     if what == "folder":
         file.mkdir()
     elif what == "pipe":
         os.mkfifo(file)
     elif what == "below a file":
-        (home / "config").touch()
+        file.parent.touch()
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "long", "below a file", "locked"])
+def test_a_report_that_cannot_be_written(home: Path, what: str) -> None:
+    run = write_run(home / "run", json.dumps(FINISHED))
+    spoil(file := unwritable(home, what), what)
     with unprivileged(home, mode=0o555) if what == "locked" else nullcontext():
         line = refusal(report, run, "--no-evaluate", "--overwrite", f"--output={file}")
     assert line.startswith(f"--output={file} ")
@@ -132,15 +140,8 @@ def test_a_report_that_cannot_be_written(home: Path, what: str) -> None:
 @pytest.mark.parametrize("what", ["folder", "pipe", "long", "below a file", "locked"])
 def test_a_table_that_cannot_be_written(home: Path, option: str, what: str) -> None:
     run = write_run(home / "run", json.dumps(FINISHED))
-    path = home / ("x" * 300 if what == "long" else "config/x" if what == "below a file" else "x")
-    name = option.format(path)
-    file = Path(name.partition("=")[2])
-    if what == "folder":
-        file.mkdir()
-    elif what == "pipe":
-        os.mkfifo(file)
-    elif what == "below a file":
-        (home / "config").touch()
+    name = option.format(unwritable(home, what))
+    spoil(file := Path(name.partition("=")[2]), what)
     with unprivileged(home, mode=0o555) if what == "locked" else nullcontext():
         outcome = here(results, [str(run), name])
     assert outcome.code == 2

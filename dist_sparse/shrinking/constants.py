@@ -44,6 +44,7 @@ class Constants(fx.Interpreter):
             self.run(*arguments)
 
     def run_node(self, n: fx.Node) -> Any:
+        """As the base class's, of operations whose values may be unknown."""
         if n.op == "get_attr":
             raise UserError(f"the operation {n.target} of {module_of(n) or 'the network'} cannot be followed; {OTHER_FORMATS}")
         if n.op != "call_function":

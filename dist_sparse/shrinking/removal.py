@@ -76,6 +76,7 @@ class Search:
         self._boxes = [(view.name, box) for view in self._views for box in (view.inputs, view.outputs)]
 
     def run(self) -> Removal:
+        """Remove what can go until nothing more can: what is gone frees what only that has read."""
         pinned = self._coupling.units.pinned()
         candidates = {root for view in self._views for root in view.inputs.ravel().tolist()}
         found = Removal()

@@ -14,6 +14,7 @@ import dist_sparse.models  # noqa: F401 - registers the networks with timm
 from dist_sparse.execution.fusion import norms_before_relu
 from dist_sparse.execution.modules import SparseConv2d, SparseLinear, qualifies
 from dist_sparse.execution.norm_modules import InnermostBatchNorm2d
+from dist_sparse.flops import layer_macs
 from dist_sparse.sparsity.masks import Masks
 from tests.execution.prepared import compute_sparsely
 
@@ -53,6 +54,16 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         assert torch.allclose(ours[name].to(value.dtype), value, rtol=1e-9, atol=1e-11), name
+
+
+def test_shapes_are_learnt_of_it_as_of_any_network() -> None:
+    """On the meta device, with maps of a single place, which lie as those with samples innermost."""
+    small = {"channels": [8] * 4, "layers": [1] * 4, "stem_width": 8}
+    model = timm.create_model("resnet18", num_classes=5, in_chans=3, **small).double()
+    masks, image = masked(model, 0.3, 1), (3, 8, 8)
+    expected = layer_macs(model, image)
+    compute_sparsely(model, masks, torch.randn(2, *image, dtype=torch.float64))
+    assert layer_macs(model, image) == expected
 
 
 @pytest.mark.parametrize("alike", [1, 4])

@@ -14,7 +14,7 @@ from dist_sparse.report.several import page_of_runs
 from dist_sparse.results.runs import find_runs
 from tests.command import Outcome, here, train_here
 from tests.report.html_page import read_page
-from tests.report.test_single import VALUES
+from tests.report.runs import VALUES
 from tests.results.test_results import finished, write_run
 
 TOP1 = {"rigl": (0.71, 0.74, 0.79), "set": (0.51, 0.54, 0.59), "dense": (0.8, 0.84, 0.85)}

@@ -1,42 +1,21 @@
 """The report of one run: its numbers are those of the run's files, whatever state the run is in."""
 
-import csv
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from dist_sparse import evaluate
-from dist_sparse.report.__main__ import main
 from dist_sparse.report.curves import mask_pictures, training_pictures
-from dist_sparse.report.drawing import Picture
 from dist_sparse.report.history import read_history
-from dist_sparse.report.single import page_of_run
-from dist_sparse.results.runs import find_runs
 from dist_sparse.sparsity import bits
-from tests.command import Outcome, here, train_here
-from tests.report.html_page import Found, parse_page, read_page
-from tests.values import LOGGED, TINY_VIT
-
-VALUES: dict[str, Any] = {
-    **LOGGED,
-    "name": "small",
-    "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
-    "train.epochs": 4,
-    "train.batch_size": 256,
-    "optim.name": "adamw",
-    "optim.lr": 0.01,
-    "sparsity.method": "rigl",
-    "sparsity.density": 0.3,
-    "sparsity.update.interval": "3 steps",
-}
+from tests.command import here, train_here
+from tests.report.html_page import read_page
+from tests.report.runs import VALUES, column, page_of, report, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +35,6 @@ def run(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, folder)
     (folder / "report.html").unlink()
     return folder
-
-
-def report(*words: object) -> Outcome:
-    return here(main, [str(word) for word in words])
-
-
-def page_of(folder: Path, *overrides: str, evaluate: bool = False) -> Found:
-    """What the run's report says. Its figures, which take most of the time, are not drawn."""
-    page = page_of_run(find_runs([folder])[0], overrides, evaluate=evaluate)
-    texts = [replace(each, parts=[part for part in each.parts if not isinstance(part, Picture)]) for each in page.sections]
-    return parse_page(replace(page, sections=texts).html())
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def column(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(int(row["step"]), float(row[name])) for row in rows_of(folder / "metrics.csv") if row[name]]
 
 
 def test_it_needs_nothing_but_itself(finished: Path) -> None:
