@@ -31,7 +31,7 @@ def size(number: float | None) -> str:
     if number is None:
         return NONE
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if number >= factor:
+        if number >= 0.9995 * factor:  # less is below 1,000 of the next unit when it is rounded, too
             return f"{number / factor:.3g} {unit}"
     return f"{number / 1e3:.1f} kB"
 

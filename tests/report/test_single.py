@@ -59,10 +59,9 @@ def test_figures_are_those_of_the_files(finished: Path) -> None:
     assert page.facts["training FLOPs"][0] == f"{summary['train_flops_relative']:.2%}"
     assert page.facts["steps"] == (str(summary["steps"]), "epoch 4 of 4")
     measured = {row[""]: row["measured"] for row in page.table("", "measured")}
-    assert (
-        measured["peak memory of the first rank"]
-        == f"{max(value for _, value in column(finished, 'memory/peak_bytes')) / 1e6:.3g} MB"
-    )
+    number, unit = measured["peak memory of the first rank"].split()  # which depends on what else this process has done
+    peak = max(value for _, value in column(finished, "memory/peak_bytes"))
+    assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] == pytest.approx(peak, rel=0.005)
     assert measured["wall time"] == f"{summary['wall_seconds']:.1f} s"
 
 
