@@ -1,6 +1,5 @@
 """Files of shrunk networks: safetensors, with what is needed to build the network of the original's name and narrow it."""
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,14 +149,9 @@ def _check(model: nn.Module, stored: _Stored, tensors: Mapping[str, Tensor], sou
     state = model.state_dict().keys() | set(plan.biases)
     if misfits := sorted(state ^ tensors.keys() - (plan.kept.keys() & named.keys() - state)):
         raise UserError(f"{source}: {one_line(misfits[0])} is not both in the file and in {stored.model} ({len(misfits)} such)")
-    for name in (*plan.kept, *plan.columns):
-        if name in plan.biases:
-            continue
-        shape = list(named[name].shape) if name in named else None
-        if shape is None or plan.shapes.get(name) != shape or not _is_sound(plan, name, shape):
-            raise UserError(
-                f"{source}: what is kept of {one_line(name)} does not fit {stored.model}, where its shape is {shape}"
-            )
+    if (misfit := plan.misfit({name: tensor.shape for name, tensor in named.items()})) is not None:
+        shape = list(named[misfit].shape) if misfit in named else None
+        raise UserError(f"{source}: what is kept of {one_line(misfit)} does not fit {stored.model}, where its shape is {shape}")
     for name, tensor in tensors.items():
         expected = plan.shape(name, named[name].shape) if name in named else list(tensor.shape)
         if list(tensor.shape) != expected:
@@ -175,20 +169,3 @@ def _check(model: nn.Module, stored: _Stored, tensors: Mapping[str, Tensor], sou
 
 def _weight(bias: str) -> str:
     return f"{bias.rpartition('.')[0]}.weight".removeprefix(".")
-
-
-def _is_sound(plan: Plan, name: str, shape: list[int]) -> bool:
-    """Positions are in order, within the shape, and as many in every group."""
-    kept = plan.kept.get(name, {})
-    dims = {str(dim): size for dim, size in enumerate(shape)}
-    within = [positions and dim in dims and _in_order(positions, dims[dim]) for dim, positions in kept.items()]
-    if (groups := plan.columns.get(name)) is None:
-        return all(within)
-    rows = len(kept.get("0", range(shape[0])))
-    equal = len({len(group) for group in groups}) == 1 and rows % len(groups) == 0
-    return all(within) and equal and len(shape) > 1 and all(group and _in_order(group, shape[1]) for group in groups)
-
-
-def _in_order(positions: list[int], size: int) -> bool:
-    rising = all(before < after for before, after in itertools.pairwise(positions))
-    return rising and positions[0] >= 0 and positions[-1] < size

@@ -45,18 +45,39 @@ def make_plan(coupling: Coupling, removal: Removal, traced: Traced) -> Plan:
 
 def apply_plan(masked: nn.Module, plan: Plan, removal: Removal, traced: Traced) -> None:
     """Narrow a masked network in place; arithmetic is in double precision, its tensors keep their dtypes."""
+    narrow(masked, plan, taken_over(removal, traced))
+
+
+def narrow(model: nn.Module, plan: Plan, changed: Mapping[str, Tensor], before: Plan | None = None) -> None:
+    """Give a network, in place, the shape that a plan describes; its tensors keep their dtypes and memory formats.
+
+    Args:
+        changed: tensors of the original's shapes that take the place of the network's own.
+        before: the plan by which the network is narrow already.
+    """
+    before = before or Plan()
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys((*before.kept, *before.columns, *plan.kept, *plan.columns, *changed)):
+        source = changed[name] if name in changed else before.expand(name, named[name].detach())
+        like = named[name] if name in named else next(iter(model.parameters()))
+        tensors[name] = lie_as(like, plan.cut(name, source).to(dtype=like.dtype, device=like.device))
+    fit(model, plan, tensors)
+
+
+def lie_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor in the memory format of another one."""
+    if tensor.dim() != 4:
+        return tensor.contiguous()
+    return tensor.contiguous(memory_format=torch.channels_last if _is_channels_last(like) else torch.contiguous_format)
+
+
+def taken_over(removal: Removal, traced: Traced) -> dict[str, Tensor]:
+    """What readers of constant units become, in shapes of the original and double precision."""
     changed: dict[str, Tensor] = {}
     for fold in removal.folds:
         _fold(fold, traced.tensors, changed)
-    named = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
-    tensors: dict[str, Tensor] = {}
-    for name in (*plan.kept, *plan.columns, *changed):
-        source = changed[name] if name in changed else named[name].detach()
-        like = named[name] if name in named else next(iter(masked.parameters()))
-        layout = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
-        cut = plan.cut(name, source).to(dtype=like.dtype, device=like.device)
-        tensors[name] = cut.contiguous(memory_format=layout) if cut.dim() == 4 else cut
-    fit(masked, plan, tensors)
+    return changed
 
 
 def _fold(fold: Fold, tensors: Mapping[str, Tensor], changed: dict[str, Tensor]) -> None:

@@ -1,7 +1,9 @@
 """What was removed from a network, in the coordinates of the original, and how a network is made to fit it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,14 @@ class Plan:
             tensor = torch.cat(picked)
         return tensor.contiguous()
 
+    def expand(self, name: str, tensor: Tensor, fill: float = 0.0) -> Tensor:
+        """The way back from :meth:`cut`: a tensor of the original's shape, with ``fill`` where nothing was kept."""
+        if name not in self.kept and name not in self.columns:
+            return tensor
+        shape = torch.Size(self.shapes[name])
+        positions = self.cut(name, torch.arange(shape.numel(), device=tensor.device).view(shape))
+        return tensor.new_full((shape.numel(),), fill).index_copy_(0, positions.view(-1), tensor.reshape(-1)).view(shape)
+
     def shape(self, name: str, original: Sequence[int]) -> list[int]:
         """The shape that is left."""
         shape = list(original)
@@ -43,6 +53,45 @@ class Plan:
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same with tensors in the place of lists of positions, for a checkpoint."""
+        kept = {name: {dim: _positions(each) for dim, each in dims.items()} for name, dims in self.kept.items()}
+        return {**asdict(self), "kept": kept, "columns": {name: _positions(groups) for name, groups in self.columns.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Plan":
+        """What :meth:`state_dict` was made of."""
+        kept = {name: {dim: each.tolist() for dim, each in dims.items()} for name, dims in state["kept"].items()}
+        return cls(**{**state, "kept": kept, "columns": {name: each.tolist() for name, each in state["columns"].items()}})
+
+    def misfit(self, shapes: Mapping[str, Sequence[int]]) -> str | None:
+        """A name for which the plan cannot be of a network whose tensors have these ``shapes``; None if there is none."""
+        for name in (*self.kept, *self.columns):
+            shape = list(shapes[name]) if name in shapes else None
+            if name not in self.biases and (shape is None or self.shapes.get(name) != shape or not self._is_sound(name, shape)):
+                return name
+        return None
+
+    def _is_sound(self, name: str, shape: list[int]) -> bool:
+        """Positions are in order, within the shape, and as many in every group."""
+        kept = self.kept.get(name, {})
+        dims = {str(dim): size for dim, size in enumerate(shape)}
+        within = [positions and dim in dims and _in_order(positions, dims[dim]) for dim, positions in kept.items()]
+        if (groups := self.columns.get(name)) is None:
+            return all(within)
+        rows = len(kept.get("0", range(shape[0])))
+        equal = len({len(group) for group in groups}) == 1 and rows % len(groups) == 0
+        return all(within) and equal and len(shape) > 1 and all(group and _in_order(group, shape[1]) for group in groups)
+
+
+def _positions(lists: Sequence[Any]) -> Tensor:
+    return torch.tensor(lists, dtype=torch.int32)
+
+
+def _in_order(positions: list[int], size: int) -> bool:
+    rising = all(before < after for before, after in itertools.pairwise(positions))
+    return rising and positions[0] >= 0 and positions[-1] < size
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A unit goes when every layer that reads it can do without. Then its own inputs m
 repeated until nothing changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,9 +55,11 @@ class Search:
         masks: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         read: Mapping[fx.Node, Tensor],
+        *,
         multiple: int = 1,
+        new_biases: bool = True,
     ) -> None:
-        """``multiple``: what widths that it divides stay a multiple of."""
+        """``multiple``: what widths that it divides stay a multiple of; ``new_biases``: layers may get one to add to."""
         self._multiple = multiple
         self._coupling = coupling
         roots = coupling.units.roots
@@ -70,15 +72,21 @@ class Search:
                 pairs=_pairs(reader, masks, tensors),
                 constants=reader.by_group(read[reader.node].numpy()),
                 alone=uses.count(reader.weight) == 1,
+                takes_constants=reader.bias is not None and (new_biases or reader.bias in tensors),
             )
             for reader in coupling.readers
         ]
         self._boxes = [(view.name, box) for view in self._views for box in (view.inputs, view.outputs)]
 
-    def run(self) -> Removal:
-        """Remove what can go until nothing more can: what is gone frees what only that has read."""
+    def run(self, among: Collection[int] | None = None) -> Removal:
+        """Remove what can go until nothing more can: what is gone frees what only that has read.
+
+        ``among``: the roots that may go at all; any by default.
+        """
         pinned = self._coupling.units.pinned()
         candidates = {root for view in self._views for root in view.inputs.ravel().tolist()}
+        if among is not None:
+            candidates &= set(among)
         found = Removal()
         while True:
             reasons: dict[int, list[Reason]] = {root: [reason] for root, reason in pinned.items()}
@@ -133,6 +141,8 @@ class _View:
     """[groups, inputs], NaN where unknown."""
     alone: bool
     """Its weight is used once, so that it can be changed for what is read there."""
+    takes_constants: bool
+    """It has something to add a constant to."""
     carriers: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -156,7 +166,7 @@ class _View:
             if not known[group, position]:
                 kind = READ
             elif not self.reader.padded:
-                if self.alone and self.reader.bias is not None:
+                if self.alone and self.takes_constants:
                     continue
                 kind = NO_BIAS
             elif self.carriers.get(group) == position:

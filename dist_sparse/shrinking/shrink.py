@@ -1,26 +1,20 @@
 """Turn a masked network into a smaller dense one with equal outputs."""
 
-import copy
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from dist_sparse.errors import UserError, one_line
-from dist_sparse.shrinking.constants import Constants
+from dist_sparse.errors import UserError
 from dist_sparse.shrinking.coupling import Coupling
+from dist_sparse.shrinking.examine import check_equal, examine
 from dist_sparse.shrinking.narrow import apply_plan, make_plan
 from dist_sparse.shrinking.plan import OriginalUnits, Plan, original_units
-from dist_sparse.shrinking.removal import Search
 from dist_sparse.shrinking.report import Report, Stay, make_report
-from dist_sparse.shrinking.trace import masked_copy, trace
+from dist_sparse.shrinking.trace import masked_copy
 from dist_sparse.shrinking.units import Reason
-from dist_sparse.shrinking.walk import Walk
 from dist_sparse.sparsity.layers import weight_layers
-
-_TOLERANCE = 1e-11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,24 +56,20 @@ def shrink(
         UserError: nothing can be removed, or the network's operations cannot be followed.
     """
     masked = masked_copy(model, masks)
-    traced = trace(masked, example_input)
-    constants = Constants(traced, masks)
-    constants.find()
-    coupling = Walk(traced).run()
+    examined = examine(masked, masks, example_input)
+    coupling = examined.coupling
     _keep(coupling, keep)
-    removal = Search(coupling, masks, traced.tensors, constants.read, multiple).run()
-    lost = {name: constants.lost[node] for name, node in coupling.depthwise.items() if node in constants.lost}
+    removal = examined.search(multiple=multiple)
+    lost = {name: examined.lost[node] for name, node in coupling.depthwise.items() if node in examined.lost}
     stay = Stay(coupling, removal, lost)
-    plan = make_plan(coupling, removal, traced)
+    plan = make_plan(coupling, removal, examined.traced)
     channels, height, width = example_input.shape[1:]
     image = channels, height, width
     if not plan.kept:
         raise UserError(_nothing(make_report(model, masks, model, plan, stay, image)))
-    double = copy.deepcopy(traced.model)
-    apply_plan(double, plan, removal, traced)
-    _compare(traced.model, double, example_input)
+    check_equal(examined, plan, removal, example_input)
     small = masked
-    apply_plan(small, plan, removal, traced)
+    apply_plan(small, plan, removal, examined.traced)
     return Shrunk(model=small, plan=plan, report=make_report(model, masks, small, plan, stay, image))
 
 
@@ -107,24 +97,3 @@ def _nothing(report: Report) -> str:
         f"{said}every output of every layer has an active weight, and every input is read; "
         "it takes units that are wholly inactive, as sparsity.structure=filter or channel leaves them"
     )
-
-
-def _compare(masked: nn.Module, small: nn.Module, example: Tensor) -> None:
-    """Both on the same random images, in double precision.
-
-    Raises:
-        UserError: the network's own code counts on a number of units that is gone.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *example.shape[1:], generator=generator, dtype=torch.float64)
-    with torch.no_grad():
-        expected = masked(images)
-        try:
-            found = small(images)
-        except Exception as error:  # the network's own code
-            reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
-            raise UserError(
-                f"the network's code cannot run with fewer units: {reason}; name the layers whose units have to stay in keep"
-            ) from error
-    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-    assert error <= _TOLERANCE, f"the shrunk network differs by {error}"
