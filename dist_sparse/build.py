@@ -28,7 +28,7 @@ from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
-from dist_sparse.executing import check_storage, execution_of
+from dist_sparse.executing import check_settles, check_shrink, check_storage, execution_of
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.guards import check_course, check_training_mode
 from dist_sparse.models import build_model, check_sizes
@@ -47,6 +47,7 @@ from dist_sparse.optim import (
 )
 from dist_sparse.preemption import CommonStop
 from dist_sparse.run_folder import RunFolder
+from dist_sparse.shrinker import build_shrinker
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import begin, plan_method
@@ -188,6 +189,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     keeps = try_optimizer(config, ranks.device)
     check_pieces(config)
     check_storage(config)
+    check_shrink(config)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=fresh)
     check_sub_nets(config, model)
@@ -198,6 +200,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
+    check_settles(config, plan)
     check_course(config, plan, scheduler, clock)
     return Parts(
         config=config,
@@ -299,6 +302,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
             clock=parts.clock,
             forgetting=forgetting,
             predictions=predictions,
+            shrinker=build_shrinker(config, engine, method, execution, ema, parts.data.info),
         )
         trainer.stop = stop
         if state:

@@ -1,5 +1,6 @@
 """The execution of a run: what its configuration, its method and its device allow, and what is to be expected of its masks."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,10 @@ from dist_sparse.sparsity.methods.forecast import Forecast
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.tracking import say
 
+_log = logging.getLogger(__name__)
+
+_OF_UNITS = ("filter", "channel")
+
 
 def execution_of(
     config: Config,
@@ -45,7 +50,7 @@ def execution_of(
     Raises:
         UserError: it asks for one that cannot be had.
     """
-    if config.execution.compute == "dense" or not len(masks):
+    if config.execution.compute == "dense" or config.execution.shrink or not len(masks):
         return Execution()
     forecast = plan.forecast(steps_made(clock))
     batch = config.train.batch_size // (world_size * config.train.accumulation)
@@ -109,6 +114,7 @@ def idle_keys(config: Config) -> Iterator[tuple[str, str]]:
     if config.sparsity.method == "dense":
         yield "compute", "sparsity.method=dense has no masks"
         yield "storage", "sparsity.method=dense has no masks"
+        yield "shrink", "sparsity.method=dense has no masks"
 
 
 def impossible(config: Config, device: torch.device | None) -> str:
@@ -148,6 +154,38 @@ def check_storage(config: Config) -> None:
     if reason:
         raise UserError(f"execution.storage=packed {reason}; execution.storage=masked takes it")
     check_flattenable(config.optim, Capabilities(cause="execution.storage=packed", otherwise="execution.storage=masked"))
+
+
+def check_shrink(config: Config) -> None:
+    """Refuse with a UserError shrinking where no unit dies, or what is asked for beside it keeps the network's shape."""
+    if not config.execution.shrink:
+        return
+    execution, sparsity = config.execution, config.sparsity
+    if METHODS[sparsity.method].dense_weights:
+        reason = f"cannot go with sparsity.method={sparsity.method}, which trains inactive weights too"
+    elif sparsity.method != "dense" and sparsity.structure not in _OF_UNITS:
+        reason = f"needs whole dead units: sparsity.structure={' or '.join(_OF_UNITS)}, not {sparsity.structure}"
+    elif execution.storage == "packed" or execution.compute == "sparse":
+        key = "storage=packed" if execution.storage == "packed" else "compute=sparse"
+        reason = f"computes and stores what is left densely: not with execution.{key}"
+    elif not capabilities_of(config.engine).loses_units:
+        reason = f"needs engine.name=ddp; {config.engine.name} keeps parameters of fixed sizes"
+    else:
+        check_flattenable(config.optim, Capabilities(cause="execution.shrink=true", otherwise="execution.shrink=false"))
+        return
+    raise UserError(f"execution.shrink=true {reason}")
+
+
+def check_settles(config: Config, plan: Plan) -> None:
+    """Refuse with a UserError shrinking under a method whose inactive units come back; warn where they do so for long."""
+    if not config.execution.shrink:
+        return
+    after, total = plan.settled_after, plan.context.run.total_steps
+    if after is None:
+        method = f"sparsity.method={config.sparsity.method}"
+        raise UserError(f"execution.shrink=true needs units that stay dead, and those of {method} may come back at any time")
+    if after > total / 2:
+        _log.warning("execution.shrink=true acts after step %d of %d: until then dead units may come back", after, total)
 
 
 def expected_densities(forecast: Forecast) -> Sequence[Mapping[str, float]]:

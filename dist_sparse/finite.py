@@ -28,11 +28,15 @@ class Undoing:
 
     def __init__(self, engine: Engine, method: Method) -> None:
         self._engine, self._method = engine, method
-        self._buffers = _by_dtype(engine.model.buffers())
-        self._copies = [[torch.empty_like(buffer) for buffer in group] for group in self._buffers]
+        self.follow_model()
         self._kept = self._told = False
         self.in_a_row = 0
         """The last steps that were undone in any precision, one after the other; overflows of fp16's scale do not count."""
+
+    def follow_model(self) -> None:
+        """The model has other buffers than before. To be called between two steps."""
+        self._buffers = _by_dtype(self._engine.model.buffers())
+        self._copies = [[torch.empty_like(buffer) for buffer in group] for group in self._buffers]
 
     def begin(self, step: int) -> None:
         """Before the first forward of ``step`` and after what the method does before it."""

@@ -30,6 +30,7 @@ from dist_sparse.optim import Predictions, SeededMixup
 from dist_sparse.preemption import CommonStop, StopAsked
 from dist_sparse.progress import Progress
 from dist_sparse.seeding import seed_torch
+from dist_sparse.shrinker import Shrinker
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.step import TrainStep
@@ -79,6 +80,7 @@ class Trainer:
     progress: Progress = dataclasses.field(default_factory=Progress)
     cost: Cost | None = None
     """Of the network, where somebody wants to know what is saved."""
+    shrinker: Shrinker | None = None
     stop: CommonStop = dataclasses.field(default_factory=CommonStop)
     hooks: Sequence[Hook] = ()
 
@@ -102,6 +104,7 @@ class Trainer:
         self.method.start()
         self._mask_average()
         self._verify_ranks()
+        self._shrink()
         self._set_learning_rate()
         self._call_hooks(Moment.STARTED)
         if self.progress.step == 0:
@@ -160,6 +163,7 @@ class Trainer:
                 self.ema.update(self.engine.model, step=step)
         progress.step = step
         progress.steps_made += 1
+        self._shrink()
         self._set_learning_rate()
         self._call_hooks(Moment.STEPPED)
         return outcome.decision
@@ -172,6 +176,11 @@ class Trainer:
         """Zero what the averaged weights remember of inactive ones: they are the same sparse network."""
         if self.ema is not None:
             self.engine.mask_copy(self.ema.module, self.method.masks)
+
+    def _shrink(self) -> None:
+        """Let the network lose its dead units, if that is asked for and worth while now."""
+        if self.shrinker is not None and self.shrinker.shrink_if_worthwhile(self.progress.step):
+            self._step.undoing.follow_model()
 
     def _set_learning_rate(self) -> None:
         """The rate for the next step; a pure function of the steps that were made."""
@@ -322,6 +331,7 @@ class Trainer:
             "progress": dataclasses.asdict(self.progress),
             "config": to_flat(self.config),
             "execution": self.execution.state_dict(),
+            "shrinker": None if self.shrinker is None else self.shrinker.state_dict(),
             "data": dataclasses.asdict(self.data.info),
             "world_size": self.ranks.world_size,
             "wandb_id": self.tracker.wandb_id,
@@ -336,6 +346,8 @@ class Trainer:
             self.engine.load_plain_state(self.ema.module, state["state_dict_ema"])
         self.method.load_state_dict(state["method"])
         self._meter.load_state_dict(state["meter"])
+        if self.shrinker is not None and (shrinker := state.get("shrinker")) is not None:
+            self.shrinker.load_state_dict(shrinker)
         if self.forgetting:
             self.forgetting.load_state_dict(state["forgetting"])
         self.progress = Progress(**state["progress"])

@@ -10,6 +10,7 @@ import torch
 
 from dist_sparse.config import load_config
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.trainer import Moment, Trainer
 from tests.command import ROOT, metrics, train_here
 from tests.plan.forecasts import check
 from tests.values import QUIET, SMALL_RESNET
@@ -47,6 +48,23 @@ def test_there_is_one_for_every_method() -> None:
     assert {load_config(str(path)).sparsity.method for path in CONFIGS} == set(METHODS)
 
 
+class NothingComesBack:
+    """Fails a run in which a weight becomes active again after the method has said that none will."""
+
+    def __init__(self) -> None:
+        self._settled: dict[str, torch.Tensor] = {}
+
+    def __call__(self, moment: Moment, trainer: Trainer) -> None:
+        method = trainer.method
+        if moment is not Moment.STEP_ENDED:
+            return
+        packed = method.masks.packed()
+        back = [name for name, before in self._settled.items() if (packed[name] & ~before).any()]
+        assert not back, f"step {trainer.progress.step}: {back}"
+        if method.settled(trainer.progress.step):
+            self._settled = {name: bits.clone() for name, bits in packed.items()}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """``whole(path)`` is the folder of the configuration's run, which is made once and which nothing interrupts."""
@@ -54,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     @functools.cache
     def train(path: Path) -> Path:
         folder = tmp_path_factory.mktemp(path.stem)
-        assert train_here({**short(path), "output": folder}).code == 0
+        assert train_here({**short(path), "output": folder}, hooks=[NothingComesBack()]).code == 0
         return folder
 
     return train

@@ -21,3 +21,8 @@ class ExecutionConfig:
     storage: Storage = "masked"
     """How masked layers are held. masked: weights, gradients and the optimizer's state are dense tensors with zeros; packed:
     they are of active weights alone, and a whole weight is there while its layer needs it. Checkpoints are the same."""
+
+    shrink: bool = False
+    """Take dead units out of the network while it is trained, which makes all that follows faster on any device. For structures
+    filter and channel, once no unit comes back: with gmp and static, and after the last update of granet, rigl, set and mest.
+    Checkpoints hold the whole network."""

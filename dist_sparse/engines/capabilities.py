@@ -27,6 +27,9 @@ class Capabilities:
     packs_weights: bool = False
     """Masked weights can be stored as their active ones alone: ``execution.storage=packed``."""
 
+    loses_units: bool = False
+    """The model can become narrower between two steps: ``execution.shrink``."""
+
     steps_pieces: bool = False
     """The optimizer is given pieces of weights: one that looks at a whole weight's shape or norm is refused."""
     counts_steps_once: bool = False

@@ -18,12 +18,15 @@ from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.exchange import Choice, build_exchange, describe
-from dist_sparse.engines.optimizer_state import parameter_state, set_parameter_state
+from dist_sparse.engines.optimizer_state import has_shape, parameter_state, set_parameter_state, with_each_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.traffic import Compress
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.masks import Masks
+
+_Change = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""From a parameter's name and its state to another state."""
 
 
 class DDPEngine(Engine):
@@ -33,7 +36,7 @@ class DDPEngine(Engine):
 
     @classmethod
     def capabilities(cls, config: EngineConfig) -> Capabilities:
-        return Capabilities(cause="engine.name=ddp", packs_gradients=True, packs_weights=True)
+        return Capabilities(cause="engine.name=ddp", packs_gradients=True, packs_weights=True, loses_units=True)
 
     @classmethod
     def build(
@@ -53,11 +56,13 @@ class DDPEngine(Engine):
             "exchange": config.engine.exchange,
             "compress": config.engine.compress,
         }
-        if weights is None:
-            return cls(model, optimizer, loss, **held)
-        from dist_sparse.engines.packed import PackedDDPEngine  # which is derived from this one
+        # Both are derived from this one.
+        from dist_sparse.engines.narrowing import NarrowingDDPEngine
+        from dist_sparse.engines.packed import PackedDDPEngine
 
-        return PackedDDPEngine(model, optimizer, loss, weights=weights, **held)
+        if weights is not None:
+            return PackedDDPEngine(model, optimizer, loss, weights=weights, **held)
+        return (NarrowingDDPEngine if config.execution.shrink else cls)(model, optimizer, loss, **held)
 
     def __init__(
         self,
@@ -77,12 +82,12 @@ class DDPEngine(Engine):
         self._choice: Choice = exchange
         self._compress: Compress = compress
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.scaled)
-        self.exchange = build_exchange(model, exchange, compress)
         self._compile = compile
         self._wrap()
 
     def _wrap(self) -> None:
         """Let DDP take the model, with the parameters that it has now. Collective."""
+        self.exchange = build_exchange(self.model, self._choice, self._compress)
         device_ids = [self.precision.device] if self.precision.device.type == "cuda" else None
         self._ddp = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
         if self.exchange is not None:
@@ -127,6 +132,10 @@ class DDPEngine(Engine):
         return self._parameters[name].detach()
 
     def grad(self, name: str) -> Tensor:
+        return self._gradient(name)
+
+    def _gradient(self, name: str) -> Tensor:
+        """As it is held."""
         grad = self._parameters[name].grad
         assert grad is not None, f"{name} has no gradient: not between the last backward of a step and the step"
         return grad
@@ -135,20 +144,17 @@ class DDPEngine(Engine):
         return contextlib.nullcontext()  # all are whole at all times
 
     def mask_weights(self, masks: Masks) -> None:
-        masks.multiply_({name: self.weight(name) for name in masks.names})
+        masks.multiply_({name: self.values(name) for name in masks.names})
 
     def mask_gradients(self, masks: Masks) -> None:
-        masks.multiply_({name: self.grad(name) for name in masks.names})
+        masks.multiply_({name: self._gradient(name) for name in masks.names})
 
     def mask_optimizer_state(self, masks: Masks) -> None:
         everything = parameter_state(self._optimizer)
         states = [(name, everything.get(self._parameters[name], {})) for name in masks.names]
         for key in {key for _, state in states for key in state}:
-            masks.multiply_({name: state[key] for name, state in states if self._is_per_weight(name, state.get(key))})
-
-    def _is_per_weight(self, name: str, value: Any) -> bool:
-        """Step counters and factored moments (Adafactor's rows and columns) are not."""
-        return isinstance(value, Tensor) and value.shape == self._parameters[name].shape
+            shapes = {name: self._parameters[name].shape for name, _ in states}
+            masks.multiply_({name: state[key] for name, state in states if has_shape(state.get(key), shapes[name])})
 
     def mask_model(self, masks: Masks) -> Callable[[], object]:
         weights = {name: self.weight(name) for name in masks.names}
@@ -191,6 +197,10 @@ class DDPEngine(Engine):
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
+
+    def _with_each_state(self, saved: Mapping[str, Any], change: _Change) -> dict[str, Any]:
+        """The optimizer's saved state with that of each parameter changed."""
+        return with_each_state(self._optimizer, self._parameters, saved, change)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_plain_state(self.model, state["state_dict"])

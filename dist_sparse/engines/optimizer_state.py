@@ -1,9 +1,9 @@
 """An optimizer's state by parameter, whichever class of optimizer it is."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from torch import Tensor
+from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -19,3 +19,36 @@ def set_parameter_state(optimizer: Optimizer, parameter: Tensor | None, state: d
         everything[parameter] = state
     elif parameter is not None:
         everything.pop(parameter, None)
+
+
+def replace_parameters(optimizer: Optimizer, replaced: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    """Let an optimizer step other parameters, with the state of those that they replace."""
+    state = parameter_state(optimizer)
+    for group in optimizer.param_groups:
+        group["params"] = [replaced.get(parameter, parameter) for parameter in group["params"]]
+    for before, after in replaced.items():
+        if before in state:
+            state[after] = state.pop(before)
+
+
+def with_each_state(
+    optimizer: Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    saved: Mapping[str, Any],
+    change: Callable[[str, dict[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    """An optimizer's saved state with that of each of the named parameters changed."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    groups = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    numbers = {
+        number: names[parameter]
+        for group, own in groups
+        for number, parameter in zip(group["params"], own["params"], strict=True)
+    }
+    state = {number: change(numbers[number], each) if number in numbers else each for number, each in saved["state"].items()}
+    return {**saved, "state": state}
+
+
+def has_shape(value: Any, shape: Size) -> bool:
+    """A tensor of a weight's shape, such as its momentum; step counters and factored moments are not."""
+    return isinstance(value, Tensor) and value.shape == shape

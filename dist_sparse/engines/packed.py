@@ -21,7 +21,7 @@ from dist_sparse.distributed import max_over_ranks, world_size
 from dist_sparse.engines.base import Loss
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.ddp import DDPEngine
-from dist_sparse.engines.optimizer_state import parameter_state
+from dist_sparse.engines.optimizer_state import has_shape, parameter_state, replace_parameters
 from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.access import Wanted
@@ -41,7 +41,7 @@ class PackedDDPEngine(DDPEngine):
         self._readable: frozenset[str] = frozenset()
         self._collected: dict[str, Tensor | Entries] = {}
         """Gradients of whole weights: of this rank's layers, or of all while micro-batches are still to come."""
-        _replace(optimizer, weights.replaced)
+        replace_parameters(optimizer, weights.replaced)
         weights.replaced.clear()  # or they would live on
         super().__init__(model, optimizer, loss, **{**held, "exchange": "dense"})
 
@@ -149,11 +149,11 @@ class PackedDDPEngine(DDPEngine):
         for name, move in moves.items():
             held = self._parameters[name]
             for key, value in everything.get(held, {}).items():
-                if isinstance(value, Tensor) and value.shape == held.shape:
+                if has_shape(value, held.shape):
                     everything[held][key] = move(value)
         gradients = {name: move(grad) for name, move in moves.items() if (grad := self._parameters[name].grad) is not None}
         replaced = self._weights.move(self.model, moves)
-        _replace(self._optimizer, replaced)
+        replace_parameters(self._optimizer, replaced)
         self._parameters = dict(self.model.named_parameters())
         for name, gradient in gradients.items():
             parameter = self._parameters[name]
@@ -187,48 +187,20 @@ class PackedDDPEngine(DDPEngine):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        return {**state, "optimizer": self._each_state(state["optimizer"], self._expanded_state)}
+        return {**state, "optimizer": self._with_each_state(state["optimizer"], self._expanded_state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._weights.masks.load_state_dict(state["method"])  # by which all else is packed
         self._follow(self._weights.masks)
-        super().load_state_dict({**state, "optimizer": self._each_state(state["optimizer"], self._packed_state)})
-
-    def _each_state(self, saved: Mapping[str, Any], change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """An optimizer's saved state with that of each packed parameter changed."""
-        names = {parameter: name for name, parameter in self._parameters.items()}
-        groups = zip(saved["param_groups"], self._optimizer.param_groups, strict=True)
-        numbers = {
-            number: names[parameter]
-            for group, own in groups
-            for number, parameter in zip(group["params"], own["params"], strict=True)
-        }
-        state = {
-            number: change(numbers[number], each) if number in numbers else each for number, each in saved["state"].items()
-        }
-        return {**saved, "state": state}
+        super().load_state_dict({**state, "optimizer": self._with_each_state(state["optimizer"], self._packed_state)})
 
     def _expanded_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
         if (layer := self._weights.layers.get(name)) is None:
             return state
         shape = self._parameters[name].shape
-        return {key: layer.expand(value) if _has_shape(value, shape) else value for key, value in state.items()}
+        return {key: layer.expand(value) if has_shape(value, shape) else value for key, value in state.items()}
 
     def _packed_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
         if (layer := self._weights.layers.get(name)) is None:
             return state
-        return {key: layer.pack(value) if _has_shape(value, layer.shape) else value for key, value in state.items()}
-
-
-def _has_shape(value: Any, shape: torch.Size) -> bool:
-    return isinstance(value, Tensor) and value.shape == shape
-
-
-def _replace(optimizer: Optimizer, replaced: Mapping[nn.Parameter, nn.Parameter]) -> None:
-    """Let an optimizer step other parameters, with the state of those that they replace."""
-    state = parameter_state(optimizer)
-    for group in optimizer.param_groups:
-        group["params"] = [replaced.get(parameter, parameter) for parameter in group["params"]]
-    for before, after in replaced.items():
-        if before in state:
-            state[after] = state.pop(before)
+        return {key: layer.pack(value) if has_shape(value, layer.shape) else value for key, value in state.items()}

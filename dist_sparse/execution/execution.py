@@ -29,6 +29,8 @@ class Execution:
     choose: Fastest | Sparsest | None = None
     state: Mapping[str, Any] | None = field(default=None, repr=False)
     """What was measured, for the checkpoint."""
+    remaining: Mapping[str, float] = field(default_factory=dict)
+    """By layer that has lost units: the share of its products that is left."""
 
     def use(self, masks: Masks, gradients: Masks | None) -> None:
         """The next forward passes have weights that are 0 outside of ``masks``; see :meth:`.Current.use`."""
@@ -44,17 +46,20 @@ class Execution:
 
     def loads(self, masks: Masks) -> dict[str, float]:
         """The products that a forward pass with these masks computes, as a share of each layer's; 1 of dense layers."""
-        dense = dict.fromkeys(masks.names, 1.0)
+        dense = self._dense(masks)
         if self.current is None:
             return dense
         return {**dense, **{name: chosen.load for name, chosen in self.current.chosen(masks).items()}}
+
+    def _dense(self, masks: Masks) -> dict[str, float]:
+        return {**dict.fromkeys(masks.names, 1.0), **self.remaining}
 
     def computed(self, masks: Masks, gradients: Masks | None) -> dict[str, float]:
         """The products that a step computes, as a share of each layer's: the mean of forward and the two backward passes."""
         forward = self.loads(masks)
         if gradients is masks:
             return forward
-        weights = dict.fromkeys(masks.names, 1.0) if gradients is None else self.loads(gradients)
+        weights = self._dense(masks) if gradients is None else self.loads(gradients)
         return {name: (2 * load + weights[name]) / 3 for name, load in forward.items()}
 
     def sparse_layers(self, masks: Masks) -> int:

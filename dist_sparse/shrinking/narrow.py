@@ -1,5 +1,6 @@
 """Make the smaller network: constants are given to the layers that read them, then what was removed is cut off."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -38,7 +39,9 @@ def make_plan(coupling: Coupling, removal: Removal, traced: Traced) -> Plan:
     for heads in coupling.heads.values():
         kept = _kept(coupling, removal, heads.ids)
         if len(kept) < len(heads.ids):
-            plan.attributes[heads.module] = _attributes(traced.model.get_submodule(heads.module), len(kept))
+            module = traced.model.get_submodule(heads.module)
+            plan.attributes[heads.module] = _attributes(module, len(kept))
+            plan.original_attributes[heads.module] = _attributes(module, int(module.num_heads))  # pyright: ignore[reportArgumentType]
     plan.shapes.update({name: state[name] for name in (*plan.kept, *plan.columns) if name in state})
     return plan
 
@@ -63,6 +66,17 @@ def narrow(model: nn.Module, plan: Plan, changed: Mapping[str, Tensor], before: 
         like = named[name] if name in named else next(iter(model.parameters()))
         tensors[name] = lie_as(like, plan.cut(name, source).to(dtype=like.dtype, device=like.device))
     fit(model, plan, tensors)
+
+
+def widen(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a narrow network with the original's shapes: what was removed is 0, and a removed unit's variance 1."""
+    whole = copy.deepcopy(model)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in [*whole.named_parameters(), *whole.named_buffers()]:
+        if name in plan.kept or name in plan.columns:
+            tensors[name] = plan.expand(name, tensor.detach(), fill=float(name.endswith("running_var")))
+    fit(whole, Plan(attributes=plan.original_attributes), tensors)
+    return whole
 
 
 def lie_as(like: Tensor, tensor: Tensor) -> Tensor:

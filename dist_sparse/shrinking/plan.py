@@ -21,6 +21,8 @@ class Plan:
     """Of weights of convolutions of several groups: the inputs kept in each group."""
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
     """Numbers that modules keep of themselves: by module and attribute."""
+    original_attributes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The same numbers of the original."""
     biases: list[str] = field(default_factory=list)
     """Parameters that the original does not have, which hold constants of removed units."""
 

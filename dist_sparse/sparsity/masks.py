@@ -72,6 +72,10 @@ class Masks:
             self._layouts[name] = _layout(weight)
             self._multipliers.pop(name, None)
 
+    def let_go(self) -> None:
+        """Nothing will be multiplied by the masks soon: keep their bits alone."""
+        self._multipliers.clear()
+
     def replace(self, masks: Mapping[str, Tensor]) -> None:
         """Take new masks for some layers or all; they count as explored."""
         self.version += 1

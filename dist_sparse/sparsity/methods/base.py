@@ -89,6 +89,8 @@ class Method(ABC):
     :meth:`after_overflow`     nothing; it stands in place of    what ``before_forward`` did to the weights is not undone
                                the three before it
     :meth:`networks`           one network                       sub-nets are neither validated nor counted
+    :meth:`settled`            as ``Plan.settled_after`` says,   ``execution.shrink`` is refused
+                               which is never
     :meth:`at_final_density`   always                            a denser network than was asked for becomes the best
     :meth:`digests`            of the masks                      ranks that differ in further masks are not found out
     :meth:`state_dict`         the masks                         a resumed run differs from an uninterrupted one
@@ -157,6 +159,7 @@ class Method(ABC):
         """
         self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
         self._moves = not isinstance(plan, FixedMasks)
+        self._settled_after = plan.settled_after
         self._in_update = False
         self.changed: dict[str, int] = {}
         """Entries of each mask that the last update changed."""
@@ -214,6 +217,10 @@ class Method(ABC):
     def networks(self) -> Sequence[Network]:
         """The networks that are trained; the last is the one that the run is for."""
         return [Network(label="", masks=self.masks)]
+
+    def settled(self, step: int) -> bool:
+        """Between two steps, after ``step``: what is inactive stays so to the end of the run, and need not be kept."""
+        return self._settled_after is not None and step >= self._settled_after
 
     def at_final_density(self) -> bool:
         """Between two steps: the last of the :meth:`networks` has come to the density where it stays to the end of the run.

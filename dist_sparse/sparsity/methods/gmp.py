@@ -20,6 +20,7 @@ are kept in the order of layers and indices, so that exactly as many stay as pla
 classifier is more than all that may stay, it shares the common density.
 """
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dist_sparse.config.duration import Length
@@ -33,6 +34,15 @@ from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
 
 RAMP: dict[str, Any] = {"initial_density": 1.0, "start": Length(0, "steps"), "end": Length(0.5, "run")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GmpPlan(PruningPlan):
+    """Masks that only come down."""
+
+    @property
+    def settled_after(self) -> int | None:
+        return 0
 
 
 class Gmp(Updating):
@@ -62,7 +72,7 @@ class Gmp(Updating):
     def plan(cls, context: Context) -> Plan:
         units, window = context.all_units(), Window.of(context)
         pruner = build_pruner(context, window, 1.0, globally=cls.prunes_globally)
-        return PruningPlan(
+        return GmpPlan(
             method=cls,
             context=context,
             initial_mask=context.random_masks(units),

@@ -39,6 +39,11 @@ class Plan(ABC):
         """
 
     @property
+    def settled_after(self) -> int | None:
+        """The step after which no inactive weight becomes active again; None if that never comes."""
+        return None
+
+    @property
     def initial_densities(self) -> Densities:
         """The density of each layer before the first step."""
         return {name: self.active[name] / shape.numel() for name, shape in self.context.shapes.items()}
@@ -57,9 +62,18 @@ class FixedMasks(Plan):
     def forecast(self, made: Sequence[int]) -> Forecast:
         return Forecast(networks=[NetworkForecast(initial=self.initial_densities)])
 
+    @property
+    def settled_after(self) -> int | None:
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledPlan(Plan):
     """Masks that move when a schedule says so."""
 
     schedule: UpdateSchedule
+
+    @property
+    def settled_after(self) -> int | None:
+        updates = self.schedule.regular(self.schedule.end)
+        return updates[-1] if updates else 0

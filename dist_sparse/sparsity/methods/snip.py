@@ -97,6 +97,10 @@ class SnipPlan(Plan):
             snip=Snip(structure=structure, keep=keep, units=units),
         )
 
+    @property
+    def settled_after(self) -> int | None:
+        return 0  # it begins dense, and chooses once
+
     def forecast(self, made: Sequence[int]) -> Forecast:
         """SNIP chooses in the first step, in place of the optimizer's, and trains from the second on."""
         update = MaskUpdate(index=0, from_index=1, densities=self.snip.densities(self.context.shapes))

@@ -68,6 +68,9 @@ class Updating(Method):
         self._last_step = self._previous_step
         self.changed = dict.fromkeys(self.masks.names, 0)
 
+    def settled(self, step: int) -> bool:
+        return super().settled(self._last_step)  # updates that fall on later steps are still to be made up for
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "last_step": self._last_step}
 

@@ -45,6 +45,10 @@ class Bounds:
         """The last number of done steps, up to ``done``, at which a mutation is due; the first is 0."""
         return done // self.interval * self.interval
 
+    def next_mutation(self, done: int) -> int:
+        """The first number of done steps, from ``done`` on, at which a mutation is due."""
+        return -(-done // self.interval) * self.interval
+
     def phase(self, done: int) -> Phase:
         return self.phases[sum(done >= decay for decay in self.decay)]
 

@@ -56,6 +56,11 @@ class MestPlan(Plan):
     removal_gradient: float
     """Lambda."""
 
+    @property
+    def settled_after(self) -> int | None:
+        last, bounds = self.bounds.phases[-1], self.bounds
+        return bounds.next_mutation(bounds.decay[-1] if bounds.decay else 0) if last.keep == last.grow_to else None
+
     def forecast(self, made: Sequence[int]) -> Forecast:
         active, updates = dict(self.active), []
         for due in range(0, made[-1], self.bounds.interval):
@@ -125,6 +130,9 @@ class Mest(Method):
 
     def after_overflow(self, step: int) -> Decision:
         return Decision(updates_masks=self._moved_before == step)
+
+    def settled(self, step: int) -> bool:
+        return super().settled(self._mutated_at)
 
     def at_final_density(self) -> bool:
         """The last mutation has grown to what the last phase grows to."""
