@@ -1,5 +1,6 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
+import copy
 import os
 import random
 import signal
@@ -26,6 +27,7 @@ from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Hook, Trainer
 from tests.asking import asked
 from tests.command import Outcome, here, train_here
+from tests.shrinking.networks import randomised
 from tests.values import LOGGED
 
 
@@ -226,3 +228,31 @@ def smoke(argv: Sequence[str], data: str) -> Outcome:
 
     with checksums_of(Path(data)):
         return call(main, [*argv, "--smoke"])
+
+
+def outputs_around_shrinking(values: dict[str, Any], folder: str) -> tuple[list[int], list[float]]:
+    """Let a network lose its dead units whose ranks have statistics of their own.
+
+    Returns the number of parameters before and after, and by how much outputs of the model and of its average have changed.
+    """
+    trainer, _ = trainer_for(values, folder)
+    assert trainer.shrinker is not None and trainer.ema is not None
+    trainer.method.start()
+    networks = [trainer.engine.model.eval(), trainer.ema.module.eval()]
+    for number, network in enumerate(networks):
+        randomised(network, torch.Generator().manual_seed(number))
+    for buffer in trainer.engine.model.buffers():
+        buffer.add_(dist.get_rank())
+    trainer._mask_average()
+    image = torch.Size([4, trainer.data.info.channels, *[trainer.data.info.image_size] * 2])
+    images = torch.randn(image, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    expected = copy.deepcopy(networks[0])
+    distributed.copy_first_rank(expected.buffers())
+    with torch.no_grad():
+        before = [expected(images), networks[1](images)]
+    sizes = [sum(parameter.numel() for parameter in networks[0].parameters())]
+    assert trainer.shrinker.shrink_if_worthwhile(0)
+    sizes.append(sum(parameter.numel() for parameter in networks[0].parameters()))
+    with torch.no_grad():
+        after = [network(images) for network in networks]
+    return sizes, [float((one - other).abs().max()) for one, other in zip(before, after, strict=True)]

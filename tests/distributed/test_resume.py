@@ -55,21 +55,3 @@ def test_of_ddp(worlds: Worlds, tmp_path: Path, size: int, exchange: str) -> Non
 def test_of_deepspeed(worlds: Worlds, tmp_path: Path, stage: int) -> None:
     values = {**RUN, "engine.name": "deepspeed", "engine.zero.stage": stage}
     goes_on_as_if_nothing_had_been(worlds(3), tmp_path, values, kills=(6,))
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_of_networks_that_shrink(worlds: Worlds, tmp_path: Path, size: int) -> None:
-    """Killed before and between the steps that take units out, and after the last of them."""
-    values = {
-        **RUN,
-        "execution.shrink": "true",
-        "sparsity.method": "gmp",
-        "sparsity.structure": "filter",
-        "sparsity.ramp.end": "7 steps",
-        "train.ema": 0.9,
-        "engine.exchange": "masked",
-    }
-    goes_on_as_if_nothing_had_been(worlds(size), tmp_path, values, kills=(2, 4, 8))
-    parts, whole = (torch.load(tmp_path / run / "checkpoints" / "step_00000011.pt") for run in ("parts", "whole"))
-    assert whole["narrow"]["kept"]
-    torch.testing.assert_close(parts["narrow"], whole["narrow"], rtol=0, atol=0)
