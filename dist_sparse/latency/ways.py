@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dist_sparse.errors import UserError
@@ -15,7 +16,7 @@ from dist_sparse.export.source import Source
 from dist_sparse.export.tracing import first_line
 from dist_sparse.inputs import check_file
 
-DENSE, SHRUNK = "dense kernels", "shrunk, dense"
+DENSE, MASKED, SHRUNK = "dense", "masked", "shrunk"
 
 
 class Unavailable(Exception):
@@ -36,6 +37,17 @@ Way = Callable[[Source], Ready]
 
 
 def dense(source: Source) -> Ready:
+    """torch's kernels, of a network of the same shapes whose masked layers have random weights everywhere."""
+    model, generator = copy.deepcopy(source.model), torch.Generator().manual_seed(0)
+    for name in source.masks:
+        weight = model.get_parameter(name).detach()
+        weight.normal_(
+            std=float(weight.std(correction=0)), generator=generator
+        )  # so that activations stay as large as they are
+    return Ready(compute=model)
+
+
+def masked(source: Source) -> Ready:
     """torch's kernels, which multiply zeros too."""
     return Ready(compute=source.model)
 
@@ -75,7 +87,13 @@ def shrunk(source: Source) -> Ready:
     return Ready(compute=small.model, note=f"{parameters:.0%} of the parameters and {flops:.0%} of the FLOPs are left")
 
 
-ALL_WAYS: Mapping[str, Way] = {DENSE: dense, "sparse kernels": sparse, SHRUNK: shrunk, "ONNX Runtime": onnx_runtime}
+ALL_WAYS: Mapping[str, Way] = {
+    DENSE: dense,
+    MASKED: masked,
+    "sparse kernels": sparse,
+    SHRUNK: shrunk,
+    "ONNX Runtime": onnx_runtime,
+}
 
 
 def shrunk_file(path: Path) -> tuple[Ready, Description]:
