@@ -115,6 +115,10 @@ def idle_keys(config: Config) -> Iterator[tuple[str, str]]:
         yield "compute", "sparsity.method=dense has no masks"
         yield "storage", "sparsity.method=dense has no masks"
         yield "shrink", "sparsity.method=dense has no masks"
+    if not config.execution.shrink:
+        yield "width_multiple", "execution.shrink=false keeps all widths"
+    elif config.sparsity.method != "dense":
+        yield "compute", "execution.shrink=true computes what is left densely"
 
 
 def impossible(config: Config, device: torch.device | None) -> str:

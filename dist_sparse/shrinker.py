@@ -46,6 +46,8 @@ class Shrinker:
     """[channels, height, width]"""
     macs: Mapping[str, int]
     """Multiply-accumulates of the whole network by layer."""
+    multiple: int = 1
+    """What widths stay multiples of."""
     _left: float = field(default=1.0, init=False)
     """The share of the FLOPs that live units needed when shrinking was tried last."""
 
@@ -93,7 +95,8 @@ class Shrinker:
     def _find(self, step: int) -> Narrowing | None:
         networks = [self.engine.model] if self.average is None else [self.engine.model, self.average]
         try:
-            return find_narrowing([self.engine.whole(each) for each in networks], self._existing(), self._example())
+            whole = [self.engine.whole(each) for each in networks]
+            return find_narrowing(whole, self._existing(), self._example(), multiple=self.multiple)
         except UserError as error:
             _log.warning("after step %d the network stays as wide as it is: %s", step, error)
             return None
@@ -163,6 +166,7 @@ def build_shrinker(
         average=None if ema is None else ema.module,
         image=image,
         macs=layer_macs(engine.model, image),
+        multiple=config.execution.width_multiple,
     )
     with distributed.agreeing_on_errors():
         if distributed.is_first():

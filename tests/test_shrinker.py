@@ -26,6 +26,7 @@ RUN: dict[str, Any] = {
     "checkpoint.every": "1 steps",
     "checkpoint.keep": 20,
     "execution.shrink": "true",
+    "execution.width_multiple": 1,
     "resume": "auto",
 }
 """11 steps."""
@@ -76,6 +77,14 @@ def test_what_is_held_and_computed_becomes_less(whole: Path) -> None:
     assert checkpoint(whole, 11)["state_dict"]["layer1.0.conv1.weight"].shape == (8, 64, 3, 3)
 
 
+def test_widths_stay_multiples(tmp_path: Path) -> None:
+    """Of 8 filters 2 are active: 4 stay."""
+    values = {**RUN, "sparsity.method": "static", "execution.width_multiple": 4, "sparsity.density": 0.25}
+    assert train_here({**values, "data.limit": 64, "train.batch_size": 32, "output": tmp_path}).code == 0
+    kept = checkpoint(tmp_path, 1)["narrow"]["kept"]
+    assert {len(dims["0"]) for name, dims in kept.items() if name.endswith("conv1.weight") and "0" in dims} == {4}
+
+
 def test_a_checkpoint_is_evaluated_as_the_whole_network(whole: Path) -> None:
     outcome = here(evaluate.main, [str(whole), "--checkpoint=last"])
     last = metrics(whole)[-1]
@@ -121,7 +130,13 @@ def test_the_whole_network_would_go_the_same_way(tmp_path: Path, name: str) -> N
     last = min(step for step, plan in plans.items() if plan is plans[11])
     narrow = [row for row in metrics(tmp_path / "shrunk") if int(row["step"]) > last]
     start = tmp_path / "shrunk" / "checkpoints" / f"step_{last:08}.pt"
-    again = {**values, "execution.shrink": "false", "execution.compute": "dense", "resume": start}
+    again = {
+        **values,
+        "execution.shrink": "false",
+        "execution.width_multiple": 8,
+        "execution.compute": "dense",
+        "resume": start,
+    }
     assert train_here({**again, "output": tmp_path / "whole"}).code == 0
     for ours, theirs in zip(narrow, metrics(tmp_path / "whole"), strict=True):
         for column, value in theirs.items():

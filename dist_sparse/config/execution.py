@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_sparse.config.numbers import STRICT
+from dist_sparse.config.numbers import STRICT, Count
 
 Compute = Literal["auto", "dense", "sparse"]
 Storage = Literal["masked", "packed"]
@@ -26,3 +26,7 @@ class ExecutionConfig:
     """Take dead units out of the network while it is trained, which makes all that follows faster on any device. For structures
     filter and channel, once no unit comes back: with gmp and static, and after the last update of granet, rigl, set and mest.
     Checkpoints hold the whole network."""
+
+    width_multiple: Count = 8
+    """Layers whose width is a multiple of this number keep one when they shrink (execution.shrink), which kernels are faster
+    with. 1 takes out whatever is dead."""

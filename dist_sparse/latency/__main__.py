@@ -1,9 +1,9 @@
 """Latency of a network: ``python -m dist_sparse.latency RUN_DIR|FILE [--batch=1,32] [--threads=N] [options]``.
 
-Prints a table with the ways to compute it on the CPU side by side: a dense network of the same shapes; the masked one by the same
-kernels, which multiply zeros as any other weight; by the sparse kernels of dist_sparse.execution; the smaller dense network that
-is left without dead units; ONNX Runtime. The figures are the median and the quartiles of the wall-clock time of one batch. The
-ways take turns.
+Prints a table with the ways to compute it on the CPU side by side: a dense network of the same shapes; the masked one by the
+same kernels, which multiply zeros as any other weight; by the sparse kernels of dist_sparse.execution; the smaller network that
+is left without dead units; ONNX Runtime. Figures are the median and the quartiles of the wall-clock time of one batch. The ways
+take turns.
 
 FILE is one of ``python -m dist_sparse.export``: .safetensors is computed in all ways, .onnx by ONNX Runtime, .pt2 by torch.
 """

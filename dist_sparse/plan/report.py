@@ -56,6 +56,8 @@ def _masks(outlook: Outlook) -> list[str]:
 
 def _execution(outlook: Outlook) -> str:
     compute = outlook.config.execution.compute
+    if outlook.config.execution.shrink:
+        return "dense, of ever fewer units as they die (execution.shrink): below it is counted as if they stayed"
     if compute == "dense":
         return "dense"
     if reason := impossible(outlook.config, None) or (compute == "auto" and pointless(outlook.forecast, len(outlook.made))):

@@ -21,7 +21,9 @@ class Narrowing:
     """Of each network, in shapes of the original: what layers become that have read constant units."""
 
 
-def find_narrowing(models: Sequence[nn.Module], masks: Mapping[str, Tensor], example: Tensor) -> Narrowing | None:
+def find_narrowing(
+    models: Sequence[nn.Module], masks: Mapping[str, Tensor], example: Tensor, *, multiple: int = 1
+) -> Narrowing | None:
     """What can go from each of some networks, such as a model and its moving average, without a change of any one's outputs.
 
     Unlike :func:`.shrink` it adds no bias to a layer without one, so that the original's network can hold what is left.
@@ -30,6 +32,7 @@ def find_narrowing(models: Sequence[nn.Module], masks: Mapping[str, Tensor], exa
         models: of the original's shapes; their inactive weights need not be 0.
         masks: bool masks by parameter name. A layer that is not named is dense.
         example: images [B, channels, height, width] such as the networks will see.
+        multiple: as of :func:`.shrink`.
 
     Returns:
         None if nothing can go.
@@ -38,7 +41,7 @@ def find_narrowing(models: Sequence[nn.Module], masks: Mapping[str, Tensor], exa
         UserError: a network cannot be followed, or holds values that are not finite.
     """
     examined = [examine(masked_copy(model, masks), masks, example) for model in models]
-    removals = _common(examined)
+    removals = _common(examined, multiple)
     plan = make_plan(examined[0].coupling, removals[0], examined[0].traced)
     if not plan.kept:
         return None
@@ -50,14 +53,14 @@ def find_narrowing(models: Sequence[nn.Module], masks: Mapping[str, Tensor], exa
     )
 
 
-def _common(examined: Sequence[Examination]) -> list[Removal]:
+def _common(examined: Sequence[Examination], multiple: int) -> list[Removal]:
     """Removals of the same units from all networks: their constants differ, and with these what can go.
 
     Units have the same numbers in all, which their common code gives them.
     """
     among = None
     while True:
-        removals = [each.search(among, new_biases=False) for each in examined]
+        removals = [each.search(among, multiple=multiple, new_biases=False) for each in examined]
         among = set.intersection(*(removal.removed for removal in removals))
         if all(removal.removed == among for removal in removals):
             return removals

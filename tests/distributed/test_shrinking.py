@@ -12,7 +12,13 @@ from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
 from tests.distributed.world import World
 
 Worlds = Callable[[int], World]
-SHRINK: dict[str, Any] = {**RUN, "execution.shrink": "true", "sparsity.structure": "filter", "train.ema": 0.9}
+SHRINK: dict[str, Any] = {
+    **RUN,
+    "execution.shrink": "true",
+    "execution.width_multiple": 1,
+    "sparsity.structure": "filter",
+    "train.ema": 0.9,
+}
 
 
 @pytest.mark.parametrize("size", [2, 3])
