@@ -30,8 +30,9 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.executing import check_settles, check_shrink, check_storage, execution_of
 from dist_sparse.execution.packed_weights import PackedWeights
-from dist_sparse.guards import check_course, check_training_mode
+from dist_sparse.guards import check_course, check_sync_batch_norm, check_training_mode
 from dist_sparse.models import build_model, check_sizes
+from dist_sparse.models.training import checkpoint_gradients, synchronise_batch_norms
 from dist_sparse.optim import (
     Predictions,
     SeededMixup,
@@ -132,6 +133,8 @@ def load_model(config: Config, info: DataInfo, precision: Precision, *, fresh: b
     model = build_model(settings, classes=info.classes, channels=info.channels, image_size=info.image_size, seed=config.seed)
     if settings.checkpoint is not None:
         start_from(settings, model)
+    if config.train.grad_checkpointing:
+        checkpoint_gradients(config.model.name, model)
     return precision.place_model(model)
 
 
@@ -190,6 +193,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     check_pieces(config)
     check_storage(config)
     check_shrink(config)
+    check_sync_batch_norm(config, ranks.device)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=fresh)
     check_sub_nets(config, model)
@@ -251,6 +255,8 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
     """
     stop = stop or CommonStop()
     config, ranks = parts.config, parts.ranks
+    if config.train.sync_batch_norm and ranks.world_size > 1:  # not before: shapes cannot be learnt of it
+        parts = dataclasses.replace(parts, model=synchronise_batch_norms(parts.model))
     loss, forgetting, predictions = build_loss(config.train), None, None
     if parts.efficient:
         forgetting = parts.efficient.build(folder.path, ranks.device)

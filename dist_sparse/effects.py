@@ -20,6 +20,7 @@ from dist_sparse.engines.build import idle_keys as idle_in_engine
 from dist_sparse.errors import UserError
 from dist_sparse.executing import idle_keys as idle_in_execution
 from dist_sparse.optim.optimizer import idle_keys as idle_in_optim
+from dist_sparse.optim.regularise import idle_keys as idle_in_train
 from dist_sparse.optim.scheduler import idle_keys as idle_in_scheduler
 from dist_sparse.sparsity.methods.resolve import idle_keys as idle_in_sparsity
 from dist_sparse.sparsity.methods.resolve import resolve
@@ -60,6 +61,7 @@ def idle_keys(config: Config, world_size: int, typed: Collection[str] = ()) -> d
 def _declared(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
     sections = {
         "data": idle_in_data(config.data),
+        "train": [*idle_in_train(config.train), *_idle_on_ranks(world_size)],
         "optim": idle_in_optim(config.optim),
         "scheduler": idle_in_scheduler(config.scheduler),
         "sparsity": idle_in_sparsity(config.sparsity),
@@ -70,6 +72,11 @@ def _declared(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
     for section, idle in sections.items():
         for name, reason in idle:
             yield f"{section}.{name}", reason
+
+
+def _idle_on_ranks(world_size: int) -> Iterator[tuple[str, str]]:
+    if world_size == 1:
+        yield "sync_batch_norm", "there is one rank"
 
 
 def _filled_in(config: Config, key: str, default: object) -> bool:

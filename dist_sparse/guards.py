@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
+import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -111,6 +112,16 @@ def check_average_length(config: Config, clock: Clock) -> None:
             "train.ema=%g averages over about %d steps, but the run has %d: the averaged weights stay near the initial ones",
             decay, round(1 / (1 - decay)), clock.total,
         )  # fmt: skip
+
+
+def check_sync_batch_norm(config: Config, device: torch.device) -> None:
+    """Refuse with a UserError batch norms over all ranks where torch has none, or whose units could not leave the network."""
+    if not config.train.sync_batch_norm:
+        return
+    if device.type != "cuda":
+        raise UserError(f"train.sync_batch_norm=true needs CUDA, for which alone torch has it; this run is on {device.type}")
+    if config.execution.shrink:
+        raise UserError("train.sync_batch_norm=true cannot go with execution.shrink=true, whose network is followed on the CPU")
 
 
 def check_training_mode(config: Config, model: nn.Module, info: DataInfo, sizes: Collection[int], world_size: int) -> None:

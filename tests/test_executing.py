@@ -50,7 +50,7 @@ def test_on_cuda_it_has_to_be_asked_for(compute: Compute, device: str | None, re
         ({"train.compile": True}, "cannot go with train.compile=true"),
         ({"train.precision": "fp16"}, "cannot go with train.precision=fp16"),
         ({"optim.name": "muon"}, "optim.name=muon: does not step every weight by itself, as execution.storage=packed needs"),
-        ({"optim.name": "lookahead_sgd"}, "execution.storage=masked takes it"),
+        ({"optim.lookahead": True}, "execution.storage=masked takes it"),
     ],
 )
 def test_packed_weights_are_refused_where_they_cannot_be(values: dict[str, Any], reason: str) -> None:

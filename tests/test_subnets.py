@@ -121,7 +121,7 @@ def test_micro_batches_do_not_change_whose_turn_it_is(tmp_path: Path) -> None:
             "optim.momentum": 0.9,
         },
         {"optim.name": "muon", "sparsity.ast.unused": "zero", "sparsity.ast.correction": "whole"},
-        {"optim.name": "lookahead_sgd", "data.forgetting.epochs": 1, "data.forgetting.remove": 700},
+        {"optim.lookahead": True, "data.forgetting.epochs": 1, "data.forgetting.remove": 700},
     ],
     ids=["fp16, accumulated, clipped, mixed", "bf16 in channels_last with adamw", "muon", "lookahead and fewer samples"],
 )

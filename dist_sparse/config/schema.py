@@ -42,6 +42,9 @@ class ModelConfig:
     `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), or
     a checkpoint or folder of a run. A classifier of another size begins anew. The run itself never asks for the file again.
     It does not tell how its images were normalised: see `data.mean`."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of residual branches that are left out of a training sample (stochastic depth, timm's drop_path_rate), the last
+    block's; refused for networks that have none. Default: the network's own."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor, such as `{width: 2}`; the data set gives `num_classes` and `in_chans`."""
 
@@ -50,6 +53,8 @@ class ModelConfig:
             raise ValueError(
                 f"model.pretrained and model.checkpoint={self.checkpoint} exclude each other: a run starts from one of them"
             )
+        if self.drop_path is not None and "drop_path_rate" in self.kwargs:
+            raise ValueError("model.kwargs: drop_path_rate has a key of its own, model.drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +75,27 @@ class TrainConfig:
     """Keep images and weights in the NHWC memory format."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    grad_checkpointing: bool = False
+    """Keep the activations between blocks alone, and compute those within them again in the backward pass (timm's
+    set_grad_checkpointing): less memory, a third more time. Running statistics of batch norms are then updated twice a step."""
+    sync_batch_norm: bool = False
+    """Batch norms take their statistics from all ranks' samples (torch's SyncBatchNorm, on CUDA alone)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability mass spread over all classes."""
+    bce: bool = False
+    """Binary cross-entropy of each class by itself (timm's) in the place of cross-entropy. Validation keeps the latter."""
+    bce_threshold: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """With train.bce: targets above this are 1, all others 0. Off by default: targets stay as smoothing and mixup make them."""
+    bce_sum: bool = False
+    """With train.bce: the loss of a sample is the sum over classes. Default: the mean."""
     mixup: NonNegative = 0.0
     """Alpha of timm's mixup; 0 is off."""
     cutmix: NonNegative = 0.0
     """Alpha of timm's cutmix; 0 is off."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights, validated beside them. Off by default."""
+    ema_warmup: bool = False
+    """With train.ema: a lower decay at first, 1 - (1 + step) ** (-2/3) as long as that is less (timm's)."""
     clip_norm: Positive | None = None
     """Largest norm of the (masked) gradient. Off by default."""
     validate_every: Count = 1
@@ -102,6 +120,15 @@ class OptimConfig:
     """Weight decay of weights with two or more dimensions."""
     decay_norm_and_bias: bool = False
     """Decay norms and biases as well."""
+    layer_decay: Density | None = None
+    """Factor of the learning rate from each layer to the one before it (timm's), so that the first layers change least. Off by
+    default."""
+    lookahead: bool = False
+    """timm's Lookahead around the optimizer: slow weights follow it, and it begins anew from them."""
+    lookahead_k: Count = 6
+    """With optim.lookahead: steps between two moves of the slow weights."""
+    lookahead_alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """With optim.lookahead: how far of the way the slow weights go."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimizer, such as `{betas: [0.9, 0.95]}`; `{}` empties what a base file set."""
 

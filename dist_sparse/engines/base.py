@@ -124,8 +124,9 @@ class Engine(WeightAccess, ABC):
 
     @property
     def learning_rate(self) -> float:
-        """The present rate of the first parameter group."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        """The present rate, of layers that are not told to learn more slowly."""
+        group = max(self._optimizer.param_groups, key=lambda group: group.get("lr_scale", 1.0))
+        return float(group["lr"])
 
     @abstractmethod
     def step(self, *, skip: bool) -> None:

@@ -26,6 +26,8 @@ def creation_arguments(config: ModelConfig, *, classes: int, channels: int, imag
     kwargs: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     if _takes_image_size(config.name):
         kwargs["img_size"] = image_size
+    if config.drop_path is not None:
+        kwargs["drop_path_rate"] = config.drop_path
     return {**kwargs, **config.kwargs}
 
 
@@ -87,6 +89,8 @@ def _create(config: ModelConfig, kwargs: dict[str, Any]) -> nn.Module:
     except Exception as error:  # constructors check their arguments in every way there is, assertions among them
         if config.pretrained and isinstance(error, OSError | RuntimeError):
             raise UserError(f"model.pretrained: no weights for {config.name}: {_reason(error)}") from error
+        if config.drop_path is not None and "drop_path_rate" in str(error):
+            raise UserError(f"model.drop_path: {config.name} has no branches to leave out: {_reason(error)}") from error
         if config.kwargs or "img_size" in kwargs:
             given = config.kwargs or kwargs
             raise UserError(f"model.kwargs: {config.name} cannot be built with {given}: {_reason(error)}") from error

@@ -36,6 +36,28 @@ def batch_statistics(config: ModelConfig, model: nn.Module, *, channels: int, si
     return seen
 
 
+def checkpoint_gradients(name: str, model: nn.Module) -> None:
+    """Let a network keep less from its forward pass, and compute it again in its backward pass.
+
+    Raises:
+        UserError: it has no blocks that timm can compute again.
+    """
+    switch = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise NotImplementedError("it has no set_grad_checkpointing, as timm's networks have")
+        switch(True)
+    except (AssertionError, NotImplementedError) as error:
+        raise UserError(f"train.grad_checkpointing: not with {name}: {error}") from error
+
+
+def synchronise_batch_norms(model: nn.Module) -> nn.Module:
+    """The network with torch's SyncBatchNorm in the place of its batch norms, which holds the same tensors."""
+    from timm.layers import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(model)
+
+
 def _note(seen: dict[str, int], name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if module.training and name not in seen:
         seen[name] = inputs[0].numel() // inputs[0].shape[1]

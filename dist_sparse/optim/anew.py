@@ -7,7 +7,7 @@ from dist_sparse.config.schema import OptimConfig
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.errors import UserError
-from dist_sparse.optim.optimizer import build_optimizer
+from dist_sparse.optim.optimizer import build_optimizer, for_trial
 from dist_sparse.seeding import generator
 
 _BEFORE, _AFTER = 3, 2
@@ -39,7 +39,7 @@ def _last_step(config: OptimConfig, *, take_away: bool) -> torch.Tensor:
     torch.manual_seed(0)
     draws = generator("state anew")
     weight = nn.Parameter(torch.randn(7, 5, generator=draws))
-    optimizer = build_optimizer(config, nn.ParameterList([weight]), config.lr_batch_size or 1)
+    optimizer = build_optimizer(for_trial(config), nn.ParameterList([weight]), config.lr_batch_size or 1)
     for number in range(_BEFORE + _AFTER):
         if number == _BEFORE:
             with torch.no_grad():

@@ -7,7 +7,7 @@ from torch.optim import Adagrad, Optimizer
 from dist_sparse.config.schema import OptimConfig
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
-from dist_sparse.optim.optimizer import build_optimizer
+from dist_sparse.optim.optimizer import build_optimizer, for_trial
 from dist_sparse.seeding import generator
 
 _STEPS = 3
@@ -24,14 +24,15 @@ def check_flattenable(config: OptimConfig, engine: Capabilities) -> None:
     """
     if _steps_pieces_alike(config):
         return
+    name = f"optim.name={config.name}{' with optim.lookahead=true' if config.lookahead else ''}"
     raise UserError(
-        f"optim.name={config.name}: does not step every weight by itself, as {engine.cause} needs; "
+        f"{name}: does not step every weight by itself, as {engine.cause} needs; "
         f"{engine.otherwise} takes it, and sgd, momentum, adamw, lion or the like can be shared out"
     )
 
 
 def _steps_pieces_alike(config: OptimConfig) -> bool:
-    if config.name.lower().startswith("lookahead_"):
+    if config.lookahead:
         return False
     draws = generator("flat pieces")
     start, *gradients = (torch.randn(160, 130, generator=draws) for _ in range(_STEPS + 1))
@@ -49,7 +50,7 @@ def _cut(tensor: Tensor) -> list[Tensor]:
 def _stepped(config: OptimConfig, start: list[Tensor], gradients: list[list[Tensor]]) -> tuple[Tensor, Optimizer]:
     """The weights after a few steps, flat."""
     model = nn.ParameterList([nn.Parameter(tensor.clone()) for tensor in start])
-    optimizer = build_optimizer(config, model, config.lr_batch_size or 1)
+    optimizer = build_optimizer(for_trial(config), model, config.lr_batch_size or 1)
     for step in gradients:
         for parameter, gradient in zip(model, step, strict=True):
             parameter.grad = gradient.clone()

@@ -1,10 +1,11 @@
 """Any timm optimizer by name, with weight decay where it belongs and one rule for the learning rate."""
 
+import dataclasses
 from collections.abc import Iterator
 from textwrap import shorten
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.optim import Lookahead, create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
 from dist_sparse.config.schema import OptimConfig
@@ -16,7 +17,10 @@ _KEYS_OF_THEIR_OWN = {
     "momentum": "optim.momentum",
     "weight_decay": "optim.weight_decay",
     "filter_bias_and_bn": "optim.decay_norm_and_bias",
+    "layer_decay": "optim.layer_decay",
 }
+_LOOKAHEAD = "lookahead_"
+"""timm's prefix of an optimizer's name, for which there are keys here."""
 
 
 def effective_lr(config: OptimConfig, batch_size: int) -> float:
@@ -26,6 +30,11 @@ def effective_lr(config: OptimConfig, batch_size: int) -> float:
     arXiv:1706.02677), else ``lr``.
     """
     return config.lr * batch_size / config.lr_batch_size if config.lr_batch_size else config.lr
+
+
+def for_trial(config: OptimConfig) -> OptimConfig:
+    """The settings for a few weights that are no network: these have no order of layers."""
+    return dataclasses.replace(config, layer_decay=None)
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -44,19 +53,23 @@ def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> t
     name = _known_name(config)
     _check_arguments(config, name)
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model,
             name,
             lr=effective_lr(config, batch_size),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             filter_bias_and_bn=not config.decay_norm_and_bias,
+            layer_decay=config.layer_decay,
             **config.kwargs,
         )
     except ImportError as error:
         raise UserError(f"optim.name={config.name}: needs a package that is not installed ({error})") from None
     except Exception as error:  # constructors check their arguments in every way there is
         raise refused(config, error) from error
+    if config.layer_decay is not None and len({group.get("lr_scale", 1.0) for group in optimizer.param_groups}) == 1:
+        raise UserError(f"optim.layer_decay={config.layer_decay:g}: timm knows no order of this network's layers; leave it out")
+    return Lookahead(optimizer, config.lookahead_alpha, config.lookahead_k) if config.lookahead else optimizer
 
 
 def refused(config: OptimConfig, error: Exception) -> UserError:
@@ -67,18 +80,20 @@ def refused(config: OptimConfig, error: Exception) -> UserError:
 
 def _known_name(config: OptimConfig) -> str:
     name = config.name.lower()
-    base = name.removeprefix("lookahead_")
-    if base not in (known := list_optimizers()):
+    if name.startswith(_LOOKAHEAD):
+        base = name.removeprefix(_LOOKAHEAD)
+        raise UserError(f"optim.name={config.name}: is written optim.name={base} and optim.lookahead=true")
+    if name not in (known := list_optimizers()):
         listing = "sgd, momentum, adamw or any that timm.optim.list_optimizers() lists"
-        raise UserError(f"optim.name={config.name!r} {is_unknown(base, map(str, known), listing)}")
-    if get_optimizer_info(base).second_order:
+        raise UserError(f"optim.name={config.name!r} {is_unknown(name, map(str, known), listing)}")
+    if get_optimizer_info(name).second_order:
         raise UserError(f"optim.name={config.name}: needs second derivatives, which the training loop does not compute")
     return name
 
 
 def _check_arguments(config: OptimConfig, name: str) -> None:
     """Refuse arguments that have a key of their own or that timm would drop in silence."""
-    info = get_optimizer_info(name.removeprefix("lookahead_"))
+    info = get_optimizer_info(name)
     for argument in config.kwargs:
         if argument in _KEYS_OF_THEIR_OWN:
             raise UserError(f"optim.kwargs.{argument}: has a key of its own, {_KEYS_OF_THEIR_OWN[argument]}")
@@ -88,7 +103,9 @@ def _check_arguments(config: OptimConfig, name: str) -> None:
 
 def idle_keys(config: OptimConfig) -> Iterator[tuple[str, str]]:
     """Keys of the section that do nothing as the others are, and why."""
-    if not get_optimizer_info(_known_name(config).removeprefix("lookahead_")).has_momentum:
+    if not get_optimizer_info(_known_name(config)).has_momentum:
         yield "momentum", f"optim.name={config.name} has none; see optim.kwargs.betas"
     if not config.weight_decay:
         yield "decay_norm_and_bias", "optim.weight_decay is 0"
+    if not config.lookahead:
+        yield from ((key, "optim.lookahead is false") for key in ("lookahead_k", "lookahead_alpha"))

@@ -1,13 +1,18 @@
 """Mixup and cutmix, label smoothing, and the moving average of the weights."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from timm.data.mixup import Mixup
+from timm.loss import BinaryCrossEntropy
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dist_sparse.config.schema import TrainConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import derive_seed
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class SeededMixup:
@@ -59,9 +64,15 @@ def build_mixup(config: TrainConfig, classes: int, *, seed: int, world_size: int
     return SeededMixup(mixup, seed)
 
 
-def build_loss(config: TrainConfig) -> nn.CrossEntropyLoss:
-    """Cross-entropy for labels [B] and soft targets [B, classes] alike. With mixup the targets are smoothed already."""
-    return nn.CrossEntropyLoss(label_smoothing=0.0 if _mixes(config) else config.label_smoothing)
+def build_loss(config: TrainConfig) -> Loss:
+    """The loss of logits [B, classes] for labels [B] and soft targets [B, classes] alike, the mean over samples.
+
+    Cross-entropy, or timm's binary cross-entropy of each class. With mixup the targets are smoothed already.
+    """
+    smoothing = 0.0 if _mixes(config) else config.label_smoothing
+    if config.bce:
+        return BinaryCrossEntropy(smoothing, target_threshold=config.bce_threshold, sum_classes=config.bce_sum)
+    return nn.CrossEntropyLoss(label_smoothing=smoothing)
 
 
 def build_ema(config: TrainConfig, model: nn.Module) -> ModelEmaV3 | None:
@@ -70,7 +81,15 @@ def build_ema(config: TrainConfig, model: nn.Module) -> ModelEmaV3 | None:
     Call ``update(model, step=n)`` after the n-th step, counted from 1: the first copies. Floating point buffers, such as the
     statistics of a batch norm, are averaged like the weights, others copied. ``.module.state_dict()`` loads into a plain model.
     """
-    return ModelEmaV3(model, decay=config.ema) if config.ema is not None else None
+    return ModelEmaV3(model, decay=config.ema, use_warmup=config.ema_warmup) if config.ema is not None else None
+
+
+def idle_keys(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Keys of the section ``train`` that do nothing as the others are, and why."""
+    if not config.bce:
+        yield from ((key, "train.bce is false") for key in ("bce_threshold", "bce_sum"))
+    if config.ema is None:
+        yield "ema_warmup", "train.ema is off"
 
 
 def _mixes(config: TrainConfig) -> bool:

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from dist_sparse.config.schema import OptimConfig
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.errors import UserError
-from dist_sparse.optim.optimizer import build_optimizer, refused
+from dist_sparse.optim.optimizer import build_optimizer, for_trial, refused
 from dist_sparse.seeding import generator
 
-_STEPS = 7  # beyond the sixth, on which lookahead first moves its slow weights
+_STEPS = 7
+_LOOKAHEAD = 6
+"""Steps between two moves of lookahead's slow weights in a trial, which should see one."""
 
 _TAME = 1e-3
 """A learning rate at which sound arguments keep weights finite."""
@@ -51,6 +53,7 @@ def check_zero_preservation(
 
     def tried(config: OptimConfig) -> ZeroPreservation:
         samples = batch_size or config.lr_batch_size or 1
+        config = dataclasses.replace(for_trial(config), lookahead_k=min(config.lookahead_k, _LOOKAHEAD))
         return try_zero_preservation(lambda model: build_optimizer(config, model, samples), device, dtype)
 
     try:

@@ -42,6 +42,8 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         UserError: a mask of a parameter that the model does not have, or of another shape; a weight that is not finite.
     """
     twin = copy.deepcopy(model).eval()
+    if getattr(twin, "grad_checkpointing", False):  # of training, and nothing that a graph can hold
+        twin.set_grad_checkpointing(False)  # pyright: ignore[reportCallIssue]
     parameters = dict(twin.named_parameters())
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:

@@ -55,3 +55,34 @@ def test_of_ddp(worlds: Worlds, tmp_path: Path, size: int, exchange: str) -> Non
 def test_of_deepspeed(worlds: Worlds, tmp_path: Path, stage: int) -> None:
     values = {**RUN, "engine.name": "deepspeed", "engine.zero.stage": stage}
     goes_on_as_if_nothing_had_been(worlds(3), tmp_path, values, kills=(6,))
+
+
+def test_of_keys_around_the_weights(worlds: Worlds, tmp_path: Path) -> None:
+    """Each of them has something of its own that goes on: draws, slow weights, an average, rates by layer."""
+    values = {
+        **RUN,
+        "train.bce": "true",
+        "train.ema": 0.9,
+        "train.ema_warmup": "true",
+        "train.grad_checkpointing": "true",
+        "model.drop_path": 0.2,
+        "optim.layer_decay": 0.8,
+        "optim.lookahead": "true",
+        "optim.lookahead_k": 2,
+    }
+    goes_on_as_if_nothing_had_been(worlds(2), tmp_path, values, kills=(3, 8))
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
+@pytest.mark.parametrize("stage", [1, 3])
+def test_of_keys_around_deepspeed_s_weights(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+    values = {
+        **RUN,
+        "engine.name": "deepspeed",
+        "engine.zero.stage": stage,
+        "train.bce": "true",
+        "train.grad_checkpointing": "true",
+        "model.drop_path": 0.2,
+        "optim.layer_decay": 0.8,
+    }
+    goes_on_as_if_nothing_had_been(worlds(2), tmp_path, values, kills=(6,))

@@ -146,10 +146,15 @@ def test_optimizers_that_step_every_weight_by_itself(name: str) -> None:
     check_flattenable(OptimConfig(name=name), STAGE_2)
 
 
-@pytest.mark.parametrize("name", ["lamb", "lars", "adafactor", "adafactorbv", "muon", "lookahead_sgd", "adagrad"])
+@pytest.mark.parametrize("name", ["lamb", "lars", "adafactor", "adafactorbv", "muon", "adagrad"])
 def test_optimizers_that_look_at_a_parameters_shape_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^optim\.name={name}: does not step every weight by itself.*engine\.zero\.stage=2"):
         check_flattenable(OptimConfig(name=name), STAGE_2)
+
+
+def test_copies_of_weights_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^optim\.name=sgd with optim\.lookahead=true: does not step every weight by itself"):
+        check_flattenable(OptimConfig(lookahead=True), STAGE_2)
 
 
 def test_without_deepspeed_its_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,11 +54,12 @@ def test_momentum_and_arguments_arrive():
     assert not build_optimizer(OptimConfig(name="momentum"), small_model(), 1).defaults["nesterov"]
     config = OptimConfig(name="adamw", kwargs={"betas": [0.5, 0.75]})
     assert list(build_optimizer(config, small_model(), 1).defaults["betas"]) == [0.5, 0.75]
-    assert build_optimizer(OptimConfig(name="lookahead_adamw"), small_model(), 1)
+    slow = build_optimizer(OptimConfig(name="adamw", lookahead=True, lookahead_k=3, lookahead_alpha=0.25), small_model(), 1)
+    assert {(group["lookahead_k"], group["lookahead_alpha"]) for group in slow.param_groups} == {(3, 0.25)}
 
 
 def test_momentum_that_is_not_used_is_said():
-    assert list(idle(optim=OptimConfig(name="lookahead_adamw", momentum=0.5))) == ["optim.momentum"]
+    assert list(idle(optim=OptimConfig(name="adamw", lookahead=True, momentum=0.5))) == ["optim.momentum"]
     assert idle(optim=OptimConfig(name="muon", momentum=0.5)) == {}
 
 
