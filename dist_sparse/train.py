@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dist_sparse.command import given_words, is_first_process, speaking_once
-from dist_sparse.config import dump_config, parse_args
+from dist_sparse.config import annotated, parse_args
 from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import Incomplete, ToldElsewhere, UserError, refuse
 from dist_sparse.leaving import EXIT_INTERRUPTED, importing, leave
@@ -54,7 +54,7 @@ def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> No
         with importing():
             from dist_sparse.build import resolved
 
-        text = dump_config(resolved(config))
+        text = annotated(config, resolved(config), invocation.origins)
         if reports:
             print(text, end="")
     elif invocation.plan is not None:

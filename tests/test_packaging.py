@@ -94,6 +94,7 @@ def test_a_clone_finds_its_recipes_from_any_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/digits/rigl.yaml") == load_config(str(CONFIGS / "digits/rigl.yaml"))
     assert load_config("digits/rigl.yaml").name == "digits-rigl"
+    assert load_config("digits/rigl").name == load_config("configs/digits/rigl").name == "digits-rigl"
     (tmp_path / "configs/digits").mkdir(parents=True)
     (tmp_path / "configs/digits/rigl.yaml").write_text("name: mine\n")
     assert load_config("configs/digits/rigl.yaml").name == "mine", "what lies here comes first"

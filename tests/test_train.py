@@ -81,7 +81,40 @@ def test_print_config_resolves_and_leaves(tmp_path: Path, monkeypatch: pytest.Mo
         "cosine",
         "75%",
     )
-    assert here(main, ["--config", "resolved.yaml", "--print-config"]).out == outcome.out
+    again = here(main, ["--config", "resolved.yaml", "--print-config"]).out
+    assert load_config(as_file(tmp_path, again)) == config
+
+
+def as_file(folder: Path, text: str) -> str:
+    (folder / "printed.yaml").write_text(text)
+    return str(folder / "printed.yaml")
+
+
+def test_print_config_says_where_each_value_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model:\n  kwargs: {width: 2}\ntrain.epochs: 3\nseed: 1\n")
+    (tmp_path / "mine.yaml").write_text(
+        "base: base.yaml\nsparsity: {method: srste, structure: 'nm:2:4'}\ntrain:\n  epochs: 4\n"
+    )
+    words = ["--config", str(tmp_path / "mine.yaml"), "--seed=2", "--model.kwargs.depth=8", "--tracking.tags=[a,b]"]
+    out = here(main, [*words, f"--tracking.group={'word ' * 40}", "--print-config"]).out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    for line in (
+        "resume: never # default",
+        "seed: 2 # the command line",
+        f"kwargs: # {base}:2, the command line",
+        f"epochs: 4 # {mine}:4",
+        f"method: srste # {mine}:2",
+        "density: 0.5 # method srste",
+        "tags: # the command line",
+        "mean: # data set digits",
+    ):
+        assert line in lines, line
+    group = lines.index("# the command line")
+    assert lines[group + 1].startswith("group: word"), "text on several lines has its comment above"
+    config = load_config(as_file(tmp_path, out))
+    assert config.model.kwargs == {"width": 2, "depth": 8} and config.tracking.tags == ["a", "b"]
+    assert config.tracking.group == "word " * 40
 
 
 @pytest.fixture(scope="module")

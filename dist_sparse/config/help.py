@@ -20,7 +20,7 @@ Usage:
 
 Options:
   --config FILE        read a YAML file over the defaults; its `base:` may name files to build on
-  --print-config       show the resolved configuration and leave
+  --print-config       show the resolved configuration, and where each value comes from, and leave
   --plan[=RANKS]       tell without training and without the data what the run will do: steps, mask updates, densities,
                        FLOPs, memory, traffic; on so many ranks, or as many as torchrun starts
   --smoke              train a few steps of the recipe on a handful of images (random ones where the data is missing), to

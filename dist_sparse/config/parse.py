@@ -7,10 +7,10 @@ command line. The last one wins; mappings merge by key, and an empty mapping emp
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dist_sparse.config.assign import apply
+from dist_sparse.config.assign import Origins, apply
 from dist_sparse.config.command_line import Words, read_words
 from dist_sparse.config.files import Assignment, read_yaml
 from dist_sparse.config.help import format_help
@@ -31,6 +31,7 @@ class Invocation:
     """Train a few steps on a handful of images."""
     typed: frozenset[str] = frozenset()
     """Keys that stand on the command line."""
+    origins: Origins = field(default_factory=dict)
 
 
 def parse_args(argv: Sequence[str]) -> Invocation:
@@ -42,13 +43,14 @@ def parse_args(argv: Sequence[str]) -> Invocation:
     _help_if_asked(argv)
     asked = [word for word in argv if _is_request(word)]
     words = read_words([word for word in argv if not _is_request(word)])
-    plan = _ranks_to_plan(asked, words.errors)
+    plan, origins = _ranks_to_plan(asked, words.errors), {}
     return Invocation(
-        _load(words.config, words),
+        _load(words.config, words, origins),
         print_config="--print-config" in asked,
         plan=plan,
         smoke="--smoke" in asked,
         typed=frozenset(assignment.key for assignment in words.assignments),
+        origins=origins,
     )
 
 
@@ -86,9 +88,9 @@ def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
     return int(plans[-1] or 0)
 
 
-def _load(path: str | None, words: Words) -> Config:
+def _load(path: str | None, words: Words, origins: Origins | None = None) -> Config:
     below = read_yaml(find(path)) if path is not None else []
-    return apply(Config(), [*below, *words.assignments], words.errors)
+    return apply(Config(), [*below, *words.assignments], words.errors, origins)
 
 
 def _as_words(overrides: Sequence[str] | Mapping[str, Any]) -> Words:
