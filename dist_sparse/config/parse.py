@@ -18,6 +18,9 @@ from dist_sparse.config.recipes import find
 from dist_sparse.config.schema import Config
 from dist_sparse.errors import shown
 
+_COMPLETION = "--completion"
+_BASH = f"{_COMPLETION}=bash"
+
 
 @dataclass(frozen=True)
 class Invocation:
@@ -25,6 +28,10 @@ class Invocation:
 
     config: Config
     print_config: bool = False
+    schema: bool = False
+    """Print the schema of configuration files."""
+    completion: bool = False
+    """Print the script that completes keys."""
     plan: int | None = None
     """Number of ranks to plan for, without training; 0: as many as there are. None trains."""
     smoke: bool = False
@@ -41,12 +48,16 @@ def parse_args(argv: Sequence[str]) -> Invocation:
         UserError: everything that is wrong with it, one line each.
     """
     _help_if_asked(argv)
+    argv = _completion_in_one_word(argv)
     asked = [word for word in argv if _is_request(word)]
     words = read_words([word for word in argv if not _is_request(word)])
+    words.errors += [f"{word}: should be --completion bash" for word in asked if word.startswith(_COMPLETION) and word != _BASH]
     plan, origins = _ranks_to_plan(asked, words.errors), {}
     return Invocation(
         _load(words.config, words, origins),
         print_config="--print-config" in asked,
+        schema="--schema" in asked,
+        completion=_BASH in asked,
         plan=plan,
         smoke="--smoke" in asked,
         typed=frozenset(assignment.key for assignment in words.assignments),
@@ -75,7 +86,15 @@ def with_values(config: Config, overrides: Sequence[str] | Mapping[str, Any]) ->
 
 def _is_request(word: str) -> bool:
     """The word asks for something else than training, and is no key."""
-    return word in ("--print-config", "--plan", "--smoke") or word.startswith("--plan=")
+    return word in ("--print-config", "--schema", "--plan", "--smoke") or word.startswith(("--plan=", _COMPLETION))
+
+
+def _completion_in_one_word(argv: Sequence[str]) -> Sequence[str]:
+    """``--completion bash`` as ``--completion=bash``."""
+    if _COMPLETION not in argv:
+        return argv
+    place = argv.index(_COMPLETION)
+    return [*argv[:place], "=".join(argv[place : place + 2]), *argv[place + 2 :]]
 
 
 def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
