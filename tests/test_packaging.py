@@ -88,6 +88,19 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == [str(tmp_path / "site/dist_sparse/config/__init__.py"), "0.1", "rigl"]
+    words = ["--config=digits/rigl", "--train.epochs=1", "--scheduler.warmup=0", "--data.limit=256", "--engine.device=cpu"]
+    words += ["--output=out", "--train.batch_size=32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dist_sparse.train", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run folder: out" in done.stdout and (tmp_path / "out/checkpoints/best.pt").is_file()
 
 
 def test_a_clone_finds_its_recipes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
