@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest power of two up to ``most`` that fits; 1 if not even 2 does (which batch norm needs at the smallest sizes)."""
+    """The largest power of two up to ``most`` that fits; 1 if not even 2 does (batch norm needs two images)."""
     batch = 1
     while 2 * batch <= most and fits(2 * batch):
         batch *= 2

@@ -97,8 +97,8 @@ tell "gpu_check on $device, $(date -u +%FT%TZ)"
 part doctor 60 bash -c '"$0" -m dist_sparse.doctor || true' "$python"
 tests "tests: kernels" 60 tests/gpu/test_kernels.py
 tests "tests: methods against the CPU" 150 tests/gpu/test_training.py -k test_masks_are_those_of_the_cpu
-tests "tests: precision, formats, resume" 100 tests/gpu/test_training.py -k "not test_masks_are_those_of_the_cpu and not compile"
-tests "tests: compile" 60 tests/gpu/test_training.py -k compile
+tests "tests: precision, formats, resume" 100 tests/gpu/test_training.py -k "not test_masks_are_those_of_the_cpu"
+tests "tests: compile" 90 tests/gpu/test_ranks.py -k compiled
 if has nvidia.dali; then
     tests "tests: DALI's decoder" 30 tests/gpu/test_data.py
 elif [[ "tests: DALI's decoder" == *"$only"* ]]; then

@@ -1,4 +1,4 @@
-"""Several GPUs, and each engine: the exchange by NCCL, and DeepSpeed's stages, against one process of DDP."""
+"""Runs in processes of their own: on several GPUs, compiled, and by DeepSpeed, each against one process of DDP."""
 
 import importlib.util
 import os
@@ -54,6 +54,14 @@ def test_two_ranks_find_the_masks_of_one(tmp_path: Path, device: str, exchange: 
     one, two = (train(tmp_path / str(ranks), ranks, device, **values) for ranks in (1, 2))
     assert digests(two) == digests(one)
     assert losses(two) == pytest.approx(losses(one), rel=1e-6)
+
+
+def test_a_compiled_network_trains_as_a_plain_one(tmp_path: Path, device: str) -> None:
+    plain, compiled = (
+        train(tmp_path / str(each), 1, device, train__precision="fp64", train__compile=each) for each in (False, True)
+    )
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-6)
+    assert digests(compiled) == digests(plain)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
