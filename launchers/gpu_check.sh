@@ -49,7 +49,7 @@ has() { "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1'
 
 # note NAME OUTCOME
 note() {
-    summary+=("$(printf '%-34s %s' "$1" "$2")")
+    summary+=("$(printf '%-40s  %s' "$1" "$2")")
     tell "--- $1: $2"
 }
 
