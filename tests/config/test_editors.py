@@ -47,6 +47,14 @@ def test_it_is_what_the_command_prints() -> None:
     assert json.loads(outcome.out) == file_schema(WORDS)
 
 
+def test_a_reader_that_has_had_enough_of_it_is_no_crash() -> None:
+    """It is longer than a pipe holds, and what is left of it is dropped before the command ends."""
+    program = f"'{sys.executable}' -m dist_sparse.train --schema | head -n 1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{\n141\n", "")
+
+
 def test_every_shipped_recipe_fits(checker: Any) -> None:
     wrong = {file: error.message for file in FILES for error in checker.iter_errors(load((CONFIGS / file).read_text()))}
     assert len(FILES) > 100 and wrong == {}
