@@ -141,7 +141,9 @@ def _clock(device: torch.device) -> Clock:
 def _synthetic(args: argparse.Namespace, device: torch.device) -> Batch:
     """One batch on the device, as a loader would hand it over."""
     images = torch.rand(args.batch, 3, args.size, args.size, device=device)
-    labels = torch.randint(1000, (args.batch,), device=device)
+    # The networks have as many classes as the folder, even where its images are not looked at.
+    classes = sum(folder.is_dir() for folder in (Path(args.input) / "train").iterdir())
+    labels = torch.randint(max(classes, 1), (args.batch,), device=device)
     return Batch(images, labels, torch.arange(args.batch, device=device))
 
 

@@ -292,6 +292,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
                 tables=state.get("tables", {}) if state else {},
                 total_steps=parts.clock.total,
                 steps_per_epoch=parts.clock.whole,
+                validation_images=parts.data.info.val_size * (len(method.networks()) + (config.train.ema is not None)),
             )
         trainer = Trainer(
             config=config,

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -60,11 +61,15 @@ def importing() -> Iterator[None]:
 def _nobody_reads() -> bool:
     """Whether whoever read the output has had enough of it, such as ``head``; what is left of it goes nowhere then."""
     try:
-        sys.stdout.flush()
+        sys.stdout.flush()  # fails only if something is left to write
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        unread = any(event & select.POLLERR for _, event in poll.poll(0))
     except BrokenPipeError:
+        unread = True
+    if unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return unread
 
 
 def _end(code: int) -> None:

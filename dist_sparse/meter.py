@@ -19,6 +19,8 @@ class Meter:
         self._ranks = ranks
         self._loss = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # sum, count
         self._bad = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._of_epoch = self._loss.clone()
+        """What the epoch's losses are more than ``_loss``."""
         self._loss_before = self._loss.clone()
         """At the end of the last step."""
         self._undone = False
@@ -52,6 +54,7 @@ class Meter:
         total, count = sum_over_ranks(self._loss.clone()).tolist()
         seconds = time.perf_counter() - self._since
         speed = self._images * self._ranks.world_size / seconds
+        self._of_epoch += self._loss
         self._loss.zero_()
         self._loss_before.zero_()
         per_step = seconds / max(self._steps, 1)
@@ -61,6 +64,15 @@ class Meter:
             "time/images_per_second": speed,
             "time/seconds_per_step": per_step,
         }
+
+    def read_epoch(self) -> float:
+        """Mean loss since the last reading of an epoch, of this process's own steps; nan if there are none. Collective."""
+        total, count = sum_over_ranks(self._of_epoch + self._loss).tolist()
+        self._begin_epoch()
+        return total / count if count else math.nan
+
+    def _begin_epoch(self) -> None:
+        self._of_epoch = -torch.where(self._loss.isfinite().all(), self._loss, 0.0)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -80,6 +92,7 @@ class Meter:
             self._loss.copy_(rows[self._ranks.rank])
         elif self._ranks.is_first:
             self._loss.copy_(rows.sum(0))
+        self._begin_epoch()
 
 
 def peak_memory(device: torch.device) -> int:

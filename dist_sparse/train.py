@@ -6,12 +6,13 @@ is over but could not be saved (one line; ``--resume=auto`` completes it). torch
 ends with 1 whatever its processes end with: there the file ``preempted`` in the run's folder tells the one from the other.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dist_sparse.command import given_words, is_first_process, speaking_once
-from dist_sparse.config import dump_config, parse_args
+from dist_sparse.config import annotated, completion, file_schema, parse_args
 from dist_sparse.config.parse import Invocation
 from dist_sparse.errors import Incomplete, ToldElsewhere, UserError, refuse
 from dist_sparse.leaving import EXIT_INTERRUPTED, importing, leave
@@ -50,11 +51,14 @@ def main(argv: Sequence[str] | None = None, *, hooks: Sequence["Hook"] = ()) -> 
 def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> None:
     """Heavy packages are imported only here, once the command line is in order."""
     config = invocation.config
-    if invocation.print_config:
+    if invocation.schema or invocation.completion:
+        if reports:
+            _print_for_editors(invocation)
+    elif invocation.print_config:
         with importing():
             from dist_sparse.build import resolved
 
-        text = dump_config(resolved(config))
+        text = annotated(config, resolved(config), invocation.origins)
         if reports:
             print(text, end="")
     elif invocation.plan is not None:
@@ -75,6 +79,17 @@ def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> No
                     from dist_sparse.run import train
 
             train(config, signals, typed=invocation.typed, hooks=hooks)
+
+
+def _print_for_editors(invocation: Invocation) -> None:
+    with importing():
+        from dist_sparse.sparsity.methods import METHODS
+
+    words = {"sparsity.method": list(METHODS)}
+    if invocation.schema:
+        print(json.dumps(file_schema(words), indent=2))
+    else:
+        print(completion(words), end="")
 
 
 if __name__ == "__main__":

@@ -198,6 +198,8 @@ class Trainer:
             self._log_training(learning_rate)
         self.progress.validation_pending = self._validation_due(step)
         self._finish_step(save=last or _due(self._checkpoint_every, previous, step))
+        if step % self.steps_per_epoch == 0:
+            self.tracker.end_epoch(step, self._meter.read_epoch())
 
     def _log_training(self, learning_rate: float) -> None:
         values = self._meter.read()
@@ -214,7 +216,7 @@ class Trainer:
         """
         pending, progress = self.progress.validation_pending, self.progress
         best_before = (progress.best_top1, progress.best_step)
-        with self._meter.paused():
+        with self._meter.paused(), self.tracker.pausing(validates=pending):
             try:
                 self.stop.check()
                 improved = pending and self._validate()

@@ -76,7 +76,11 @@ once() {
     fi
 }
 
+# Without a clone around them (python -m dist_sparse.launch of an installed package) the programs are those on PATH.
+in_clone() { [[ -f $ROOT/setup.cfg ]]; }
+
 ensure_environment() {
+    in_clone || return 0
     once package
     if [[ ${1:-} == test ]]; then
         once test
@@ -119,7 +123,8 @@ launch() {
     fi
     ensure_environment
     say "Running: ${quoted% }"
-    export PATH=$VENV/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    if in_clone; then PATH=$VENV/bin:$PATH; fi
+    export PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     exec "$@"
 }
 

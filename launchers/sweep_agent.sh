@@ -16,5 +16,5 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 split --count= --project= --entity= -- "$@"
 ((${#REST[@]} == 1)) || fail "usage: bash launchers/sweep_agent.sh [--count=N] [--project=P] [--entity=E] SWEEP"
 
-cd -- "$ROOT"
+if in_clone; then cd -- "$ROOT"; fi
 launch wandb agent --forward-signals "${OWN[@]}" "${REST[@]}"

@@ -88,12 +88,47 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == [str(tmp_path / "site/dist_sparse/config/__init__.py"), "0.1", "rigl"]
+    words = ["--config=digits/rigl", "--train.epochs=1", "--scheduler.warmup=0", "--data.limit=256", "--engine.device=cpu"]
+    words += ["--train.batch_size=32", "--sparsity.update.interval=2", "--output=out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dist_sparse.train", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    launched = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dist_sparse.launch",
+            "torchrun",
+            "--nproc-per-node=1",
+            *words[:-1],
+            "--output=launched",
+            "--smoke",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stderr.startswith("Running: torchrun --nproc-per-node=1 --standalone ")
+    assert "step 10/10" in launched.stdout
+    assert "run folder: out" in done.stdout and (tmp_path / "out/checkpoints/best.pt").is_file()
 
 
 def test_a_clone_finds_its_recipes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/digits/rigl.yaml") == load_config(str(CONFIGS / "digits/rigl.yaml"))
     assert load_config("digits/rigl.yaml").name == "digits-rigl"
+    assert load_config("digits/rigl").name == load_config("configs/digits/rigl").name == "digits-rigl"
     (tmp_path / "configs/digits").mkdir(parents=True)
     (tmp_path / "configs/digits/rigl.yaml").write_text("name: mine\n")
     assert load_config("configs/digits/rigl.yaml").name == "mine", "what lies here comes first"

@@ -81,7 +81,40 @@ def test_print_config_resolves_and_leaves(tmp_path: Path, monkeypatch: pytest.Mo
         "cosine",
         "75%",
     )
-    assert here(main, ["--config", "resolved.yaml", "--print-config"]).out == outcome.out
+    again = here(main, ["--config", "resolved.yaml", "--print-config"]).out
+    assert load_config(as_file(tmp_path, again)) == config
+
+
+def as_file(folder: Path, text: str) -> str:
+    (folder / "printed.yaml").write_text(text)
+    return str(folder / "printed.yaml")
+
+
+def test_print_config_says_where_each_value_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model:\n  kwargs: {width: 2}\ntrain.epochs: 3\nseed: 1\n")
+    (tmp_path / "mine.yaml").write_text(
+        "base: base.yaml\nsparsity: {method: srste, structure: 'nm:2:4'}\ntrain:\n  epochs: 4\n"
+    )
+    words = ["--config", str(tmp_path / "mine.yaml"), "--seed=2", "--model.kwargs.depth=8", "--tracking.tags=[a,b]"]
+    out = here(main, [*words, f"--tracking.group={'word ' * 40}", "--print-config"]).out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    for line in (
+        "resume: never # default",
+        "seed: 2 # the command line",
+        f"kwargs: # {base}:2, the command line",
+        f"epochs: 4 # {mine}:4",
+        f"method: srste # {mine}:2",
+        "density: 0.5 # method srste",
+        "tags: # the command line",
+        "mean: # data set digits",
+    ):
+        assert line in lines, line
+    group = lines.index("# the command line")
+    assert lines[group + 1].startswith("group: 'word"), "text on several lines has its comment above"
+    config = load_config(as_file(tmp_path, out))
+    assert config.model.kwargs == {"width": 2, "depth": 8} and config.tracking.tags == ["a", "b"]
+    assert config.tracking.group == "word " * 40
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +139,29 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
     assert f"top-1 {summary['last_top1']:.2%}" in last
     assert "density 20." in last
     assert f"run folder: {folder}" in last
+
+
+def test_an_epoch_s_line_holds_its_mean_loss_however_often_rows_are_logged(finished: tuple[Path, str], tmp_path: Path) -> None:
+    values = {**RIGL, "tracking.log_every": 1, "output": tmp_path}
+    before = train_here(values, interrupt_after=13).out
+    again = train_here({**values, "resume": "auto"}).out
+    losses = {int(row["step"]): float(row["train/loss"]) for row in metrics(tmp_path) if row["train/loss"]}
+    tops = {int(row["step"]): float(row["val/top1"]) for row in metrics(tmp_path) if row["val/top1"]}
+    shown = {
+        out: dict(re.findall(r"^epoch (\d)/2 ends  (.*)  took", out, re.MULTILINE)) for out in (finished[1], before, again)
+    }
+
+    def line(steps: range) -> str:
+        loss = sum(losses[step] for step in steps) / len(steps)
+        return f"loss {loss:.4f}  val loss .*  top1 {100 * tops[11 * -(-steps[-1] // 11)]:.1f} %  density 20.0 %"
+
+    first, second = range(1, 12), range(12, 23)
+    for out, expected in ((finished[1], {"1": first, "2": second}), (before, {"1": first})):
+        assert set(shown[out]) == set(expected)
+        assert all(re.fullmatch(line(steps), shown[out][epoch]) for epoch, steps in expected.items())
+    made = range(int(re.findall(r"going on after step (\d+)", again)[0]) + 1, 23)
+    assert set(shown[again]) == {"2"} | ({"1"} if made[0] < 12 else set())
+    assert re.fullmatch(line(range(max(made[0], 12), 23)), shown[again]["2"]), "of the steps that this process has made"
 
 
 def test_what_is_left(finished: tuple[Path, str]) -> None:

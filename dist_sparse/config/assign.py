@@ -12,18 +12,24 @@ from dist_sparse.errors import UserError, did_you_mean, shown
 
 _MOST_ERRORS = 8
 
+Origins = dict[str, list[str]]
+"""By dotted key, where its value comes from; of a mapping that several have added to, all of them. A default is not in it."""
 
-def apply(config: Config, assignments: Iterable[Assignment], errors: Iterable[str] = ()) -> Config:
+
+def apply(
+    config: Config, assignments: Iterable[Assignment], errors: Iterable[str] = (), origins: Origins | None = None
+) -> Config:
     """The configuration after the assignments; the last one to a key wins, and mappings merge by key.
 
-    ``errors`` were found on the way here, and are reported with those found now.
+    ``errors`` were found on the way here, and are reported with those found now. ``origins`` are told where the values of keys
+    come from.
 
     Raises:
         UserError: everything that is wrong, one line each.
     """
     values, found = dict(flat(config)), list(errors)
     for assignment in assignments:
-        _assign(values, assignment, found)
+        _assign(values, assignment, found, {} if origins is None else origins)
     if found:
         more = [f"... and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
         raise UserError("\n".join([*found[:_MOST_ERRORS], *more]))
@@ -40,17 +46,20 @@ def _build(cls: type, prefix: str, values: dict[str, Any]) -> Any:
         raise UserError(str(error)) from None
 
 
-def _assign(values: dict[str, Any], assignment: Assignment, errors: list[str]) -> None:
-    key = assignment.key
+def _assign(values: dict[str, Any], assignment: Assignment, errors: list[str], origins: Origins) -> None:
+    key, source = assignment.key, assignment.source
     try:
         if key in sections():
             for name, value in _mapping(assignment).items():
-                _assign(values, replace(assignment, key=f"{key}.{name}", value=value, text=False), errors)
+                _assign(values, replace(assignment, key=f"{key}.{name}", value=value, text=False), errors, origins)
         elif (leaf := leaves().get(key)) is not None:
             value = convert(leaf, assignment.value, text=assignment.text)
-            values[key] = _merge(values[key], value) if leaf.is_dict and value else value
+            merges = leaf.is_dict and value
+            values[key] = _merge(values[key], value) if merges else value
+            origins[key] = [*(origins.get(key, []) if merges else []), source]
         elif (leaf := dict_above(key)) is not None:
             values[leaf.key] = _merged(leaf, values[leaf.key], assignment)
+            origins[leaf.key] = [*origins.get(leaf.key, []), source]
         else:
             hint = did_you_mean(nearest(key), "--help lists every key")
             errors.append(f"{shown(key)}: unknown key (from {assignment.source}); {hint}")

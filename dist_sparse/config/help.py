@@ -20,7 +20,9 @@ Usage:
 
 Options:
   --config FILE        read a YAML file over the defaults; its `base:` may name files to build on
-  --print-config       show the resolved configuration and leave
+  --print-config       show the resolved configuration, and where each value comes from, and leave
+  --schema             print a JSON schema of configuration files, for editors
+  --completion bash    print a script that completes keys in bash and zsh
   --plan[=RANKS]       tell without training and without the data what the run will do: steps, mask updates, densities,
                        FLOPs, memory, traffic; on so many ranks, or as many as torchrun starts
   --smoke              train a few steps of the recipe on a handful of images (random ones where the data is missing), to
@@ -46,7 +48,7 @@ def format_help(prefix: str = "", width: int | None = None) -> str:
     wanted = [leaf for key, leaf in leaves().items() if not prefix or key == prefix or key.startswith(prefix.rstrip(".") + ".")]
     if not wanted:
         raise UserError(f"--help {prefix}: no such key or section; {did_you_mean(nearest(prefix), '--help lists every key')}")
-    described, defaults = _schemas(), to_flat(Config())
+    described, defaults = described_keys(), to_flat(Config())
     lines = [] if prefix else [textwrap.fill(line, width) for line in _USAGE.splitlines()]
     section = None
     for leaf in wanted:
@@ -58,7 +60,7 @@ def format_help(prefix: str = "", width: int | None = None) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _schemas() -> dict[str, dict[str, Any]]:
+def described_keys() -> dict[str, dict[str, Any]]:
     """The JSON schema of every key and section by dotted path."""
     root = TypeAdapter(Config).json_schema()
     found: dict[str, dict[str, Any]] = {}

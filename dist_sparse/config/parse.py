@@ -7,16 +7,19 @@ command line. The last one wins; mappings merge by key, and an empty mapping emp
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dist_sparse.config.assign import apply
+from dist_sparse.config.assign import Origins, apply
 from dist_sparse.config.command_line import Words, read_words
 from dist_sparse.config.files import Assignment, read_yaml
 from dist_sparse.config.help import format_help
 from dist_sparse.config.recipes import find
 from dist_sparse.config.schema import Config
 from dist_sparse.errors import shown
+
+_COMPLETION = "--completion"
+_BASH = f"{_COMPLETION}=bash"
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,17 @@ class Invocation:
 
     config: Config
     print_config: bool = False
+    schema: bool = False
+    """Print the schema of configuration files."""
+    completion: bool = False
+    """Print the script that completes keys."""
     plan: int | None = None
     """Number of ranks to plan for, without training; 0: as many as there are. None trains."""
     smoke: bool = False
     """Train a few steps on a handful of images."""
     typed: frozenset[str] = frozenset()
     """Keys that stand on the command line."""
+    origins: Origins = field(default_factory=dict)
 
 
 def parse_args(argv: Sequence[str]) -> Invocation:
@@ -40,15 +48,20 @@ def parse_args(argv: Sequence[str]) -> Invocation:
         UserError: everything that is wrong with it, one line each.
     """
     _help_if_asked(argv)
+    argv = _completion_in_one_word(argv)
     asked = [word for word in argv if _is_request(word)]
     words = read_words([word for word in argv if not _is_request(word)])
-    plan = _ranks_to_plan(asked, words.errors)
+    words.errors += [f"{word}: should be --completion bash" for word in asked if word.startswith(_COMPLETION) and word != _BASH]
+    plan, origins = _ranks_to_plan(asked, words.errors), {}
     return Invocation(
-        _load(words.config, words),
+        _load(words.config, words, origins),
         print_config="--print-config" in asked,
+        schema="--schema" in asked,
+        completion=_BASH in asked,
         plan=plan,
         smoke="--smoke" in asked,
         typed=frozenset(assignment.key for assignment in words.assignments),
+        origins=origins,
     )
 
 
@@ -73,7 +86,15 @@ def with_values(config: Config, overrides: Sequence[str] | Mapping[str, Any]) ->
 
 def _is_request(word: str) -> bool:
     """The word asks for something else than training, and is no key."""
-    return word in ("--print-config", "--plan", "--smoke") or word.startswith("--plan=")
+    return word in ("--print-config", "--schema", "--plan", "--smoke") or word.startswith(("--plan=", _COMPLETION))
+
+
+def _completion_in_one_word(argv: Sequence[str]) -> Sequence[str]:
+    """``--completion bash`` as ``--completion=bash``."""
+    if _COMPLETION not in argv:
+        return argv
+    place = argv.index(_COMPLETION)
+    return [*argv[:place], "=".join(argv[place : place + 2]), *argv[place + 2 :]]
 
 
 def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
@@ -86,9 +107,9 @@ def _ranks_to_plan(asked: Sequence[str], errors: list[str]) -> int | None:
     return int(plans[-1] or 0)
 
 
-def _load(path: str | None, words: Words) -> Config:
+def _load(path: str | None, words: Words, origins: Origins | None = None) -> Config:
     below = read_yaml(find(path)) if path is not None else []
-    return apply(Config(), [*below, *words.assignments], words.errors)
+    return apply(Config(), [*below, *words.assignments], words.errors, origins)
 
 
 def _as_words(overrides: Sequence[str] | Mapping[str, Any]) -> Words:

@@ -27,9 +27,10 @@ def find(path: str) -> str:
 
 
 def shipped(path: str) -> str | None:
-    """The shipped file of a name such as ``configs/digits/rigl.yaml``, or None."""
-    file = FOLDER / Path(os.path.normpath(path.removeprefix("./").removeprefix("configs/")))
-    return str(file) if is_there(file) and FOLDER in file.parents else None
+    """The shipped file of a name such as ``configs/digits/rigl.yaml``, or ``digits/rigl`` for short; None if there is none."""
+    name = os.path.normpath(path.removeprefix("./").removeprefix("configs/"))
+    files = (FOLDER / each for each in (name, f"{name}.yaml"))
+    return next((str(file) for file in files if is_there(file) and FOLDER in file.parents), None)
 
 
 def _names() -> list[str]:

@@ -44,7 +44,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": _package_versions(),
-        "git": _git_state(Path(__file__).parents[1]),
+        "git": git_state(Path(__file__).parents[1]),
         "host": platform.node(),
         "system": platform.platform(),
         "devices": _device_names(),
@@ -78,7 +78,7 @@ def _is_listed(name: str) -> bool:
     return name in _PACKAGES or name.startswith("nvidia-dali-cuda")
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that the sources lie in, and whether they differ from it; None outside of a checkout."""
     try:
         # Sources installed into a folder of someone else's checkout are not under its control.

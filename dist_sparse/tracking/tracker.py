@@ -1,6 +1,7 @@
 """One place to log to: the run's CSV files, W&B, TensorBoard and the screen, from the first rank only."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,6 +10,7 @@ from dist_sparse.config import Config
 from dist_sparse.tracking.console import Console
 from dist_sparse.tracking.table import Table, Value
 from dist_sparse.tracking.tensorboard import TensorBoardLog
+from dist_sparse.tracking.time_left import TimeLeft
 from dist_sparse.tracking.wandb_run import WandbRun
 
 
@@ -25,6 +27,13 @@ class Tracker:
 
     def advance(self, step: int) -> None:
         """So many steps are done; to be called once a step, after what is logged of it."""
+
+    def end_epoch(self, step: int, loss: float) -> None:
+        """An epoch ends at this step, after :meth:`advance`; ``loss`` is its mean."""
+
+    def pausing(self, *, validates: bool) -> AbstractContextManager[object]:
+        """A context in which the run does not train, but validates, or perhaps saves."""
+        return nullcontext()
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Add metrics of a step. All that is logged at one step makes one row, and is in the file when this returns.
@@ -56,12 +65,13 @@ class FirstRankTracker(Tracker):
         layers: Table,
         wandb_run: WandbRun,
         console: Console,
+        time_left: TimeLeft,
         steps_per_epoch: int,
         tensorboard: TensorBoardLog | None = None,
     ) -> None:
         super().__init__()
         self._metrics, self._layers, self._wandb, self._console = metrics, layers, wandb_run, console
-        self._steps_per_epoch, self._tensorboard = steps_per_epoch, tensorboard
+        self._steps_per_epoch, self._time_left, self._tensorboard = steps_per_epoch, time_left, tensorboard
         self._step, self._new, self._new_layers = -1, {}, {}
 
     _new: dict[str, Value]
@@ -75,13 +85,22 @@ class FirstRankTracker(Tracker):
         return {"metrics.csv": self._metrics.state_dict(), "layers.csv": self._layers.state_dict()}
 
     def advance(self, step: int) -> None:
+        self._console.expect(self._time_left.seconds(step))
         self._show_row()
         self._console.advance(step)
         if self._tensorboard is not None:
             self._tensorboard.flush()
 
+    def end_epoch(self, step: int, loss: float) -> None:
+        self._console.end_epoch(step, loss)
+
+    def pausing(self, *, validates: bool) -> AbstractContextManager[object]:
+        return self._time_left.validating() if validates else nullcontext()
+
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         self._move_to(step)
+        if "train/loss" in values:
+            self._time_left.read(step)
         self._new |= values
         row = {"epoch": step / self._steps_per_epoch, **values}
         self._metrics.merge(step, row)
@@ -129,6 +148,7 @@ def build_tracker(
     resume_step: int | None = None,
     wandb_id: str | None = None,
     tables: Mapping[str, Any] = MappingProxyType({}),
+    validation_images: int = 0,
 ) -> Tracker:
     """The tracker of a rank.
 
@@ -137,6 +157,7 @@ def build_tracker(
         resume_step: the step of the checkpoint that the run goes on from; rows after it are cut off. None: a new run.
         wandb_id: the W&B run in that checkpoint.
         tables: what :meth:`Tracker.tables` gave for that checkpoint, if it is this folder's.
+        validation_images: those that a validation looks at, once for each network that it scores.
     """
     if rank != 0:
         return Tracker(wandb_id)
@@ -148,6 +169,12 @@ def build_tracker(
         layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step, tables.get("layers.csv")),
         wandb_run=WandbRun(config, folder, wandb_id),
         console=Console(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start_step=resume_step or 0),
+        time_left=TimeLeft(
+            total_steps=total_steps,
+            start_step=resume_step or 0,
+            validate_every=config.train.validate_every * steps_per_epoch,
+            steps_like_validation=validation_images / config.train.batch_size,
+        ),
         steps_per_epoch=steps_per_epoch,
         tensorboard=tensorboard,
     )

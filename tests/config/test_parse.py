@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dist_sparse.config import Config, Length, dump_config, load_config, parse_args, to_flat, with_values
+from dist_sparse.config import Config, Length, annotated, dump_config, load_config, parse_args, to_flat, with_values
 from dist_sparse.config.recipes import FOLDER
 from dist_sparse.config.tree import leaves
 from dist_sparse.errors import UserError
@@ -181,6 +181,16 @@ def test_all_errors_at_once_and_no_library_leaks():
     many = message(*[f"--foo{n}=1" for n in range(20)]).splitlines()
     assert len(many) == 9
     assert many[-1] == "... and 12 more"
+
+
+@pytest.mark.parametrize(
+    "text", ["#", "a # b", "a: b " * 40, "x" * 300, "two\nlines " * 20, "'", '"' * 120, "- a", " #\t " * 50]
+)
+def test_comments_leave_the_values_as_they_are(tmp_path, text):
+    config = with_values(Config(), {"tracking.group": text, "tracking.tags": [text, ""], "model.kwargs": {text: {"b": [text]}}})
+    (tmp_path / "printed.yaml").write_text(printed := annotated(config, config, {"tracking.group": ["a\nfile"]}))
+    assert load_config(str(tmp_path / "printed.yaml")) == config
+    assert r"# a\nfile" in printed
 
 
 def test_print_config_is_a_flag_of_the_invocation():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dist_sparse.tracking import write_provenance, write_summary
-from dist_sparse.tracking.provenance import _git_state
+from dist_sparse.tracking.provenance import git_state
 from tests.full_disk import file_size_limit
 
 
@@ -26,7 +26,7 @@ def test_config_and_environment(tmp_path: Path) -> None:
     assert "pytest" in environment["command"] or "-c" in environment["command"]
 
 
-def test_git_state_of_a_checkout_and_of_sources_that_only_lie_in_one(tmp_path: Path) -> None:
+def testgit_state_of_a_checkout_and_of_sources_that_only_lie_in_one(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         return subprocess.run(
@@ -36,15 +36,15 @@ def test_git_state_of_a_checkout_and_of_sources_that_only_lie_in_one(tmp_path: P
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").touch()
-    assert _git_state(package) is None
+    assert git_state(package) is None
     git("init")
     git("commit", "--allow-empty", "-m", "someone else's")
-    assert _git_state(package) is None
+    assert git_state(package) is None
     git("add", ".")
     git("commit", "-m", "first")
-    assert _git_state(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert git_state(package) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (package / "new.py").touch()
-    assert (_git_state(package) or {})["dirty"] is True
+    assert (git_state(package) or {})["dirty"] is True
 
 
 def test_a_summary_is_whole_or_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """One log call reaches the files, W&B and the screen; only from the first rank."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def run(tracker: Tracker, steps: range) -> None:
         if step % 4 == 0:
             tracker.log(step, {"val/top1": 0.5})
         tracker.advance(step)
+        if step % 4 == 0:
+            tracker.end_epoch(step, 0.375)
     tracker.close()
 
 
@@ -42,9 +45,11 @@ def test_files_and_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "4,conv1,0.25,0.0",
         f"4,fc,{4 / 7!r},0.5",
     ]
-    assert capsys.readouterr().out.splitlines() == [
-        "step 2/40  epoch 0/10  loss 0.5000",
-        "step 4/40  epoch 1/10  loss 0.2500  top1 50.0 %",
+    lines = [re.sub(r"  [\d.]+ \w+ left$", "  ... left", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "step 2/40  epoch 0/10  loss 0.5000  ... left",
+        "step 4/40  epoch 1/10  loss 0.2500  ... left",
+        "epoch 1/10 ends  loss 0.3750  top1 50.0 %  took 0.0 s",
     ]
 
 
