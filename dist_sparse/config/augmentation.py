@@ -35,3 +35,8 @@ def _known(name: str) -> str:
 
 AutoAugment = Annotated[str, AfterValidator(_checked)]
 """A policy of timm's, or torchvision's TrivialAugmentWide as ``trivial``."""
+
+
+def replaces_jitter(policy: str | None) -> bool:
+    """A policy takes the place of colour jitter, except for the three-augment, which timm combines with it."""
+    return policy is not None and "3a" not in policy
