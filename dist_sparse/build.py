@@ -6,7 +6,7 @@ one another; what needs all ranks comes after (:func:`build_trainer`).
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -23,6 +23,7 @@ from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
 from dist_sparse.data.normalisation import Normalisation, chosen
 from dist_sparse.data.readers import SMALL_SETS
+from dist_sparse.data.resizing import Resizing, resizing_from, with_expected
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
@@ -83,11 +84,18 @@ class Parts:
 def resolved(config: Config) -> Config:
     """The configuration with the defaults of method, engine and pixels filled in: what a run uses, and its folder holds."""
     return dataclasses.replace(
-        config, sparsity=resolve(config.sparsity), engine=resolve_engine(config.engine), data=_with_normalisation(config)
+        config, sparsity=resolve(config.sparsity), engine=resolve_engine(config.engine), data=_as_expected(config)
     )
 
 
-def expected_normalisation(config: Config) -> Normalisation | None:
+class Expected(NamedTuple):
+    """What weights expect of images."""
+
+    normalisation: Normalisation
+    resizing: Resizing
+
+
+def expected_of_images(config: Config) -> Expected | None:
     """What the weights that a run starts from expect, where it starts from such.
 
     A file of weights does not tell: with folders it is taken for one of timm's, with a small set for one of that set's.
@@ -95,15 +103,19 @@ def expected_normalisation(config: Config) -> Normalisation | None:
     of_file = config.model.checkpoint is not None and config.data.name not in SMALL_SETS
     if not config.model.pretrained and not of_file:
         return None
-    from dist_sparse.models.pretrained import expected_pixels
+    from dist_sparse.models.pretrained import expected_images
 
-    expected = expected_pixels(config.model)
-    return Normalisation(*expected) if expected else None
+    expected = expected_images(config.model)
+    if expected is None:
+        return None
+    return Expected(Normalisation(expected.mean, expected.std), resizing_from(expected.others))
 
 
-def _with_normalisation(config: Config) -> DataConfig:
-    mean, std = chosen(config.data, expected_normalisation(config))
-    return dataclasses.replace(config.data, mean=list(mean), std=list(std))
+def _as_expected(config: Config) -> DataConfig:
+    expected = expected_of_images(config)
+    mean, std = chosen(config.data, expected and expected.normalisation)
+    data = dataclasses.replace(config.data, mean=list(mean), std=list(std))
+    return with_expected(data, expected and expected.resizing)
 
 
 def load_data(config: Config, ranks: Ranks) -> Data:

@@ -54,7 +54,8 @@ def shared_memory_full() -> UserError:
     """What to do about it."""
     return UserError(
         f"{_SHARED} is full (it has {shutil.disk_usage(_SHARED).total / 2**20:,.0f} MB), through which data.workers hand over "
-        "images: docker run --shm-size=8g (or --ipc=host) gives more; data.workers=0 or data.backend=dali needs none"
+        "images: docker run --shm-size=8g (or --ipc=host) gives more; data.workers=0, or data.backend=dali without "
+        "data.auto_augment, needs none"
     )
 
 

@@ -11,6 +11,7 @@ from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable,
 from dist_sparse.checkpoint_content import check_fits, check_networks
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data.normalisation import check_kept
+from dist_sparse.data.resizing import as_it_was
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import capabilities_of
 from dist_sparse.inputs import expand
@@ -50,9 +51,10 @@ def load_checkpoint(path: Path, parts: Parts, folder: RunFolder) -> dict[str, An
 def check_state(state: dict[str, Any], path: Path, parts: Parts) -> None:
     """Refuse with a UserError the state of another computation, or one that makes no sense; warn of what may differ."""
     check_networks(state, path)
-    check_kept(state["config"], parts.config.data)
+    saved = as_it_was(state["config"], parts.config.data)
+    check_kept(saved, parts.config.data)
     unknown = check_data(state["data"], dataclasses.asdict(parts.data.info))
-    changes = check_resumable(state["config"], to_flat(parts.config))
+    changes = check_resumable(saved, to_flat(parts.config))
     check_fits(
         state,
         path,

@@ -3,17 +3,19 @@
 import contextlib
 import logging
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from dist_sparse import distributed, peers
-from dist_sparse.build import build_parts, build_trainer, expected_normalisation, resolved
+from dist_sparse.build import build_parts, build_trainer, expected_of_images, resolved
 from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_best
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.normalisation import chosen
+from dist_sparse.data.resizing import RESIZING_KEYS, told, with_expected
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure
@@ -142,7 +144,7 @@ def _prepare(
         state = None if checkpoint is None else load_checkpoint(checkpoint, parts, folder)
     if ranks.is_first and typed is not None:
         warn_of_idle(given, ranks.world_size, typed)
-    if line := _normalisation(config):
+    for line in _pixels(config):
         _tell(ranks, line)
     info = parts.data.info
     image = (info.channels, info.image_size, info.image_size)
@@ -186,14 +188,18 @@ def _settle_best(trainer: Trainer, checkpoint: Path) -> None:
     trainer.progress = distributed.from_first_rank(progress)
 
 
-def _normalisation(config: Config) -> str:
-    """What is done to the pixels for pretrained weights, which expect it in one way."""
-    if (expected := expected_normalisation(config)) is None:
-        return ""
-    used = chosen(config.data)
-    whose = "timm's pretrained weights of this name expect"
-    agrees = f"as {whose}" if used == expected else f"but {whose} {expected}"
-    return f"images are normalised by {used}, {agrees} (data.mean, data.std)"
+def _pixels(config: Config) -> Iterator[str]:
+    """What is done to the images for pretrained weights, which expect it in one way."""
+    if (expected := expected_of_images(config)) is None:
+        return
+    used, whose = chosen(config.data), "timm's pretrained weights of this name expect"
+    agrees = f"as {whose}" if used == expected.normalisation else f"but {whose} {expected.normalisation}"
+    yield f"images are normalised by {used}, {agrees} (data.mean, data.std)"
+    if config.data.name == "image_folder":
+        resized = told(config.data)
+        usual = told(with_expected(replace(config.data, **dict.fromkeys(RESIZING_KEYS)), expected.resizing))
+        agrees = f"as {whose}" if resized == usual else f"but {whose} {usual}"
+        yield f"validation images are resized {resized}, {agrees} (data.interpolation, data.resize, data.crop_mode)"
 
 
 def _with_masks(cost: Cost, trainer: Trainer) -> Cost:

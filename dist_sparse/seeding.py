@@ -5,7 +5,10 @@ what the draw is for, for example ``("growth", seed, step, layer)``. So a draw d
 or on what was drawn before, and a resumed run needs no generator state to repeat an uninterrupted one.
 """
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -36,3 +39,33 @@ def uniforms(count: int, *purpose: str | int) -> list[float]:
     """So many numbers in [0, 1), by far cheaper than a generator's: for draws that each sample has for itself."""
     words = hashlib.shake_128(repr(purpose).encode()).digest(8 * count)
     return [(int.from_bytes(words[start : start + 8], "little") >> 11) * 2.0**-53 for start in range(0, 8 * count, 8)]
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device | None = None) -> Iterator[Callable[[int], None]]:
+    """Give a function that seeds the global generators of Python, numpy and torch, and put them all back in the end.
+
+    It is for libraries that draw from these. ``device``: a GPU whose generator is seeded as well.
+    """
+    import numpy as np
+
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [each.get_state() for each in generators]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 -- theirs
+
+    def seed(value: int) -> None:
+        random.seed(value)
+        np.random.seed([value & 0xFFFFFFFF, value >> 32])  # noqa: NPY002
+        for each in generators:
+            each.manual_seed(value)
+
+    try:
+        yield seed
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for each, state in zip(generators, states, strict=True):
+            each.set_state(state)

@@ -28,6 +28,7 @@ STATIC = {"sparsity.method": "static", "sparsity.update.interval": None}
 GRANET = {"sparsity.method": "granet", "sparsity.ramp.end": "75%"}
 AST = {"sparsity.method": "ast", "sparsity.density": None, "sparsity.ast.densities": [0.1]}
 FOLDER = {"data.name": "image_folder"}
+ERASING = {"": 0.3, "_mode": "const", "_count": 2}
 
 IDLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (RIGL, {"data.workers": 2}),
@@ -36,6 +37,13 @@ IDLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"data.crop_padding": 0}, {"data.padding_mode": "reflect"}),
     (FOLDER, {"data.crop_padding": 2, "data.padding_mode": "reflect"}),
     ({**FOLDER, "data.augment": False}, {"data.min_scale": 0.3, "data.flip": False}),
+    (
+        {**FOLDER, "data.augment": False},
+        {"data.vertical_flip": True, "data.auto_augment": "3a", "data.color_jitter": 0.3, "data.interpolation": "random"},
+    ),
+    ({"data.augment": False}, {f"data.random_erasing{key}": value for key, value in ERASING.items()}),
+    (FOLDER, {"data.random_erasing_mode": "rand", "data.random_erasing_count": 2}),
+    ({**FOLDER, "data.auto_augment": "rand-m9"}, {"data.color_jitter": 0.3}),
     (RIGL, {"data.forgetting.epochs": 1}),
     ({"optim.name": "adamw"}, {"optim.momentum": 0.5}),
     ({"optim.weight_decay": 0}, {"optim.decay_norm_and_bias": True}),
@@ -59,6 +67,15 @@ ACTING: list[dict[str, Any]] = [
     {},
     {"data.flip": True, "data.crop_padding": 2, "data.padding_mode": "reflect"},
     {**FOLDER, "data.workers": 2, "data.min_scale": 0.3, "data.root": "/images"},
+    {
+        **FOLDER,
+        "data.auto_augment": "3a",
+        "data.color_jitter": 0.3,
+        **{f"data.random_erasing{key}": ERASING[key] for key in ERASING},
+    },
+    {**FOLDER, "data.interpolation": "random", "data.eval_interpolation": "bicubic", "data.crop_mode": "squash"},
+    {**FOLDER, "data.augment": False, "data.interpolation": "bicubic", "data.repeated_augment": 2},
+    {"data.vertical_flip": True, "data.repeated_augment": 2, "data.random_erasing": 0.1},
     {"data.name": "cifar10", "data.root": "/cifar", "data.download": True},
     {"optim.momentum": 0.5, "optim.decay_norm_and_bias": True},
     {"scheduler.name": "multistep", "scheduler.milestones": ["50%"], "scheduler.decay_rate": 0.5},

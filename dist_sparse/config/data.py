@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dist_sparse.config.augmentation import AutoAugment
 from dist_sparse.config.duration import Duration, Length
-from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, Positive
+from dist_sparse.config.numbers import STRICT, Count, Density, Fraction, Natural, NonNegative, Positive
 from dist_sparse.config.paths import AnyPath
 
 Side = Annotated[int, Field(ge=1, le=2048)]
@@ -64,12 +65,38 @@ class DataConfig:
     """Deviation of each channel that the pixels are divided by then. Default: as of `data.mean`."""
     flip: bool | None = None
     """Random horizontal flips. Default: yes, except for digits."""
+    vertical_flip: bool = False
+    """Random vertical flips, of every second image (timm's `--vflip 0.5`)."""
+    auto_augment: AutoAugment | None = None
+    """Augmentation policy in timm's words (image_folder): rand-m9-mstd0.5-inc1, augmix-m5-w4-d2, original, originalr, v0, v0r,
+    3a (DeiT III's three-augment), or trivial (torchvision's TrivialAugmentWide). Off by default."""
+    color_jitter: NonNegative = 0.0
+    """Range of random changes of brightness, contrast and saturation (image_folder; timm's `--color-jitter`, there 0.4).
+    Policies of `data.auto_augment` take its place, except for 3a, as in timm."""
+    random_erasing: Fraction = 0.0
+    """Probability that a rectangle of a training image is erased (timm's `--reprob`)."""
+    random_erasing_mode: Literal["const", "rand", "pixel"] = "pixel"
+    """What it is filled with: zeros, one random colour, or a random colour for each pixel (timm's `--remode`)."""
+    random_erasing_count: Count = 1
+    """At most so many rectangles; together they are as large as one (timm's `--recount`)."""
+    repeated_augment: Count = 1
+    """How often an epoch shows each of its images, differently augmented, as DeiT does with 3 (timm's `--aug-repeats`).
+    The epoch keeps its number of steps, so it shows that many times fewer images."""
     image_size: Side | None = None
     """Side of the images in pixels. Small sets are zero-padded up to it; folders are cropped to it (default 224)."""
     eval_size: Side | None = None
     """Side of validation images in pixels, at which FLOPs are counted too (image_folder). Default: `data.image_size`."""
     resize: Count | None = None
-    """Shorter side in pixels before the centre crop of validation images (image_folder). Default: 8/7 of the crop (256)."""
+    """Shorter side in pixels before the centre crop of validation images (image_folder). Default: by the crop percentage that
+    the weights expect which the run starts from, else 8/7 of the crop (256)."""
+    crop_mode: Literal["center", "border", "squash"] | None = None
+    """What of a validation image is resized to `data.resize` before the centre crop (image_folder): its shorter side; its
+    longer one, with a border of the mean colour; or both (squash). Default: as of `data.interpolation`, or center."""
+    interpolation: Literal["bilinear", "bicubic", "random"] | None = None
+    """How images are resized (image_folder); random is one of the two for each training image (timm's `--train-interpolation`).
+    Default: as the weights expect that the run starts from, else bilinear."""
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How validation images are resized (image_folder). Default: `data.interpolation`, unless that is random."""
     min_scale: Density = 0.08
     """Smallest area, as a fraction of the image, that a random resized crop may take (image_folder)."""
     backend: Literal["auto", "dali", "torchvision"] = "auto"
@@ -85,6 +112,10 @@ class DataConfig:
 
 
 USUAL_FOR_FOLDERS = {
-    key: getattr(DataConfig(), key) for key in ("resize", "eval_size", "min_scale", "backend", "bad_images", "progressive")
+    key: getattr(DataConfig(), key)
+    for key in (
+        *("resize", "eval_size", "min_scale", "backend", "bad_images", "progressive"),
+        *("auto_augment", "color_jitter", "crop_mode", "interpolation", "eval_interpolation"),
+    )
 }
 """Defaults of the keys that are for folders of images only."""

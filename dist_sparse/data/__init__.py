@@ -2,7 +2,7 @@
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, TrainLoader, ValLoader
-from dist_sparse.data.idle import refuse_keys_of_folders
+from dist_sparse.data.idle import check_keys
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small import build_small
 from dist_sparse.errors import UserError, is_unknown
@@ -16,8 +16,8 @@ def build_data(config: DataConfig, loading: Loading) -> Data:
     Raises:
         UserError: the name is unknown, the batch cannot be shared out over the ranks, or files are missing or damaged.
     """
+    check_keys(config)
     if config.name in SMALL_SETS:
-        refuse_keys_of_folders(config)
         return build_small(config, SMALL_SETS[config.name], loading)
     if config.name == "image_folder":
         from dist_sparse.data.images.build import build_images

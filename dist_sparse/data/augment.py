@@ -15,25 +15,29 @@ class Draw(NamedTuple):
     """[B, 2] int64 row and column at which the crop starts in the padded image."""
     flips: Tensor
     """[B] bool."""
+    vertical_flips: Tensor
+    """[B] bool."""
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Pad by ``padding`` pixels, take a random crop of the old size, and mirror every second image."""
+    """Pad by ``padding`` pixels, take a random crop of the old size, and mirror every second image in either direction."""
 
     padding: int
     padding_mode: Literal["zeros", "reflect"]
     flip: bool
+    vertical_flip: bool = False
 
     def draw(self, count: int, generator: Generator) -> Draw:
         """Draw for ``count`` images on the CPU, so that every device augments alike."""
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
         flips = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        return Draw(offsets, flips)
+        vertical_flips = torch.rand(count, generator=generator) < (0.5 if self.vertical_flip else 0.0)
+        return Draw(offsets, flips, vertical_flips)
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         """[B, C, H, W] float -> the same shape; row i is cropped and flipped as row i of ``draw`` says."""
-        offsets, flips = (part.to(images.device, non_blocking=True) for part in draw)
+        offsets, flips, vertical_flips = (part.to(images.device, non_blocking=True) for part in draw)
         if self.padding:
             height, width = images.shape[-2:]
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
@@ -43,4 +47,6 @@ class CropFlip:
             images = windows[rows, :, offsets[:, 0], offsets[:, 1]]
         if self.flip:
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
+        if self.vertical_flip:
+            images = torch.where(vertical_flips[:, None, None, None], images.flip(-2), images)
         return images

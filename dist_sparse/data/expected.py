@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.batch import DataInfo
-from dist_sparse.data.idle import refuse_keys_of_folders
+from dist_sparse.data.idle import check_keys
 from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.readers import SMALL_SETS
@@ -25,8 +25,8 @@ def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
     Raises:
         UserError: an unknown name, or a folder that is there and cannot be used.
     """
+    check_keys(config)
     if config.name in SMALL_SETS:
-        refuse_keys_of_folders(config)
         known = SMALL_SETS[config.name]
         side = config.image_size or known.side
         facts = DataInfo(config.name, known.classes, len(known.mean), side, known.train_size, known.val_size)

@@ -2,16 +2,28 @@
 
 from collections.abc import Iterator
 
+from dist_sparse.config.augmentation import replaces_jitter
 from dist_sparse.config.data import USUAL_FOR_FOLDERS, DataConfig
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.errors import UserError
 
+_OTHER_SIZES = ("resize", "eval_size", "min_scale", "progressive", "crop_mode", "interpolation", "eval_interpolation")
+_OF_FILES = ("auto_augment", "color_jitter")
+_AUGMENTING = ("vertical_flip", "auto_augment", "color_jitter", "random_erasing", "random_erasing_mode", "random_erasing_count")
 
-def refuse_keys_of_folders(config: DataConfig) -> None:
-    """Raise a UserError for a small set whose images are to have other sizes than they can: that would be another run."""
-    for key in ("resize", "eval_size", "min_scale", "progressive"):
-        if getattr(config, key) != USUAL_FOR_FOLDERS[key]:
-            raise UserError(f"data.{key} is for image_folder; {config.name} lies on the device as it is")
+
+def check_keys(config: DataConfig) -> None:
+    """Raise a UserError for keys that cannot do what they say: a run without them would be another one."""
+    if config.name in SMALL_SETS:
+        for key in (*_OTHER_SIZES, *_OF_FILES):
+            if getattr(config, key) != USUAL_FOR_FOLDERS[key]:
+                advice = f"; python -m dist_sparse.data.make {config.name} writes it as files" if key in _OF_FILES else ""
+                raise UserError(f"data.{key} is for image_folder; {config.name} lies on the device as it is{advice}")
+    if config.repeated_augment > 1 and config.forgetting.epochs:
+        raise UserError(
+            f"data.forgetting.epochs={config.forgetting.epochs} counts over epochs that show every sample once: "
+            "data.repeated_augment must be 1"
+        )
 
 
 def idle_keys(config: DataConfig) -> Iterator[tuple[str, str]]:
@@ -27,9 +39,16 @@ def idle_keys(config: DataConfig) -> Iterator[tuple[str, str]]:
         for key in ("crop_padding", "padding_mode"):
             yield key, f"is for small sets, and data.name is {config.name}"
     if not config.augment:
-        for key in ("flip", "crop_padding", "padding_mode", "min_scale"):
+        for key in ("flip", "crop_padding", "padding_mode", "min_scale", *_AUGMENTING):
             yield key, "data.augment is off"
+        if config.interpolation == "random" or config.eval_interpolation is not None:
+            yield "interpolation", "data.augment is off, so that all images are resized as those of validation"
     elif config.crop_padding == 0:
         yield "padding_mode", "data.crop_padding is 0"
+    if not config.random_erasing:
+        for key in ("random_erasing_mode", "random_erasing_count"):
+            yield key, "data.random_erasing is 0"
+    if replaces_jitter(config.auto_augment):
+        yield "color_jitter", f"data.auto_augment={config.auto_augment} takes its place, as in timm"
     if not config.forgetting.remove:
         yield "forgetting.epochs", "nothing is left out without data.forgetting.remove; the ranking is saved all the same"

@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Batch, Data, DataInfo, Loading, Normalise
+from dist_sparse.data.erasing import Erasing, erasing_of
 from dist_sparse.data.identity import Samples, samples_of
 from dist_sparse.data.limit import spread
 from dist_sparse.data.normalisation import chosen
@@ -28,6 +29,7 @@ class SmallTrainLoader:
     plan: BatchPlan
     normalise: Normalise
     augment: CropFlip | None
+    erase: Erasing | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -35,16 +37,19 @@ class SmallTrainLoader:
 
     def epoch(self, epoch: int, start_step: int = 0, among: Tensor | None = None) -> Iterator[Batch]:
         device = self.split.images.device
-        for step, positions in self.plan.steps(epoch, start_step, among):
+        for step in self.plan.steps(epoch, start_step, among):
             draw = None
             if self.augment is not None:
-                draw = self.augment.draw(len(positions), generator("augment", self.plan.loading.seed, epoch, step))
+                draw = self.augment.draw(len(step.positions), generator("augment", self.plan.loading.seed, epoch, step.number))
             for share in self.plan.shares:
-                indices = positions[share].to(device, non_blocking=True)
+                indices = step.positions[share].to(device, non_blocking=True)
                 images = self.split.images[indices].to(torch.float32)
                 if self.augment is not None and draw is not None:
                     images = self.augment(images, Draw(*(part[share] for part in draw)))
-                yield Batch(self.normalise(images), self.split.labels[indices], indices)
+                images = self.normalise(images)
+                if self.erase is not None:
+                    self.erase(images, step.keys(epoch, share))
+                yield Batch(images, self.split.labels[indices], indices)
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,14 @@ def build_small(config: DataConfig, small_set: SmallSet, loading: Loading) -> Da
     """Read a small set onto the device; errors as in :func:`dist_sparse.data.build_data`."""
     splits = [_limited(split, config.limit) for split in read_small(config, small_set)]
     train, val = (_on_device(split, config, loading.device) for split in splits)
-    plan = BatchPlan(config.name, len(train.labels), loading)
+    plan = BatchPlan(config.name, len(train.labels), loading, config.repeated_augment)
     normalise = Normalise(*chosen(config), loading.device)
     share = validation_share(len(val.labels), loading)
     _, channels, side, _ = train.images.shape
     return Data(
-        train=SmallTrainLoader(train, plan, normalise, _augmentation(config, small_set, side)),
+        train=SmallTrainLoader(
+            train, plan, normalise, _augmentation(config, small_set, side), erasing_of(config, loading.seed)
+        ),
         val=SmallValLoader(val, share, loading.eval_batch_size, normalise),
         info=DataInfo(
             name=config.name,
@@ -95,7 +102,7 @@ def _augmentation(config: DataConfig, small_set: SmallSet, side: int) -> CropFli
     flip = small_set.flip if config.flip is None else config.flip
     if padding >= side:
         raise UserError(f"data.crop_padding={padding} should be less than the {side} pixels of {config.name}'s images")
-    return CropFlip(padding, config.padding_mode or "zeros", flip)
+    return CropFlip(padding, config.padding_mode or "zeros", flip, config.vertical_flip)
 
 
 def _limited(split: Split, limit: int | None) -> Split:

@@ -1,14 +1,23 @@
 """What timm knows of the images that pretrained weights were made with."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 
 from dist_sparse.config.schema import ModelConfig
 
 
-def expected_pixels(config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation, by channel, of the images that timm's weights of a network expect.
+class ExpectedImages(NamedTuple):
+    """By channel, of pixels scaled to 0-1; and how images are resized."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    others: dict[str, Any]
+    """``interpolation``, ``crop_pct`` and ``crop_mode``, as timm writes them; None where it does not say."""
+
+
+def expected_images(config: ModelConfig) -> ExpectedImages | None:
+    """The images that timm's weights of a network expect.
 
     None as well where timm does not say, or does not know the network: that is for the building of it to tell.
     """
@@ -19,9 +28,8 @@ def expected_pixels(config: ModelConfig) -> tuple[tuple[float, ...], tuple[float
     if not config.pretrained and not getattr(known, "has_weights", False):
         return None
     given = config.kwargs.get("pretrained_cfg"), config.kwargs.get("pretrained_cfg_overlay")
-    values = {key: getattr(known, key, None) for key in ("mean", "std")}
+    values = {key: getattr(known, key, None) for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
     for each in given:
         values |= {key: each[key] for key in values if isinstance(each, dict) and each.get(key)}
-    if not values["mean"] or not values["std"]:
-        return None
-    return tuple(values["mean"]), tuple(values["std"])
+    mean, std = values.pop("mean"), values.pop("std")
+    return ExpectedImages(tuple(mean), tuple(std), values) if mean and std else None

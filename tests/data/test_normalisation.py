@@ -107,14 +107,26 @@ def test_a_run_says_and_keeps_what_its_pretrained_weights_expect(tmp_path):
     half, whose = "mean [0.5,0.5,0.5] and deviation [0.5,0.5,0.5]", "timm's pretrained weights of this name expect"
     said = f"images are normalised by {half}, as {whose} (data.mean, data.std)"
     assert said in outcome.out.splitlines()
+    resized, keys = (
+        "by bicubic interpolation to 35 for a center crop of 32 pixels",
+        "(data.interpolation, data.resize, data.crop_mode)",
+    )
+    assert f"validation images are resized {resized}, as {whose} {keys}" in outcome.out.splitlines()
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]
     assert (kept["mean"], kept["std"]) == (HALF, HALF)
+    assert (kept["interpolation"], kept["eval_interpolation"], kept["crop_mode"], kept["resize"]) == (
+        "bicubic",
+        "bicubic",
+        "center",
+        35,
+    )
     words = ["--data.mean=[0,0,0]", "--data.std=[0.001,0.001,0.001]"]
     own, other = (here(evaluate.main, [str(tmp_path / "run"), *more]).out for more in ([], words))
     final = next(line for line in outcome.out.splitlines() if line.startswith("top-1 ")).partition(" (")[0]
     assert final in own
     assert own != other
-    outcome = train_here({**values, "output": tmp_path / "other", "data.mean": "[0.4,0.5,0.5]"})
+    outcome = train_here({**values, "output": tmp_path / "other", "data.mean": "[0.4,0.5,0.5]", "data.resize": 40})
+    assert f"to 40 for a center crop of 32 pixels, but {whose} {resized} {keys}" in outcome.out
     assert f"but {whose} {half} (data.mean, data.std)" in outcome.out
 
 

@@ -6,14 +6,15 @@ from itertools import chain, pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.random_erasing import RandomErasing
 
-from dist_sparse.config.data import DataConfig
+from dist_sparse.config.data import DataConfig, ForgettingConfig
 from dist_sparse.data.augment import CropFlip, Draw
 from dist_sparse.data.batch import Normalise
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.small_set import Split, read_small
 from dist_sparse.errors import UserError
-from dist_sparse.seeding import generator
+from dist_sparse.seeding import derive_seed, generator, seeded
 
 STEPS = 5
 
@@ -53,7 +54,10 @@ def test_batches_carry_the_samples_they_name(load):
         assert torch.equal(batch.images, normalise(split.images[batch.indices]))
 
 
-@pytest.mark.parametrize("keys", [{}, {"padding_mode": "reflect", "crop_padding": 3, "flip": True}])
+ALL = {"vertical_flip": True, "random_erasing": 0.5, "random_erasing_count": 2, "repeated_augment": 3}
+
+
+@pytest.mark.parametrize("keys", [{}, {"padding_mode": "reflect", "crop_padding": 3, "flip": True}, ALL])
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 2), (2, 1), (4, 1), (2, 2), (4, 2)])
 def test_pixels_do_not_depend_on_ranks_or_accumulation(load, world_size, accumulation, keys):
     alone = first_steps(load("digits", batch_size=16, **keys))
@@ -72,7 +76,7 @@ def test_pixels_do_not_depend_on_ranks_or_accumulation(load, world_size, accumul
 
 
 def test_resume_in_the_middle_of_an_epoch_repeats_the_rest(load):
-    keys = {"batch_size": 64, "accumulation": 2, "crop_padding": 2}
+    keys = {"batch_size": 64, "accumulation": 2, "crop_padding": 2, **ALL}
     whole, resumed = list(load("digits", **keys).train.epoch(3)), list(load("digits", **keys).train.epoch(3, start_step=20))
     assert len(whole) == 44
     assert len(resumed) == 4
@@ -108,14 +112,36 @@ def test_validation_with_more_ranks_than_samples_leaves_some_ranks_without_work(
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 def test_crop_and_flip_row_by_row(mode):
     images = torch.rand(32, 3, 10, 6)
-    augment = CropFlip(padding=4, padding_mode=mode, flip=True)
+    augment = CropFlip(padding=4, padding_mode=mode, flip=True, vertical_flip=mode == "zeros")
     draw = augment.draw(32, generator("test"))
     assert draw.offsets.unique().tolist() == list(range(9))
     assert 0 < draw.flips.sum() < 32
-    for image, result, (row, column), flip in zip(images, augment(images, draw), *draw, strict=True):
+    assert len(draw.vertical_flips.unique()) == (2 if mode == "zeros" else 1)
+    for image, result, (row, column), flip, vertical in zip(images, augment(images, draw), *draw, strict=True):
         padded = F.pad(image, (4, 4, 4, 4), mode="constant" if mode == "zeros" else mode)
         crop = padded[:, row : row + 10, column : column + 6]
+        crop = crop.flip(-2) if vertical else crop
         assert torch.equal(result, crop.flip(-1) if flip else crop)
+
+
+@pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
+def test_random_erasing_is_timms_for_each_sample(load, mode):
+    erasing = {"random_erasing": 0.5, "random_erasing_mode": mode}
+    plain, erased = (next(load("digits", batch_size=64, image_size=16, **keys).train.epoch(1)) for keys in ({}, erasing))
+    expected, theirs = plain.images.clone(), RandomErasing(0.5, mode=mode, device="cpu")
+    with seeded() as seed:
+        for image, index in zip(expected, plain.indices.tolist(), strict=True):
+            seed(derive_seed("erasing", 3, 1, index))
+            theirs(image)
+    assert torch.equal(erased.images, expected)
+    assert 16 < sum(not torch.equal(a, b) for a, b in zip(plain.images, expected, strict=True)) < 48
+
+
+def test_repeats_of_a_sample_are_augmented_anew(load):
+    batch = next(load("digits", batch_size=48, repeated_augment=3, crop_padding=3, random_erasing=0.5).train.epoch(0))
+    assert batch.indices.unique(return_counts=True)[1].tolist() == [3] * 16
+    for index in batch.indices.unique():
+        assert len(batch.images[batch.indices == index].flatten(1).unique(dim=0)) >= 2
 
 
 def test_without_padding_and_flip_images_stay(load):
@@ -137,6 +163,15 @@ def test_image_size_pads_with_black_on_all_sides(load):
         ({"image_size": 7}, "data.image_size=7 is less than the 8 pixels of digits; small sets only grow"),
         ({"crop_padding": 8}, "data.crop_padding=8 should be less than the 8 pixels of digits's images"),
         ({"name": "cifar"}, "data.name='cifar' is unknown; did you mean cifar10 or cifar100? known: digits, fashion_mnist, "),
+        ({"auto_augment": "v0"}, "data.auto_augment is for image_folder; digits lies on the device as it is; python -m "),
+        ({"color_jitter": 0.4}, "data.color_jitter is for image_folder; digits lies on the device as it is; python -m "),
+        ({"crop_mode": "border"}, "data.crop_mode is for image_folder; digits lies on the device as it is"),
+        ({"interpolation": "bicubic"}, "data.interpolation is for image_folder; digits lies on the device as it is"),
+        ({"eval_interpolation": "bicubic"}, "data.eval_interpolation is for image_folder; digits lies on the device as it is"),
+        (
+            {"repeated_augment": 3, "forgetting": ForgettingConfig(epochs=2)},
+            "data.forgetting.epochs=2 counts over epochs that show every sample once: data.repeated_augment must be 1",
+        ),
         ({"name": "zzz"}, "data.name='zzz' is unknown; known: digits, "),
     ],
 )

@@ -6,7 +6,7 @@ On a GPU it decodes there (``mixed``); that path has not yet been run on one.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,12 +18,16 @@ from torch import Tensor
 from dist_sparse.data.batch import Loading
 from dist_sparse.data.images.files import BadImage, Encoded, ImageFiles, first_good, read_encoded, read_plain
 from dist_sparse.data.images.loaders import Pixels
-from dist_sparse.data.images.windows import Key, Window, Windows
+from dist_sparse.data.images.policy import Policy
+from dist_sparse.data.images.policy_workers import PolicyWorkers
+from dist_sparse.data.images.windows import Window, Windows
+from dist_sparse.data.order import Key
 
 READ_AHEAD = 2
 """Batches that are read from disk before DALI asks for them."""
 DECODE_AHEAD = 2
 """Batches that DALI decodes before we ask for them."""
+LINEAR, CUBIC = types.DALIInterpType.INTERP_LINEAR, types.DALIInterpType.INTERP_CUBIC
 
 
 class Sample(NamedTuple):
@@ -44,21 +48,37 @@ class Reading(NamedTuple):
 
 
 class DaliBackend:
-    """Each pass has a pipeline of its own (milliseconds to build), and as many threads to read as to decode."""
+    """Each pass has a pipeline of its own (milliseconds to build), and as many threads to read as to decode.
+
+    What a ``policy`` does, processes beside them do: DALI's own policies are not timm's.
+    """
 
     def __init__(
-        self, files: ImageFiles, windows: Windows, loading: Loading, *, workers: int, batch_size: int, substitute: bool
+        self,
+        files: ImageFiles,
+        windows: Windows,
+        loading: Loading,
+        *,
+        workers: int,
+        batch_size: int,
+        substitute: bool,
+        policy: Policy | None = None,
     ) -> None:
         self._files, self._windows, self._loading = files, windows, loading
+        self._policy = None if policy is None else PolicyWorkers(policy, loading, workers=workers)
         self._batch_size, self._threads, self._substitute = batch_size, max(1, workers), substitute
         self._for_pillow: set[int] = set()
         """Positions of files that DALI does not decode, or that came in one batch with such a file."""
         self._pool: Executor | None = None
 
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
+        decoded = self._decode(batches)
+        return decoded if self._policy is None else self._policy.stream(decoded)
+
+    def _decode(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
         pool = self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read-images")
         try:
-            yield from self._decoded(Feed(self._read_ahead(batches, pool)), pool)
+            yield from self._decoded(Feed(self._read_ahead(batches, pool), self._windows), pool)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -66,6 +86,8 @@ class DaliBackend:
         """Read no more: Python's exit would wait for every image that is still asked for."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._policy is not None:
+            self._policy.close()
 
     def _decoded(self, feed: "Feed", pool: Executor) -> Iterator[Pixels]:
         pipeline, failed = self._pipeline(feed), False
@@ -91,6 +113,7 @@ class DaliBackend:
                 images=self._as_tensor(images) if reading.samples else torch.empty(0, dtype=torch.uint8),
                 labels=torch.tensor([int(self._files.labels[sample.index]) for sample in reading.samples], dtype=torch.int64),
                 indices=torch.tensor([sample.index for sample in reading.samples], dtype=torch.int64),
+                keys=[sample.key for sample in reading.samples],
                 bad=reading.bad,
             )
 
@@ -127,11 +150,12 @@ class DaliBackend:
 
     def _pipeline(self, feed: "Feed") -> Any:
         """Encoded images and windows -> uint8 images [B, size, size, 3], or [B, 3, size, size] without channels_last."""
-        device = self._loading.device
+        device, kind, border = self._loading.device, self._windows.interpolation, self._windows.border
 
         @pipeline_def
         def define() -> Any:
-            data, corner, sides, first, last, size = fn.external_source(source=feed, num_outputs=6)
+            outputs = fn.external_source(source=feed, num_outputs=6 + len(feed.extras))
+            (data, corner, sides, first, last, shown), extras = outputs[:6], dict(zip(feed.extras, outputs[6:], strict=True))
             images: Any = fn.decoders.image_slice(
                 data,
                 corner,
@@ -140,9 +164,14 @@ class DaliBackend:
                 device="mixed" if device.type == "cuda" else "cpu",
                 adjust_orientation=False,  # as Pillow does
             )
-            # Linear with antialias is Pillow's bilinear filter; a region whose end comes first is flipped.
-            linear = types.DALIInterpType.INTERP_LINEAR
-            images = fn.resize(images, roi_start=first, roi_end=last, size=size, interp_type=linear, antialias=True)
+            # With antialias these are Pillow's filters; a region whose end comes first is flipped.
+            filter_: Any = LINEAR if kind == "bilinear" else CUBIC
+            if kind == "random":
+                filter_ = fn.cast(extras["filter"], dtype=types.DALIDataType.INTERP_TYPE)
+            images = fn.resize(images, roi_start=first, roi_end=last, size=shown, interp_type=filter_, antialias=True)
+            if border is not None:
+                pad = {"out_of_bounds_policy": "pad", "fill_values": list(border)}
+                images = fn.slice(images, start=extras["start"], shape=extras["size"], axes=[0, 1], **pad)
             return images if self._loading.channels_last else fn.transpose(images, perm=[2, 0, 1])
 
         pipeline = define(
@@ -166,13 +195,19 @@ class DaliBackend:
 class Feed:
     """What a pipeline calls for its next batch. It remembers those that have not come out, for the case that one cannot."""
 
-    def __init__(self, readings: Iterator[Reading]) -> None:
+    def __init__(self, readings: Iterator[Reading], windows: Windows) -> None:
         self._readings = readings
+        self.extras = [
+            *(["filter"] if windows.interpolation == "random" else []),
+            *(["start", "size"] if windows.border else []),
+        ]
+        """What this pass gives beside what every pass does, as :data:`EXTRAS` has it."""
         self._again: deque[Reading] = deque()
         self._under_way: deque[Reading] = deque()
 
     def __call__(self) -> tuple[Any, ...]:
-        """Encoded images; corner and sides of what to decode of each; first and last corner of what to show of that; size.
+        """Encoded images; corner and sides of what to decode of each; first and last corner of what to show of that, and the
+        size it gets; the ``extras``.
 
         Batches without an image are only taken note of. StopIteration ends the pass.
         """
@@ -180,7 +215,12 @@ class Feed:
             reading = self._again.popleft() if self._again else next(self._readings)
             self._under_way.append(reading)
             if reading.samples:
-                return _arrays(reading.samples)
+                windows = [sample.window for sample in reading.samples]
+                return (
+                    [sample.data for sample in reading.samples],
+                    *_arrays(windows),
+                    *(EXTRAS[each](windows) for each in self.extras),
+                )
 
     def come_out(self) -> list[Reading]:
         """The batches up to and with the first that has images: those that are done once the pipeline has given one."""
@@ -203,17 +243,28 @@ def _reading(keys: list[Key], *futures: Any) -> Reading:
     return Reading(keys, samples, [each for _, bad in results for each in bad])
 
 
-def _arrays(samples: list[Sample]) -> tuple[Any, ...]:
-    windows = [sample.window for sample in samples]
+def _arrays(windows: list[Window]) -> tuple[np.ndarray, ...]:
     rois = np.array([window.roi for window in windows], dtype=np.float32)
     first, last = rois[:, :2].copy(), rois[:, 2:].copy()
-    flips = np.array([window.flip for window in windows])
-    first[flips, 1], last[flips, 1] = rois[flips, 3], rois[flips, 1]
+    for axis, flips in enumerate(([each.vertical_flip for each in windows], [each.flip for each in windows])):
+        first[flips, axis], last[flips, axis] = rois[flips, 2 + axis], rois[flips, axis]
     return (
-        [sample.data for sample in samples],
         np.array([(window.top, window.left) for window in windows], dtype=np.int32),
         np.array([(window.height, window.width) for window in windows], dtype=np.int32),
         first,
         last,
-        np.array([(window.size, window.size) for window in windows], dtype=np.float32),
+        np.array([window.shown for window in windows], dtype=np.float32),
     )
+
+
+def _starts(windows: list[Window]) -> np.ndarray:
+    """Where the whole image begins, counted from what is shown in it."""
+    places = [window.place or (0, 0) for window in windows]
+    return np.array([(-place[0], -place[1]) for place in places], dtype=np.int32)
+
+
+EXTRAS: dict[str, Callable[[list[Window]], np.ndarray]] = {
+    "filter": lambda windows: np.array([(CUBIC if window.cubic else LINEAR).value for window in windows], dtype=np.int32),
+    "start": _starts,
+    "size": lambda windows: np.array([(window.size, window.size) for window in windows], dtype=np.int32),
+}

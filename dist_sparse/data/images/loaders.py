@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dist_sparse.data.batch import Batch, Loading, Normalise
+from dist_sparse.data.erasing import Erasing
 from dist_sparse.data.images.files import BadImage
-from dist_sparse.data.images.windows import Key
-from dist_sparse.data.order import BatchPlan
+from dist_sparse.data.order import BatchPlan, Key
 from dist_sparse.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ class Pixels(NamedTuple):
     """Its memory may be the backend's again as soon as the next batch is asked for."""
     labels: Tensor
     indices: Tensor
+    keys: list[Key]
+    """What was asked for; an image in place of a bad one has another index than its key."""
     bad: list[BadImage]
 
 
@@ -45,8 +47,8 @@ class BatchFinisher:
     the images, little beside that convolution's own output.
     """
 
-    def __init__(self, *, stop: bool, device: torch.device, normalise: Normalise) -> None:
-        self._stop, self._device, self._normalise = stop, device, normalise
+    def __init__(self, *, stop: bool, device: torch.device, normalise: Normalise, erase: Erasing | None = None) -> None:
+        self._stop, self._device, self._normalise, self._erase = stop, device, normalise, erase
         self._reported: set[str] = set()
 
     def __call__(self, pixels: Pixels) -> Batch:
@@ -57,7 +59,11 @@ class BatchFinisher:
                 self._reported.add(name)
                 logger.warning("%s cannot be decoded (%s); going on without it", name, reason)
         images, labels, indices = (part.to(self._device, non_blocking=True) for part in pixels[:3])
-        return Batch(self._normalise(images) if len(labels) else images, labels, indices)
+        if len(labels):
+            images = self._normalise(images)
+            if self._erase is not None:
+                self._erase(images, pixels.keys)
+        return Batch(images, labels, indices)
 
 
 class ImageTrainLoader:
@@ -79,9 +85,9 @@ class ImageTrainLoader:
 
     def _keys(self, epoch: int, start_step: int, among: Tensor | None) -> Iterator[list[Key]]:
         """The keys of this rank's micro-batches, one list each."""
-        for _, positions in self._plan.steps(epoch, start_step, among):
+        for step in self._plan.steps(epoch, start_step, among):
             for share in self._plan.shares:
-                yield [Key(epoch, position) for position in positions[share].tolist()]
+                yield step.keys(epoch, share)
 
 
 class ImageValLoader:

@@ -1,6 +1,7 @@
 """The two splits of a data set on disk, in whichever format they lie there."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from dist_sparse.data.images.files import ImageFiles
 from dist_sparse.data.images.folder import list_folder, some
 from dist_sparse.data.images.shards.files import list_shards
 from dist_sparse.data.images.shards.formats import FORMATS
-from dist_sparse.data.images.shards.index import open_index
+from dist_sparse.data.images.shards.index import INDEX, open_index
 from dist_sparse.errors import UserError, one_line
 
 SPLITS = ("train", "val")
+_IN_NAMES = {"train": "train|training", "val": "val|valid|validation"}
+"""What a split is called in the names of shards that lie beside those of other splits."""
 
 
 class NoFolder(UserError):
@@ -20,6 +23,8 @@ class NoFolder(UserError):
 
 def list_splits(root: Path, *, skip_damage: bool = False) -> tuple[ImageFiles, ImageFiles]:
     """Training and held-out images: ``root/train`` and ``root/val``, each with a folder a class, or with shards.
+
+    Shards may also lie in ``root`` itself with the split in their names, as in Hugging Face's ``timm/imagenet-1k-wds``.
 
     Raises UserError for missing or empty folders, for classes that the two splits do not share or that are but one, and for
     damaged shards unless ``skip_damage``. What is wrong in both splits is told of both, a line each.
@@ -54,20 +59,32 @@ def list_images(root: Path, split: str, *, skip_damage: bool = False) -> ImageFi
     folder = root / split
     layout = f"expected {one_line(root)}/{split}/<class>/*.JPEG, or shards in {one_line(root)}/{split}"
     if not _is_folder(folder):
+        if kinds := _shards(root, split):
+            return _of_shards(root, kinds, skip_damage=skip_damage, index=f"index-{split}.npz")
         raise NoFolder(f"there is no folder {one_line(folder)}; {_advice(root, layout)}")
-    shards = {
-        name: sorted({path for each in kind.patterns for path in folder.glob(each) if not path.name.startswith(".")})
-        for name, kind in FORMATS.items()
-    }
-    kinds = [name for name, paths in shards.items() if paths]
+    kinds = _shards(folder)
     if not kinds:
         return list_folder(folder, layout)
+    if len(kinds) == 1 and any(path.is_dir() for path in folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(f"{one_line(folder)} holds both shards and folders; leave one kind there")
+    return _of_shards(folder, kinds, skip_damage=skip_damage, index=INDEX)
+
+
+def _shards(folder: Path, split: str = "") -> dict[str, list[Path]]:
+    """The shards in a folder by format; with ``split`` those that it is in the name of, as in imagenet1k-train-0000.tar."""
+    named = re.compile(rf"(^|.*[-_.])({_IN_NAMES[split]})[-_.].*") if split else re.compile("[^.].*", re.DOTALL)
+    found = {
+        name: sorted({path for each in kind.patterns for path in folder.glob(each) if named.fullmatch(path.name)})
+        for name, kind in FORMATS.items()
+    }
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def _of_shards(folder: Path, kinds: dict[str, list[Path]], *, skip_damage: bool, index: str) -> ImageFiles:
     if len(kinds) > 1:
         raise UserError(f"{one_line(folder)} holds shards of several formats ({', '.join(kinds)}); leave those of one there")
-    if any(path.is_dir() for path in folder.iterdir() if not path.name.startswith(".")):
-        raise UserError(f"{one_line(folder)} holds both shards and folders; leave one kind there")
-    (kind,) = kinds
-    return list_shards(folder, open_index(folder, shards[kind], FORMATS[kind].scan, skip_damage=skip_damage))
+    ((kind, shards),) = kinds.items()
+    return list_shards(folder, open_index(folder, shards, FORMATS[kind].scan, skip_damage=skip_damage, name=index))
 
 
 def _is_folder(path: Path) -> bool:

@@ -16,8 +16,10 @@ from torchvision.transforms.v2 import functional
 from dist_sparse.data.batch import Loading
 from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read_image
 from dist_sparse.data.images.loaders import Pixels
-from dist_sparse.data.images.windows import Key, Window, Windows
+from dist_sparse.data.images.policy import Policy
+from dist_sparse.data.images.windows import Colour, Window, Windows
 from dist_sparse.data.images.workers import begin_worker, close_at_exit, end_workers
+from dist_sparse.data.order import Key
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.seeding import generator
 
@@ -25,6 +27,7 @@ from dist_sparse.seeding import generator
 class Sample(NamedTuple):
     """What a worker makes of one key: ``image`` is uint8 [3, H, W], or None where no file could be decoded."""
 
+    key: Key
     image: Tensor | None
     label: int
     index: int
@@ -34,23 +37,34 @@ class Sample(NamedTuple):
 class ImageDataset(Dataset[Sample]):
     """Decodes and transforms one file per key; with ``substitute`` a corrupt file is replaced by the next good one."""
 
-    def __init__(self, files: ImageFiles, windows: Windows, *, substitute: bool) -> None:
-        self._files, self._windows, self._substitute = files, windows, substitute
+    def __init__(self, files: ImageFiles, windows: Windows, policy: Policy | None, *, substitute: bool) -> None:
+        self._files, self._windows, self._policy, self._substitute = files, windows, policy, substitute
 
     def __getitem__(self, key: Key) -> Sample:
         image, index, bad = first_good(self._files, key.position, read_image, substitute=self._substitute)
         if image is None:
-            return Sample(None, -1, -1, bad)
-        pixels = functional.pil_to_tensor(show(image, self._windows(key, image.height, image.width)))
-        return Sample(pixels, int(self._files.labels[index]), index, bad)
+            return Sample(key, None, -1, -1, bad)
+        shown = show(image, self._windows(key, image.height, image.width), self._windows.border)
+        pixels = functional.pil_to_tensor(shown if self._policy is None else self._policy(shown, key))
+        return Sample(key, pixels, int(self._files.labels[index]), index, bad)
 
 
-def show(image: Image.Image, window: Window) -> Image.Image:
+def show(image: Image.Image, window: Window, border: Colour | None = None) -> Image.Image:
     """What a window shows of an image."""
     top, left, bottom, right = window.roi
+    height, width = window.shown
+    resampling = Image.Resampling.BICUBIC if window.cubic else Image.Resampling.BILINEAR
     part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
-    part = part.resize((window.size, window.size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if window.flip else part
+    part = part.resize((width, height), resampling, box=(left, top, right, bottom))
+    if window.flip:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if window.vertical_flip:
+        part = part.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if window.place is None:
+        return part
+    whole = Image.new("RGB", (window.size, window.size), border or 0)
+    whole.paste(part, (window.place[1], window.place[0]))
+    return whole
 
 
 def collate(samples: list[Sample]) -> Pixels:
@@ -61,6 +75,7 @@ def collate(samples: list[Sample]) -> Pixels:
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
         indices=torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        keys=[sample.key for sample in good],
         bad=[bad for sample in samples for bad in sample.bad],
     )
     if get_worker_info() is not None:
@@ -83,12 +98,20 @@ class TorchvisionBackend:
     """A DataLoader whose ``workers`` processes live on from pass to pass."""
 
     def __init__(
-        self, files: ImageFiles, windows: Windows, loading: Loading, *, workers: int, batch_size: int, substitute: bool
+        self,
+        files: ImageFiles,
+        windows: Windows,
+        loading: Loading,
+        *,
+        workers: int,
+        batch_size: int,
+        substitute: bool,
+        policy: Policy | None = None,
     ) -> None:
         del batch_size  # the keys come in batches
         self._keys = _Keys()
         self._loader = DataLoader(
-            ImageDataset(files, windows, substitute=substitute),
+            ImageDataset(files, windows, policy, substitute=substitute),
             batch_sampler=self._keys,
             collate_fn=collate,
             num_workers=workers,

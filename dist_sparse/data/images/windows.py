@@ -7,25 +7,23 @@ ranks, the backend and a resume change nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from dist_sparse.data.order import Key
 from dist_sparse.seeding import uniforms
 
 ASPECTS = (math.log(3 / 4), math.log(4 / 3))
 TRIES = 10
 
-
-class Key(NamedTuple):
-    """What a batch asks for."""
-
-    epoch: int
-    position: int
+Interpolation = Literal["bilinear", "bicubic", "random"]
+Colour = tuple[int, int, int]
 
 
 class Window(NamedTuple):
     """Pixels ``[top, top + height) x [left, left + width)`` of an image are what is needed of it.
 
-    The region ``roi`` of that (top, left, bottom, right, in pixels from its corner) becomes an image of ``size`` pixels a side.
+    The region ``roi`` of that (top, left, bottom, right, in pixels from its corner) becomes an image of ``size`` pixels a side,
+    or the part of it that ``place`` says.
     """
 
     top: int
@@ -34,11 +32,31 @@ class Window(NamedTuple):
     width: int
     roi: tuple[float, float, float, float]
     size: int
-    flip: bool
+    flip: bool = False
+    vertical_flip: bool = False
+    cubic: bool = False
+    """Resized by bicubic interpolation, not by bilinear."""
+    place: tuple[int, int, int, int] | None = None
+    """Top, left, height and width in the image of ``size``; a border is around it. None: it fills the image."""
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width that ``roi`` is resized to."""
+        return (self.size, self.size) if self.place is None else self.place[2:]
 
 
 class Windows(Protocol):
     """How a split is looked at."""
+
+    @property
+    def border(self) -> Colour | None:
+        """The colour around images that do not fill their place; None where all do."""
+        ...
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """How images are resized: ``random`` where each window says so for itself."""
+        ...
 
     def __call__(self, key: Key, height: int, width: int) -> Window:
         """The window on an image of so many pixels."""
@@ -47,16 +65,22 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class RandomWindows:
-    """A random part of the image, flipped at random: torchvision's RandomResizedCrop and RandomHorizontalFlip."""
+    """A random part of the image: torchvision's RandomResizedCrop, and its random flips in either direction."""
 
     seed: int
     min_scale: float
     flip: bool
     size: Callable[[int], int]
     """The side of the images in an epoch, in pixels."""
+    vertical_flip: bool = False
+    interpolation: Interpolation = "bilinear"
+
+    @property
+    def border(self) -> Colour | None:
+        return None
 
     def __call__(self, key: Key, height: int, width: int) -> Window:
-        flip, down, right, *tries = uniforms(3 + 2 * TRIES, "augment", self.seed, key.epoch, key.position)
+        flip, down, right, *tries = uniforms(3 + 2 * TRIES, *key.purpose("augment", self.seed))
         sides = _random_sides(tries, height, width, self.min_scale)
         if sides is None:
             sides, down, right = _central_sides(height, width), 0.5, 0.5
@@ -69,30 +93,68 @@ class RandomWindows:
             roi=(0.0, 0.0, float(rows), float(columns)),
             size=self.size(key.epoch),
             flip=self.flip and flip < 0.5,
+            vertical_flip=self.vertical_flip and self._half("vertical flip", key),
+            cubic=self._half("interpolation", key) if self.interpolation == "random" else self.interpolation == "bicubic",
         )
+
+    def _half(self, purpose: str, key: Key) -> bool:
+        """True for every second view, at random."""
+        return uniforms(1, *key.purpose(purpose, self.seed))[0] < 0.5
 
 
 @dataclass(frozen=True)
 class CentreWindows:
-    """The centre of the image with its shorter side at ``resize_ratio`` times ``size``: torchvision's Resize and CenterCrop.
+    """The centre of the image, with a side of it resized to ``resize_ratio`` times ``size``: timm's three modes.
 
-    Only what the crop needs of the image is asked for, so nothing around it is decoded or resized.
+    With ``center`` that is the shorter side: torchvision's Resize and CenterCrop. With ``border`` it is the longer one, and
+    what the other lacks is a border. With ``squash`` it is both. Only what the crop needs of the image is asked for, so nothing
+    around it is decoded or resized.
     """
 
     size: Callable[[int], int]
     """The side of the images in an epoch, in pixels."""
     resize_ratio: float
+    mode: Literal["center", "border", "squash"] = "center"
+    interpolation: Interpolation = "bilinear"
+    """One of the two."""
+    colour: Colour = (0, 0, 0)
+
+    @property
+    def border(self) -> Colour | None:
+        return self.colour if self.mode == "border" else None
 
     def __call__(self, key: Key, height: int, width: int) -> Window:
         size = self.size(key.epoch)
-        shorter = round(self.resize_ratio * size)
-        first, last = zip(*(_centre(side, min(height, width), shorter, size) for side in (height, width)), strict=True)
-        # A filter that shrinks by s takes in s pixels to either side.
-        reach = math.ceil(max(1.0, min(height, width) / shorter)) + 1
-        top, left = (max(0, math.floor(place) - reach) for place in first)
-        bottom, right = (min(side, math.ceil(place) + reach) for place, side in zip(last, (height, width), strict=True))
-        roi = (first[0] - top, first[1] - left, last[0] - top, last[1] - left)
-        return Window(top, left, bottom - top, right - left, roi, size, flip=False)
+        wanted = round(self.resize_ratio * size)
+        spans = [_centre(side, resized, size) for side, resized in self._resized(height, width, wanted)]
+        support = 2 if self.interpolation == "bicubic" else 1
+        # A filter that shrinks by s takes in s pixels to either side, or twice as many.
+        reaches = [math.ceil(support * max(1.0, span.scale)) + 1 for span in spans]
+        top, left = (max(0, math.floor(span.first) - reach) for span, reach in zip(spans, reaches, strict=True))
+        bottom, right = (
+            min(side, math.ceil(span.last) + reach) for span, side, reach in zip(spans, (height, width), reaches, strict=True)
+        )
+        (row, rows), (column, columns) = (span.place for span in spans)
+        return Window(
+            top,
+            left,
+            bottom - top,
+            right - left,
+            roi=(spans[0].first - top, spans[1].first - left, spans[0].last - top, spans[1].last - left),
+            size=size,
+            cubic=self.interpolation == "bicubic",
+            place=None if (rows, columns) == (size, size) else (row, column, rows, columns),
+        )
+
+    def _resized(self, height: int, width: int, wanted: int) -> list[tuple[int, int]]:
+        """Each side, and what it is resized to, rounded as by torchvision's Resize, or timm's ResizeKeepRatio for a border."""
+        if self.mode == "squash":
+            return [(side, wanted) for side in (height, width)]
+        if self.mode == "border":
+            ratio = max(height, width) / wanted
+            return [(side, max(1, round(side / ratio))) for side in (height, width)]
+        shortest = min(height, width)
+        return [(side, wanted * side // shortest) for side in (height, width)]
 
 
 def _random_sides(tries: list[float], height: int, width: int, min_scale: float) -> tuple[int, int] | None:
@@ -113,8 +175,20 @@ def _central_sides(height: int, width: int) -> tuple[int, int]:
     return min(height, round(width / narrowest)), min(width, round(height * widest))
 
 
-def _centre(side: int, shortest: int, shorter: int, size: int) -> tuple[float, float]:
-    """Where the centre crop begins and ends on one side of the image, in its own pixels."""
-    resized = shorter * side // shortest
+class _Span(NamedTuple):
+    """What the centre crop shows of one side of the image, in its own pixels."""
+
+    first: float
+    last: float
+    scale: float
+    """Pixels of the image for one that is shown."""
+    place: tuple[int, int]
+    """Where that begins in the crop, and how many pixels it has there."""
+
+
+def _centre(side: int, resized: int, size: int) -> _Span:
+    scale = side / resized
+    if resized < size:
+        return _Span(0.0, float(side), scale, ((size - resized) // 2, resized))
     start = round((resized - size) / 2)
-    return start * side / resized, (start + size) * side / resized
+    return _Span(start * side / resized, (start + size) * side / resized, scale, (0, size))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.command import metrics, train_here
 
 RUN = {
@@ -30,8 +32,19 @@ RUN = {
 """Six steps in three epochs, at 32, 40 and 48 pixels."""
 
 
-def test_a_run_that_is_interrupted_within_an_epoch_goes_on_bit_for_bit(imagenet_photos: Path, tmp_path: Path) -> None:
-    values = {**RUN, "data.root": imagenet_photos}
+AUGMENTED = {
+    "data.auto_augment": "rand-m9-mstd0.5-inc1",
+    "data.random_erasing": 0.5,
+    "data.vertical_flip": True,
+    "data.interpolation": "random",
+    "data.crop_mode": "squash",
+    "data.repeated_augment": 2,
+}
+
+
+@pytest.mark.parametrize("more", [{}, AUGMENTED], ids=["plain", "augmented"])
+def test_a_run_that_is_interrupted_within_an_epoch_goes_on_bit_for_bit(imagenet_photos: Path, tmp_path: Path, more) -> None:
+    values = {**RUN, "data.root": imagenet_photos, **more}
     assert train_here({**values, "output": tmp_path / "whole"}).code == 0
     broken = {**values, "output": tmp_path / "broken", "resume": "auto"}
     assert train_here(broken, interrupt_after=3).code == 130

@@ -1,5 +1,7 @@
 """Shards of both formats: the same run as from folders, readable by others' tools, and damage told in one line."""
 
+import io
+import json
 import logging
 import tarfile
 from pathlib import Path
@@ -221,3 +223,52 @@ def test_two_kinds_in_one_folder_are_refused(load, own, packed):
     (root / "train" / "0.tfrecord").touch()
     message = message_of(lambda: load("image_folder", root=str(root), **SMALL))
     assert message == f"{root}/train holds shards of several formats (webdataset, tfrecord); leave those of one there"
+
+
+def write_as_hugging_face(photos: Path, root: Path, first_class: int = 0) -> None:
+    """The layout of timm/imagenet-1k-wds: shards of both splits in one folder, each sample a jpg, a cls and a json file."""
+    root.mkdir()
+    (root / "_info.json").write_text("{}")
+    for split, name, shards_of_split in (
+        ("train", "imagenet1k-train-{:04d}.tar", 3),
+        ("val", "imagenet1k-validation-{:02d}.tar", 2),
+    ):
+        files = sorted(photos.glob(f"{split}/*/*"))
+        for number in range(shards_of_split):
+            with tarfile.open(root / name.format(number), "w") as tar:
+                for position in range(number, len(files), shards_of_split):
+                    label = first_class + (files[position].parent.name == "odd")
+                    key = f"n{label:08d}_{position:04d}"
+                    about = {"label": label, "width": 512, "height": 512, "filename": f"{key}.JPEG"}
+                    parts = {
+                        "cls": str(label).encode(),
+                        "jpg": files[position].read_bytes(),
+                        "json": json.dumps(about).encode(),
+                    }
+                    for extension, data in parts.items():
+                        member = tarfile.TarInfo(f"{key}.{extension}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "dali"])
+def test_hugging_faces_shards_are_read_as_they_are(load, imagenet_photos, tmp_path, backend):
+    """Both splits lie in one folder; each has an index of its own there, and a folder of one split comes first."""
+    root = tmp_path / "wds"
+    write_as_hugging_face(imagenet_photos, root)
+    folder, sharded = (load("image_folder", root=str(each), backend=backend, **SMALL) for each in (imagenet_photos, root))
+    assert (sharded.info.classes, sharded.info.train_size, sharded.info.val_size) == (2, 10, 10)
+    assert same(folder.train.epoch(1), sharded.train.epoch(1))
+    assert same(folder.val, sharded.val)
+    assert sorted(path.name for path in root.glob("*.npz")) == ["index-train.npz", "index-val.npz"]
+    (root / "val").symlink_to(imagenet_photos / "val")
+    message = message_of(lambda: load("image_folder", root=str(root), backend=backend, **SMALL))
+    assert message == f"{root}/val lacks classes that {root} has: 0, 1"
+
+
+def test_a_folder_with_shards_of_one_split_lacks_the_other(load, imagenet_photos, tmp_path):
+    root = tmp_path / "wds"
+    write_as_hugging_face(imagenet_photos, root)
+    for shard in root.glob("*validation*"):
+        shard.rename(root / shard.name.replace("validation", "validated"))
+    assert message_of(lambda: load("image_folder", root=str(root), **SMALL)).startswith(f"there is no folder {root}/val; ")

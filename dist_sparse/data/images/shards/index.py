@@ -35,15 +35,17 @@ class Index(NamedTuple):
     """[N] bytes."""
 
 
-def open_index(folder: Path, shards: Sequence[Path], scan: Callable[[Path], Iterator[Entry]], *, skip_damage: bool) -> Index:
-    """The index of ``shards``, which lie in ``folder``: the one that lies there if it fits them, else a new one.
+def open_index(
+    folder: Path, shards: Sequence[Path], scan: Callable[[Path], Iterator[Entry]], *, skip_damage: bool, name: str = INDEX
+) -> Index:
+    """The index of ``shards``, which lie in ``folder``: the one that lies there as ``name`` if it fits them, else a new one.
 
     Raises:
         UserError: a shard is damaged (unless ``skip_damage``), is of something else, or there is no image.
     """
     sizes = np.array([_size(shard) for shard in shards], dtype=np.int64)
     names = np.array([shard.name for shard in shards])
-    index = _load(folder / INDEX)
+    index = _load(folder / name)
     if index is not None and np.array_equal(index.shards, names) and np.array_equal(index.sizes, sizes):
         return index
     logger.info("reading %d shards in %s for their index", len(shards), folder)
@@ -55,7 +57,7 @@ def open_index(folder: Path, shards: Sequence[Path], scan: Callable[[Path], Iter
         raise UserError(f"{folder}: the shards hold no image")
     index = _sorted(names, sizes, found)
     if not damaged:
-        save_index(folder / INDEX, index)
+        save_index(folder / name, index)
     return index
 
 
