@@ -19,7 +19,7 @@ from dist_sparse.cost import Cost
 from dist_sparse.data import Batch, Data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.forgetting import Forgetting
-from dist_sparse.distributed import Ranks, copy_first_rank
+from dist_sparse.distributed import Ranks
 from dist_sparse.engines import replicas
 from dist_sparse.engines.base import Engine
 from dist_sparse.errors import UserError
@@ -249,25 +249,11 @@ class Trainer:
     def _validate(self) -> bool:
         """Log the validation metrics; True if the accuracy is the best so far of a network at its final density."""
         self._verify_ranks()
-        values, top1 = {}, 0.0
-        networks = self.method.networks()
-        for network in networks:
-            self.execution.use(network.masks, network.masks)
-            with network.applied(), self.engine.full_parameters():
-                self.engine.synchronise_buffers()
-                replicas.verify(replicas.of_network(self.engine.model), self.ranks.device)
-                scores = self._scores(self.engine.model)
-            values |= {f"val/{name}": value for name, value in scores.items()}
-            top1 = scores["top1"]
-            if network.label:
-                values |= {f"val/{network.label}_top1": top1, f"sparsity/{network.label}_density": network.masks.density()}
+        values, top1 = validation.of_networks(self.engine, self.method, self.execution, self._scores)
         if self.ema is not None:
-            copy_first_rank(self.ema.module.buffers())
-            replicas.verify({"averaged": dict(self.ema.module.named_buffers())}, self.ranks.device)
-            averaged = self._scores(self.ema.module)
-            values |= {f"val/ema_{name}": value for name, value in averaged.items()}
-            top1 = averaged["top1"]
-        self._log({**values, **self._sparsity(networks[-1].masks)})
+            averaged, top1 = validation.of_average(self.ema.module, self.ranks.device, self._scores)
+            values |= averaged
+        self._log({**values, **self._sparsity(self.method.networks()[-1].masks)})
         self.progress.last_top1 = top1
         if improved := top1 > self.progress.best_top1 and self.method.at_final_density():
             self.progress.best_top1, self.progress.best_step = top1, self.progress.step

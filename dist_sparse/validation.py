@@ -1,20 +1,52 @@
 """Accuracy and loss over a validation set that is shared out between ranks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_sparse import distributed
+from dist_sparse.engines import replicas
+from dist_sparse.engines.base import Engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
+from dist_sparse.execution.execution import Execution
+from dist_sparse.sparsity.methods.base import Method
 
 
 class NoImages(UserError):
     """All validation images were left out."""
 
     on_all_ranks = True
+
+
+Scores = Callable[[nn.Module], dict[str, float]]
+"""As :func:`validate` gives them."""
+
+
+def of_networks(engine: Engine, method: Method, execution: Execution, score: Scores) -> tuple[dict[str, float], float]:
+    """Every network that a method trains: the metrics to log, those of the last as ``val/``, and its accuracy. Collective."""
+    values, top1 = {}, 0.0
+    for network in method.networks():
+        execution.use(network.masks, network.masks)
+        with network.applied(), engine.full_parameters():
+            engine.synchronise_buffers()
+            replicas.verify(replicas.of_network(engine.model), engine.precision.device)
+            scores = score(engine.model)
+        values |= {f"val/{name}": value for name, value in scores.items()}
+        top1 = scores["top1"]
+        if network.label:
+            values |= {f"val/{network.label}_top1": top1, f"sparsity/{network.label}_density": network.masks.density()}
+    return values, top1
+
+
+def of_average(average: nn.Module, device: torch.device, score: Scores) -> tuple[dict[str, float], float]:
+    """The moving average of the weights: the metrics to log and its accuracy. Collective."""
+    distributed.copy_first_rank(average.buffers())
+    replicas.verify({"averaged": dict(average.named_buffers())}, device)
+    scores = score(average)
+    return {f"val/ema_{name}": value for name, value in scores.items()}, scores["top1"]
 
 
 @torch.no_grad()
