@@ -6,18 +6,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dist_sparse import tensor_file
+from dist_sparse import bitmask, tensor_file
 from dist_sparse.errors import UserError
 from dist_sparse.export.description import Description
 
-_LAYOUT = "layout"
+_LAYOUT = bitmask.LAYOUT_KEY
 
 
 class Layout(enum.Enum):
     """How weights are held; the names are those of compressed-tensors."""
 
     DENSE = "dense"
-    BITMASK = "sparse-bitmask"
+    BITMASK = bitmask.LAYOUT
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], about: Description, layout: Layout) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dist_sparse.export import bitmask
+from dist_sparse import bitmask
 from dist_sparse.export.layout import Layout, write_tensors
 from dist_sparse.export.source import Source
 

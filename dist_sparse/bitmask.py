@@ -11,12 +11,14 @@ That layout pads the last dimension to bytes, which would waste most of a convol
 the matrix [O, I * h * w]. A bit is set where the mask is, so an active weight of 0 is kept as such.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Size, Tensor
 
+LAYOUT_KEY, LAYOUT = "layout", "sparse-bitmask"
+"""What a file's metadata say of its layout."""
 _PARTS = ("shape", "bitmask", "compressed", "row_offsets")
 
 
@@ -57,6 +59,11 @@ def decompress(name: str, part: Callable[[str], Tensor], shape: Size) -> tuple[T
     weight = values.new_zeros(mask.shape)
     weight[mask] = values
     return weight.view(shape), mask.view(shape)
+
+
+def layers_in(names: Iterable[str]) -> list[str]:
+    """The weights of which the tensors of these ``names`` are parts."""
+    return [f"{layer}.weight" for layer, dot, part in (name.rpartition(".") for name in names) if dot and part == "bitmask"]
 
 
 def _layer(weight: str) -> str:
