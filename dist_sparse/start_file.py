@@ -1,4 +1,4 @@
-"""What ``model.checkpoint`` names, read: weights by name, with their masks where it holds such. No code is run out of it."""
+"""What ``model.checkpoint`` names, read: weights by name. No code is run out of it."""
 
 import argparse
 import zipfile
@@ -18,7 +18,6 @@ from dist_sparse.files import damaged_record
 from dist_sparse.inputs import expand, is_folder, kind_of
 from dist_sparse.networks import networks_of
 from dist_sparse.run_folder import RunFolder
-from dist_sparse.sparsity import bits
 from dist_sparse.stored import first_of
 
 _HUB = "hf-hub:"
@@ -31,8 +30,6 @@ class StartFile:
     source: str
     """How messages call it."""
     weights: dict[str, Tensor]
-    masks: Mapping[str, Tensor] | None
-    """Bool by name of the masked weights; None of a file that holds weights alone."""
 
 
 def read_start(checkpoint: str, shapes: Mapping[str, Size]) -> StartFile:
@@ -45,19 +42,17 @@ def read_start(checkpoint: str, shapes: Mapping[str, Size]) -> StartFile:
         UserError: there is no such file, or it is not one of weights.
     """
     if checkpoint.startswith(_HUB):
-        return StartFile(source=f"model.checkpoint={checkpoint}", weights=_fetched(checkpoint), masks=None)
+        return StartFile(source=f"model.checkpoint={checkpoint}", weights=_fetched(checkpoint))
     path = _file(expand(checkpoint))
     source = f"model.checkpoint={path}"
     if tensor_file.read_texts(path).get(bitmask.LAYOUT_KEY) == bitmask.LAYOUT:
-        weights, masks = _unpacked(path, shapes)
-        return StartFile(source=source, weights=weights, masks=masks)
+        return StartFile(source=source, weights=_unpacked(path, shapes))
     weights = _read(path)
     if (state := _state_of_a_run(path)) is None:
-        return StartFile(source=source, weights=weights, masks=None)
+        return StartFile(source=source, weights=weights)
     # Of several sub-nets the last, which the run is for, with its norms.
     network = networks_of(state, averaged=state["state_dict_ema"] is not None)[-1]
-    masks = {name: bits.unpack(packed, network.weights[name].shape) for name, packed in network.masks.items()}
-    return StartFile(source=source, weights=network.weights, masks=masks)
+    return StartFile(source=source, weights=network.weights)
 
 
 def _file(path: Path) -> Path:
@@ -119,21 +114,20 @@ def _state_of_a_run(path: Path) -> dict[str, Any] | None:
     return CheckpointStore.load(path)
 
 
-def _unpacked(path: Path, shapes: Mapping[str, Size]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and masks of a file that this program exported as ``sparse``."""
+def _unpacked(path: Path, shapes: Mapping[str, Size]) -> dict[str, Tensor]:
+    """The weights of a file that this program exported as ``sparse``."""
     try:
         weights, _ = tensor_file.read_tensors(path)
     except UserError as error:
         raise UserError(f"model.checkpoint={error}") from error
-    masks = {}
     for name in bitmask.layers_in(weights):
         if name not in shapes:
             raise UserError(f"model.checkpoint={path} does not fit the model, which has no {name}")
         try:
-            weights[name], masks[name] = bitmask.decompress(name, weights.pop, shapes[name])
+            weights[name], _ = bitmask.decompress(name, weights.pop, shapes[name])
         except (ValueError, KeyError) as error:
             raise UserError(f"model.checkpoint={path} does not fit the model: {_reason(error)}") from error
-    return weights, masks
+    return weights
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The weights, and if it is asked for the masks, that a run starts from where ``model.checkpoint`` names a file."""
+"""The weights that a run starts from where ``model.checkpoint`` names a file."""
 
 import logging
 import sys

@@ -249,3 +249,28 @@ def test_a_run_starts_from_the_best_of_another(tmp_path: Path, ema: float | None
     assert_equal(start(tmp_path / "first"), expected)
     assert_equal(start(tmp_path / "first" / "checkpoints" / "best.pt"), expected)
     assert json.loads((tmp_path / "first" / "summary.json").read_text())["density"] < 0.4
+
+
+def test_an_exported_sparse_file(tmp_path: Path) -> None:
+    """Bits and values are unpacked, to the weights that the run's checkpoint has."""
+    assert train_here({**SMALL, "output": tmp_path / "run"}).code == 0
+    words = [str(tmp_path / "run"), "--format=sparse", "--checkpoint=last", f"--output={tmp_path / 'net.safetensors'}"]
+    outcome = here(export.main, words)
+    assert outcome.code == 0, outcome.err
+    config = load_config(None, {**SMALL, "model.checkpoint": str(tmp_path / "net.safetensors")})
+    info = DataInfo("digits", 10, 1, 8, 1_437, 360)
+    model = load_model(config, info, Precision(name="fp32", device=torch.device("cpu")))
+    expected = CheckpointStore.load(tmp_path / "run" / "checkpoints" / "step_00000008.pt")["state_dict"]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+    other = train_here({**SMALL, "model.kwargs": {"width": 0.5}, "model.checkpoint": tmp_path / "net.safetensors"})
+    assert other.code == 2
+    assert len(other.errors) == 1 and "does not fit" in other.errors[0]
+
+
+def test_the_hub_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    outcome = train_here({**SMALL, "model.checkpoint": "hf-hub:nobody/no_such_network", "output": tmp_path / "run"})
+    assert outcome.code == 2
+    (line,) = outcome.errors
+    assert line.startswith("model.checkpoint=hf-hub:nobody/no_such_network: cannot be fetched: ")

@@ -39,9 +39,10 @@ class ModelConfig:
     """Start from timm's pretrained weights."""
     checkpoint: AnyPath | None = None
     """Start from the weights in this file: a state dict of timm or torchvision (.pt, .pth or .safetensors; also under
-    `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), or
-    a checkpoint or folder of a run. A classifier of another size begins anew. The run itself never asks for the file again.
-    It does not tell how its images were normalised: see `data.mean`."""
+    `state_dict`, `model`, `state_dict_ema` or `model_ema`, averaged ones first, and with DDP's or torch.compile's prefixes), a
+    checkpoint or folder of a run, an exported `sparse` file, or hf-hub:OWNER/NAME where the network allows. A classifier of
+    another size begins anew. The run itself never asks for the file again. It does not tell how its images were normalised:
+    see `data.mean`."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of residual branches that are left out of a training sample (stochastic depth, timm's drop_path_rate), the last
     block's; refused for networks that have none. Default: the network's own."""

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dist_sparse import bitmask
 from dist_sparse.errors import UserError
 from dist_sparse.execution.build import build_to_infer
 from dist_sparse.execution.execution import Execution
-from dist_sparse import bitmask
 from dist_sparse.export.description import Description
 from dist_sparse.export.layout import Layout, read_tensors
 from dist_sparse.export.source import Source, build
