@@ -62,8 +62,9 @@ def check_figures(config: Config, entries: dict[str, str]) -> None:
 def check_rules(config: Config, nodes: str) -> None:
     """A recipe for any number of GPUs scales its rate, warms up, and divides by the ranks of its examples."""
     assert config.optim.lr_batch_size is not None
-    assert (config.train.label_smoothing, config.optim.decay_norm_and_bias) == (0.1, False)
-    assert str(config.scheduler.warmup) == "5 epochs"
+    assert not config.optim.decay_norm_and_bias
+    assert config.train.bce or config.train.label_smoothing == 0.1
+    assert str(config.scheduler.warmup) == ("20 epochs" if "convnext" in config.model.name else "5 epochs")
     assert config.train.precision in ("bf16", "fp16")
     assert config.train.channels_last or "deit" in config.model.name
     assert config.sparsity.update.interval is None or config.sparsity.update.interval.unit == "epochs"
