@@ -268,6 +268,23 @@ def test_an_exported_sparse_file(tmp_path: Path) -> None:
     assert len(other.errors) == 1 and "does not fit" in other.errors[0]
 
 
+def test_a_name_on_the_hub_that_is_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit, folder = "0" * 40, tmp_path / "models--us--net"
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    expected = weights()
+    save_file(expected, snapshot / "model.safetensors")
+    config = load_config(None, {**SMALL, "model.checkpoint": "hf-hub:us/net"})
+    info = DataInfo("digits", 10, 1, 8, 1_437, 360)
+    model = load_model(config, info, Precision(name="fp32", device=torch.device("cpu")))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
 def test_the_hub_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     outcome = train_here({**SMALL, "model.checkpoint": "hf-hub:nobody/no_such_network", "output": tmp_path / "run"})
