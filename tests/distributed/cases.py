@@ -256,3 +256,26 @@ def outputs_around_shrinking(values: dict[str, Any], folder: str) -> tuple[list[
     with torch.no_grad():
         after = [network(images) for network in networks]
     return sizes, [float((one - other).abs().max()) for one, other in zip(before, after, strict=True)]
+
+
+def momentum_around_shrinking(values: dict[str, Any], folder: str) -> tuple[int, list[str]]:
+    """Make a step, then let the network lose its dead units; how many layers became narrower, and whose momentum changed."""
+    trainer, _ = trainer_for(values, folder)
+    shrinker, trainer.shrinker, engine = trainer.shrinker, None, trainer.engine
+    assert shrinker is not None
+    trainer.method.start()
+    for number, batch in zip(range(trainer.config.train.accumulation), trainer.data.train.epoch(0), strict=False):
+        trainer.train_on(batch, number)
+    before = {
+        name: engine.optimizer_state(name)["momentum_buffer"].clone() for name in engine.model.state_dict() if "conv" in name
+    }
+    assert all(bool(each.any()) for each in before.values())
+    assert shrinker.shrink_if_worthwhile(1)
+    shapes = {name: parameter.shape for name, parameter in engine.model.named_parameters()}
+    changed = []
+    for name, whole in before.items():
+        after = engine.optimizer_state(name)["momentum_buffer"]
+        kept = after != 0
+        if not torch.equal(after[kept], whole[kept]) or int(kept.sum()) == 0:
+            changed.append(name)
+    return sum(shapes[name] != whole.shape for name, whole in before.items()), changed

@@ -45,3 +45,10 @@ def test_outputs_stay_those_of_the_first_rank_s_statistics(worlds: Worlds, tmp_p
     for (before, after), differences in worlds(size).run(cases.outputs_around_shrinking, values, str(tmp_path)):
         assert after < 0.7 * before
         assert max(differences) < 1e-10
+
+
+def test_momentum_of_what_is_left_stays(worlds: Worlds, tmp_path: Path) -> None:
+    values = {**SHRINK, "resume": "never", "sparsity.method": "static", "sparsity.density": 0.5, "train.ema": None}
+    for narrower, changed in worlds(2).run(cases.momentum_around_shrinking, values, str(tmp_path)):
+        assert narrower > 3
+        assert changed == []
