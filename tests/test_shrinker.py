@@ -85,6 +85,14 @@ def test_widths_stay_multiples(tmp_path: Path) -> None:
     assert {len(dims["0"]) for name, dims in kept.items() if name.endswith("conv1.weight") and "0" in dims} == {4}
 
 
+def test_a_network_that_cannot_shrink_says_so(tmp_path: Path) -> None:
+    """All of its widths are the multiple."""
+    values = {**RUN, "sparsity.method": "static", "execution.width_multiple": 8, "data.limit": 64, "train.batch_size": 32}
+    outcome = train_here({**values, "output": tmp_path})
+    assert outcome.code == 0
+    assert "after step 0 no dead unit can leave the network" in outcome.out
+
+
 def test_a_checkpoint_is_evaluated_as_the_whole_network(whole: Path) -> None:
     outcome = here(evaluate.main, [str(whole), "--checkpoint=last"])
     last = metrics(whole)[-1]
