@@ -79,9 +79,8 @@ class Shrinker:
         found = distributed.from_first_rank(found)
         if found is None or found.plan == self.engine.plan:
             if is_final and distributed.is_first():
-                say(
-                    f"after step {step} no dead unit can leave the network; python -m dist_sparse.export --format=shrunk says why"
-                )
+                why = "python -m dist_sparse.export --format=shrunk says why"
+                say(f"after step {step} no dead unit can leave the network; {why}")
             return False
         copies = {} if self.average is None else {self.average: found.changed[1]}
         self.engine.narrow(found.plan, found.changed[0], copies)
