@@ -47,13 +47,12 @@ from dist_sparse.optim import (
     check_flattenable,
     check_zero_preservation,
 )
+from dist_sparse.planning import plan_masks
 from dist_sparse.preemption import CommonStop
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.shrinker import build_shrinker
-from dist_sparse.sparsity.layers import sparse_layers, weight_layers
 from dist_sparse.sparsity.methods import METHODS
-from dist_sparse.sparsity.methods.build import begin, plan_method
-from dist_sparse.sparsity.methods.context import RunFacts
+from dist_sparse.sparsity.methods.build import begin
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.starting import start_from
@@ -232,31 +231,6 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
         clock=clock,
         efficient=efficient,
     )
-
-
-def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock) -> Plan:
-    """What the method will do in a run of this length.
-
-    Raises:
-        UserError: what cannot be done with these layers or in this run.
-    """
-    facts = RunFacts(
-        seed=config.seed,
-        steps_per_epoch=clock.whole,
-        total_steps=clock.total,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-        classifier=next(reversed(weight_layers(model)), ""),
-    )
-    return plan_method(config.sparsity, _sparse_layers(config, model), facts)
-
-
-def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
-    try:
-        return sparse_layers(model, config.sparsity.keep_dense)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None, *, stop: CommonStop | None = None) -> Trainer:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_pieces, check_sub_nets, loading_of, plan_masks, resolved, try_optimizer
+from dist_sparse.build import check_average, check_pieces, check_sub_nets, loading_of, resolved, try_optimizer
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo
@@ -34,6 +34,7 @@ from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
+from dist_sparse.planning import plan_masks
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 
 _META = torch.device("meta")
