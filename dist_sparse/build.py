@@ -5,6 +5,7 @@ one another; what needs all ranks comes after (:func:`build_trainer`).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -190,8 +191,10 @@ def check_sub_nets(config: Config, model: nn.Module) -> None:
         check_exchangeable(config.optim, engine)
 
 
-def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
-    """Build what needs no other rank, from a resolved configuration. A run that is not ``fresh`` has its weights elsewhere.
+def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = None) -> Parts:
+    """Build what needs no other rank, from a resolved configuration, and the ``saved`` state of a run that goes on.
+
+    That state is only looked at: it is to be checked, and loaded, once the parts are there.
 
     Raises:
         UserError: whatever in the configuration or the data cannot be used.
@@ -206,7 +209,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     check_shrink(config)
     check_sync_batch_norm(config, ranks.device)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
-    model = load_model(config, data.info, precision, fresh=fresh)
+    model = load_model(config, data.info, precision, fresh=saved is None)
     check_sub_nets(config, model)
     check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
     check_training_mode(config, model, data.info, data.train_sizes, ranks.world_size)
@@ -214,7 +217,7 @@ def build_parts(config: Config, ranks: Ranks, *, fresh: bool = True) -> Parts:
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
-    plan = plan_masks(config, ranks, model, clock)
+    plan = plan_masks(config, ranks, model, clock, saved)
     check_settles(config, plan)
     check_course(config, plan, scheduler, clock)
     return Parts(

@@ -1,19 +1,29 @@
 """From a configuration and a network to the plan of the masks, each rank for itself."""
 
-from torch import nn
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 
 from dist_sparse.config import Config
 from dist_sparse.data.clock import Clock
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.layers import sparse_layers, weight_layers
+from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import plan_method
+from dist_sparse.sparsity.methods.carried import Carried
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.plan import Plan
+from dist_sparse.starting import masks_to_start_from
+
+_TOLERANCE = 0.02
+"""Relative difference between the density asked for and that of masks which are taken over."""
 
 
-def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock) -> Plan:
-    """What the method will do in a run of this length.
+def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock, saved: Mapping[str, Any] | None = None) -> Plan:
+    """What the method will do in a run of this length, which goes on from a ``saved`` state if there is one.
 
     Raises:
         UserError: what cannot be done with these layers or in this run.
@@ -27,7 +37,8 @@ def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock) -> 
         device=ranks.device,
         classifier=next(reversed(weight_layers(model)), ""),
     )
-    return plan_method(config.sparsity, _sparse_layers(config, model), facts)
+    layers = _sparse_layers(config, model)
+    return plan_method(config.sparsity, layers, facts, _carried(config, model, layers, saved))
 
 
 def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -35,3 +46,23 @@ def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
         return sparse_layers(model, config.sparsity.keep_dense)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _carried(config: Config, model: nn.Module, layers: Mapping[str, Tensor], saved: Mapping[str, Any] | None) -> Carried | None:
+    """The first masks, where ``sparsity.init=checkpoint`` takes them over; of a run that goes on how many weights they had."""
+    sparsity, shapes = config.sparsity, {name: weight.shape for name, weight in layers.items()}
+    if sparsity.init != "checkpoint":
+        return None
+    if saved is not None:
+        return Carried.from_state(saved.get("method"), shapes)
+    if config.model.checkpoint is None:
+        raise UserError("sparsity.init=checkpoint needs model.checkpoint: the folder of a run, or a file of sparse weights")
+    carried = Carried.from_file(masks_to_start_from(config.model, model, layers), sparsity.structure)
+    density = carried.density(shapes)
+    asked = sparsity.density if METHODS[sparsity.method].keeps_density else None
+    if asked is not None and not math.isclose(density, asked, rel_tol=_TOLERANCE):
+        raise UserError(
+            f"sparsity.density={asked:g} contradicts sparsity.init=checkpoint, whose masks have density {density:.4g}: leave "
+            "sparsity.density out; granet and gmp prune to a lower one"
+        )
+    return carried

@@ -16,7 +16,7 @@ from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import capabilities_of
 from dist_sparse.inputs import expand
 from dist_sparse.run_folder import RunFolder
-from dist_sparse.stored import check_shards, read_checkpoint
+from dist_sparse.stored import check_shards
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +33,12 @@ def choose_checkpoint(config: Config, folder: RunFolder, ranks: Ranks) -> Path |
     return distributed.from_first_rank(path)
 
 
-def load_checkpoint(path: Path, parts: Parts, folder: RunFolder) -> dict[str, Any]:
-    """A checkpoint's state. It must be of the same computation; the number of ranks may have changed.
+def accepted(state: dict[str, Any], path: Path, parts: Parts, folder: RunFolder) -> dict[str, Any]:
+    """The state that was read from a checkpoint. It must be of the same computation; the number of ranks may have changed.
 
     Raises:
         UserError: it is not, or its contents cannot be gone on from.
     """
-    state = read_checkpoint(path)
     check_state(state, path, parts)
     if "tables" not in state:
         _log.warning("%s was written by an earlier version: not all that could be wrong with it, or its run, is noticed", path)

@@ -25,10 +25,11 @@ from dist_sparse.finished import check_same
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.memory import keep_memory
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
-from dist_sparse.resuming import choose_checkpoint, load_checkpoint
+from dist_sparse.resuming import accepted, choose_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
 from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.state_bytes import state_bytes
+from dist_sparse.stored import read_checkpoint
 from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
 from dist_sparse.trainer import Diverged, Hook, Trainer
 
@@ -140,8 +141,10 @@ def _prepare(
     checkpoint = choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         given, config = config, resolved(config)
-        parts = build_parts(config, ranks, fresh=checkpoint is None)
-        state = None if checkpoint is None else load_checkpoint(checkpoint, parts, folder)
+        state = None if checkpoint is None else read_checkpoint(checkpoint)
+        parts = build_parts(config, ranks, state)
+        if checkpoint is not None and state is not None:
+            state = accepted(state, checkpoint, parts, folder)
     if ranks.is_first and typed is not None:
         warn_of_idle(given, ranks.world_size, typed)
     for line in _pixels(config):

@@ -1,4 +1,4 @@
-"""What ``model.checkpoint`` names, read: weights by name. No code is run out of it."""
+"""What ``model.checkpoint`` names, read: weights and masks by name. No code is run out of it."""
 
 import argparse
 import zipfile
@@ -18,6 +18,7 @@ from dist_sparse.files import damaged_record
 from dist_sparse.inputs import expand, is_folder, kind_of
 from dist_sparse.networks import networks_of
 from dist_sparse.run_folder import RunFolder
+from dist_sparse.sparsity import bits
 from dist_sparse.stored import first_of
 
 _HUB = "hf-hub:"
@@ -25,11 +26,13 @@ _HUB = "hf-hub:"
 
 @dataclass(frozen=True, kw_only=True)
 class StartFile:
-    """Weights for a model's ``load_state_dict``."""
+    """Weights for a model's ``load_state_dict``, and their masks."""
 
     source: str
     """How messages call it."""
     weights: dict[str, Tensor]
+    masks: dict[str, Tensor] | None = None
+    """Bool, by the names of weights, where the file tells them."""
 
 
 def read_start(checkpoint: str, shapes: Mapping[str, Size]) -> StartFile:
@@ -46,13 +49,15 @@ def read_start(checkpoint: str, shapes: Mapping[str, Size]) -> StartFile:
     path = _file(expand(checkpoint))
     source = f"model.checkpoint={path}"
     if tensor_file.read_texts(path).get(bitmask.LAYOUT_KEY) == bitmask.LAYOUT:
-        return StartFile(source=source, weights=_unpacked(path, shapes))
+        weights, masks = _unpacked(path, shapes)
+        return StartFile(source=source, weights=weights, masks=masks)
     weights = _read(path)
     if (state := _state_of_a_run(path)) is None:
         return StartFile(source=source, weights=weights)
     # Of several sub-nets the last, which the run is for, with its norms.
     network = networks_of(state, averaged=state["state_dict_ema"] is not None)[-1]
-    return StartFile(source=source, weights=network.weights)
+    masks = {name: bits.unpack(packed, network.weights[name].shape) for name, packed in network.masks.items()}
+    return StartFile(source=source, weights=network.weights, masks=masks)
 
 
 def _file(path: Path) -> Path:
@@ -114,20 +119,21 @@ def _state_of_a_run(path: Path) -> dict[str, Any] | None:
     return CheckpointStore.load(path)
 
 
-def _unpacked(path: Path, shapes: Mapping[str, Size]) -> dict[str, Tensor]:
-    """The weights of a file that this program exported as ``sparse``."""
+def _unpacked(path: Path, shapes: Mapping[str, Size]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights and masks of a file that this program exported as ``sparse``."""
     try:
         weights, _ = tensor_file.read_tensors(path)
     except UserError as error:
         raise UserError(f"model.checkpoint={error}") from error
+    masks: dict[str, Tensor] = {}
     for name in bitmask.layers_in(weights):
         if name not in shapes:
             raise UserError(f"model.checkpoint={path} does not fit the model, which has no {name}")
         try:
-            weights[name], _ = bitmask.decompress(name, weights.pop, shapes[name])
+            weights[name], masks[name] = bitmask.decompress(name, weights.pop, shapes[name])
         except (ValueError, KeyError) as error:
             raise UserError(f"model.checkpoint={path} does not fit the model: {_reason(error)}") from error
-    return weights
+    return weights, masks
 
 
 def _reason(error: Exception) -> str:

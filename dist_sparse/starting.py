@@ -1,11 +1,12 @@
-"""The weights that a run starts from where ``model.checkpoint`` names a file."""
+"""The weights and masks that a run starts from where ``model.checkpoint`` names a file."""
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import timm
+import torch
 from torch import Size, Tensor, nn
 
 from dist_sparse.config.schema import ModelConfig
@@ -34,6 +35,35 @@ def start_from(config: ModelConfig, model: nn.Module) -> None:
     if bad := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise UserError(f"{file.source}: not all values are finite in {first_of(bad)}")
     model.load_state_dict(weights)
+
+
+def masks_to_start_from(config: ModelConfig, model: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
+    """The masks of some layers in the file that ``config.checkpoint`` names: all ones where it has none.
+
+    A file that does not tell them, because another program wrote it, tells them by its zeros. The model may be on the meta
+    device.
+
+    Raises:
+        UserError: as :func:`start_from`; no layer has a mask, or one is of another shape than the layer.
+    """
+    assert config.checkpoint is not None
+    expected = model.state_dict()
+    file, names = read_start(config.checkpoint, _shapes_of(expected)), list(layers)
+    masks = file.masks
+    if masks is None:
+        weights = _filtered(config, model, file.weights)
+        masks = {name: weights[name] != 0 for name in names if name in weights}
+    if all(bool(masks[name].all()) for name in names if name in masks):
+        raise UserError(f"sparsity.init=checkpoint: {file.source} has no masks, or zeros, in the layers that get masks here")
+    for name in names:
+        if name in masks and masks[name].shape != expected[name].shape:
+            raise UserError(
+                f"sparsity.init=checkpoint: the mask of {name} in {file.source} is {_shape(masks[name])}, and the layer "
+                f"{_shape(expected[name])}: with the name in sparsity.keep_dense it gets none"
+            )
+    if dropped := [name for name, mask in masks.items() if name not in names and not mask.all()]:
+        _log.warning("%s: masks of layers that have none here are left out: %s", file.source, first_of(dropped))
+    return {name: masks.get(name, torch.ones(expected[name].shape, dtype=torch.bool)) for name in names}
 
 
 def _filtered(config: ModelConfig, model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -133,8 +133,9 @@ class SparsityConfig:
     structure: str = "unstructured"
     """What is kept or dropped together: unstructured, block:4x1, nm:2:4, fan_in, kernel, kernel_per_filter, pattern,
     channel, filter."""
-    init: Literal["random", "magnitude", "snip"] = "random"
-    """Which masks method static has: random, each layer's largest weights, or those of largest |weight * gradient| (snip)."""
+    init: Literal["random", "magnitude", "snip", "checkpoint"] = "random"
+    """The first masks of static, set, rigl, snfs and of granet from a sparse start: random, each layer's largest weights, with
+    static those of largest |weight * gradient| (snip). `checkpoint`: those of `model.checkpoint`, for gmp and mest too."""
     update: UpdateConfig = UpdateConfig()
     """When and how far the masks move."""
     ramp: RampConfig = RampConfig()

@@ -56,6 +56,8 @@ class AcDc(Gmp):
     """Compress and decompress the whole network in turn."""
 
     name = "acdc"
+    uses = Gmp.uses - {"init"}
+    inits = frozenset()
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:

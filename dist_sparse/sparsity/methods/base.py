@@ -12,6 +12,7 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.access import Wanted, WeightAccess
 from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks, combined, together
+from dist_sparse.sparsity.methods.carried import ENTRY as CARRIED
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
 from dist_sparse.sparsity.structures import Structure
@@ -63,6 +64,9 @@ class Method(ABC):
     :meth:`condition`        none                                the table of structures promises too much
     :meth:`complete`         nothing                             keys that the user leaves out stay None
     :meth:`acting`           :attr:`uses`                        keys that do nothing are not told
+    :attr:`inits`            none                                ``sparsity.init`` does nothing, or is refused
+    :attr:`keeps_density`    yes                                 the density of masks that are taken over is taken for the
+                                                                 last one
     :meth:`plan`             none                                an error: the class is abstract
     ``Plan.forecast``        none, but in ``FixedMasks``         an error: the class is abstract; and a method that moves
                                                                  its masks with ``FixedMasks`` fails at its first update
@@ -109,6 +113,11 @@ class Method(ABC):
     dense_weights: ClassVar[str | None] = None
     """Why the model's weights between two steps are dense, and so cannot be averaged; None if they obey the masks."""
 
+    inits: ClassVar[frozenset[str]] = frozenset()
+    """Values of ``sparsity.init`` that the method can have, if it uses that key."""
+    keeps_density: ClassVar[bool] = True
+    """The last masks are as dense as the first, so that masks which are taken over give the density too."""
+
     @classmethod
     def derive(cls, config: SparsityConfig) -> SparsityConfig:
         """The configuration with the density or the structure that the method's own section gives.
@@ -136,12 +145,12 @@ class Method(ABC):
     @classmethod
     def acting(cls, config: SparsityConfig) -> frozenset[str]:
         """Which of the method's :attr:`uses` act in a configuration."""
-        return cls.uses
+        return cls.uses if config.init in cls.inits else cls.uses - {"init"}
 
     @classmethod
     @abstractmethod
     def plan(cls, context: Context) -> Plan:
-        """What the method will do on these layers in this run; ``FixedMasks.random(cls, context)`` if it moves nothing.
+        """What the method will do on these layers in this run; ``FixedMasks.of(cls, context)`` if it moves nothing.
 
         Raises:
             UserError: whatever in the configuration cannot work on these layers and in this run.
@@ -160,6 +169,7 @@ class Method(ABC):
         self.access, self.masks, self.agreement, self._remask = access, masks, agreement, remask
         self._moves = not isinstance(plan, FixedMasks)
         self._settled_after = plan.settled_after
+        self._carried = plan.context.carried
         self._in_update = False
         self.changed: dict[str, int] = {}
         """Entries of each mask that the last update changed."""
@@ -287,7 +297,8 @@ class Method(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the method's future, the same on every rank."""
-        return self.masks.state_dict()
+        carried = {} if self._carried is None else {CARRIED: dict(self._carried.active)}
+        return {**self.masks.state_dict(), **carried}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken."""

@@ -11,20 +11,22 @@ from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.methods.carried import Carried
 from dist_sparse.sparsity.methods.context import Context, RunFacts
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.structures import parse_structure
 
 
-def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: RunFacts) -> Plan:
-    """Plan a resolved configuration for a model's sparse layers.
+def plan_method(config: SparsityConfig, weights: Mapping[str, Tensor], run: RunFacts, carried: Carried | None = None) -> Plan:
+    """Plan a resolved configuration for a model's sparse layers, whose first masks may be ``carried`` over.
 
     Raises:
         UserError: a density that cannot be reached, a structure that does not fit, or an impossible schedule.
     """
     method = METHODS[config.method]
     masked = weights if "keep_dense" in method.uses else {}
-    return method.plan(Context(config=config, run=run, structure=parse_structure(config.structure), weights=masked))
+    structure = parse_structure(config.structure)
+    return method.plan(Context(config=config, run=run, structure=structure, weights=masked, carried=carried))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from dist_sparse.config.sparsity import SparsityConfig, UpdateConfig
 from dist_sparse.errors import UserError
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import distributions, scores
+from dist_sparse.sparsity.methods.carried import Carried
 from dist_sparse.sparsity.methods.fit import check_fit, warn_of_rounding
 from dist_sparse.sparsity.schedules import Constant, Cosine, DropSchedule, Linear, UpdateSchedule
 from dist_sparse.sparsity.selection import top_k
@@ -43,6 +44,8 @@ class Context:
     run: RunFacts
     structure: Structure
     weights: Mapping[str, Tensor]
+    carried: Carried | None = None
+    """The first masks, where the run takes them over."""
 
     @property
     def shapes(self) -> dict[str, Size]:
@@ -117,6 +120,17 @@ class Context:
             ) from error
         warn_of_rounding(config, structure, shapes, densities, units)
         return units
+
+    def initial_units(self, density: float | None = None) -> dict[str, int]:
+        """Active units per selection set of each layer before the first step: :meth:`units`, or those of masks taken over.
+
+        Raises:
+            UserError: as :meth:`units`.
+        """
+        if self.carried is None:
+            return self.units(density)
+        sizes = {name: self.structure.counts(shape) for name, shape in self.shapes.items()}
+        return {name: self.carried.active[name] // (sets * size) for name, (sets, _, size) in sizes.items()}
 
     def _way_down(self, density: float) -> str:
         """What brings a layer below its structure's capacity beside a lower density."""

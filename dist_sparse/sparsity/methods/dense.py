@@ -15,4 +15,4 @@ class Dense(Method):
 
     @classmethod
     def plan(cls, context: Context) -> Plan:
-        return FixedMasks.random(cls, context)  # of no layer
+        return FixedMasks.of(cls, context)  # of no layer

@@ -27,9 +27,10 @@ from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.initial import initial_masks
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.pruning.pruners import refusal_of_global_pruning
-from dist_sparse.sparsity.methods.pruning.ramp import PruningPlan, Window, build_pruner, with_ramp
+from dist_sparse.sparsity.methods.pruning.ramp import PruningPlan, Window, build_pruner, initial_density, with_ramp
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.structures import Structure
 
@@ -49,7 +50,9 @@ class Gmp(Updating):
     """Prune the smallest weights of the whole network."""
 
     name = "gmp"
-    uses = frozenset({"density", "keep_dense", "structure", "update.interval", "ramp.start", "ramp.end"})
+    uses = frozenset({"density", "keep_dense", "structure", "update.interval", "ramp.start", "ramp.end", "init"})
+    inits = frozenset({"checkpoint"})
+    keeps_density = False
     prunes_globally: ClassVar[bool] = True
 
     def __init__(self, plan: PruningPlan, **held: Any) -> None:
@@ -70,12 +73,13 @@ class Gmp(Updating):
 
     @classmethod
     def plan(cls, context: Context) -> Plan:
-        units, window = context.all_units(), Window.of(context)
-        pruner = build_pruner(context, window, 1.0, globally=cls.prunes_globally)
+        units = context.initial_units() if context.carried else context.all_units()
+        initial, window = initial_density(context) if context.carried else 1.0, Window.of(context)
+        pruner = build_pruner(context, window, initial, globally=cls.prunes_globally)
         return GmpPlan(
             method=cls,
             context=context,
-            initial_mask=context.random_masks(units),
+            initial_mask=initial_masks(cls, context, units),
             active=context.active(units),
             schedule=with_ramp(None, pruner, window),
             pruner=pruner,

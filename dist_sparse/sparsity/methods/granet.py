@@ -54,6 +54,7 @@ class GraNet(DropAndGrow):
     uses = DropAndGrow.uses - {"update.form", "table"} | {"ramp.initial_density", "ramp.start", "ramp.end"}
     default_growth = "gradient"
     only_form = "itop"
+    keeps_density = False
     prunes_globally: ClassVar[bool] = True
 
     def __init__(self, plan: GraNetPlan, **held: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_sparse.sparsity.distributions import Densities
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.forecast import Forecast, NetworkForecast
+from dist_sparse.sparsity.methods.initial import initial_masks
 from dist_sparse.sparsity.schedules import UpdateSchedule
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ class FixedMasks(Plan):
     """Masks that never move. A method with this plan that moves them all the same fails at its first update."""
 
     @classmethod
-    def random(cls, method: "type[Method]", context: Context) -> "FixedMasks":
-        """Random masks at the configured density."""
-        units = context.units() if context.weights else {}
-        return cls(method=method, context=context, initial_mask=context.random_masks(units), active=context.active(units))
+    def of(cls, method: "type[Method]", context: Context) -> "FixedMasks":
+        """Masks at the configured density, chosen as ``sparsity.init`` says: random ones, if the method does not use it."""
+        units = context.initial_units() if context.weights else {}
+        return cls(
+            method=method, context=context, initial_mask=initial_masks(method, context, units), active=context.active(units)
+        )
 
     def forecast(self, made: Sequence[int]) -> Forecast:
         return Forecast(networks=[NetworkForecast(initial=self.initial_densities)])

@@ -19,8 +19,11 @@ def resolve(config: SparsityConfig) -> SparsityConfig:
     """
     method: type[Method] = _lookup("sparsity.method", config.method, METHODS)
     config = settle_structure(method.derive(config), method)
+    if config.init == "checkpoint" and config.init not in method.inits:
+        takers = ", ".join(name for name, each in METHODS.items() if config.init in each.inits)
+        raise UserError(f"sparsity.init=checkpoint does not go with sparsity.method={config.method}, but with {takers}")
     if "density" in method.uses:
-        _check_density(config, method.uses)
+        _check_density(config, method)
     config = method.complete(config)
     if "update.removal" in method.acting(config):
         _check_removal(config)
@@ -42,8 +45,11 @@ def idle_keys(config: SparsityConfig) -> Iterator[tuple[str, str]]:
     if chooses_over_all_layers(config):
         for name in ("distribution", "er_power", "table"):
             yield name, "sparsity.init=snip chooses over all layers"
-    if "ramp.initial_density" in uses and config.ramp.initial_density in (None, 1):
-        for name in ("distribution", "er_power"):
+    if config.init == "checkpoint" and config.method != "mest":  # whose bounds are shared out
+        for name in ("distribution", "er_power", "ramp.initial_density"):
+            yield name, "the first masks are those of model.checkpoint"
+    elif "ramp.initial_density" in uses and config.ramp.initial_density in (None, 1):
+        for name in ("distribution", "er_power", "init"):
             yield name, f"method {config.method} begins dense, with sparsity.ramp.initial_density=1"
     if config.distribution not in ("er", "erk"):
         yield "er_power", f"distribution {config.distribution} does not use it"
@@ -66,8 +72,12 @@ def _check_removal(config: SparsityConfig) -> None:
         raise UserError("sparsity.update.removal=threshold needs sparsity.update.removal_threshold, such as 0.001")
 
 
-def _check_density(config: SparsityConfig, uses: frozenset[str]) -> None:
-    if config.distribution == "table" and "table" not in uses:
+def _check_density(config: SparsityConfig, method: type[Method]) -> None:
+    if config.distribution == "table" and config.init == "checkpoint":
+        raise UserError(
+            "sparsity.distribution=table does not go with sparsity.init=checkpoint: the masks give every layer its density"
+        )
+    if config.distribution == "table" and "table" not in method.uses:
         raise UserError(
             f"sparsity.distribution=table does not go with method {config.method}, which comes down to sparsity.density"
         )
@@ -78,7 +88,7 @@ def _check_density(config: SparsityConfig, uses: frozenset[str]) -> None:
             )
         if not config.table:
             raise UserError("sparsity.distribution=table needs sparsity.table, such as {'*': 0.1}")
-    elif config.density is None:
+    elif config.density is None and not (config.init == "checkpoint" and method.keeps_density):
         raise UserError(f"sparsity.density is needed for method {config.method}: a number above 0 and up to 1, such as 0.1")
     elif config.table:
         raise UserError(f"sparsity.table needs sparsity.distribution=table, not {config.distribution}")

@@ -1,8 +1,8 @@
 """Static sparse training: masks that are chosen once and never move.
 
 The other end of the scale: what a dynamic method must beat. ``sparsity.init`` says how they are chosen: ``random``;
-``magnitude``, the largest |w| of each layer's initialisation; or ``snip`` (see :mod:`dist_sparse.sparsity.methods.snip`), for
-which the network is dense until the first gradient.
+``magnitude``, the largest |w| that each layer begins with; ``checkpoint``, those of ``model.checkpoint``; or ``snip`` (see
+:mod:`dist_sparse.sparsity.methods.snip`), for which the network is dense until the first gradient.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.sparsity.methods.context import Context
-from dist_sparse.sparsity.methods.initial import largest_masks
 from dist_sparse.sparsity.methods.plan import FixedMasks, Plan
 from dist_sparse.sparsity.methods.snip import SnipPlan, chooses_over_all_layers
 
@@ -22,6 +21,7 @@ class Static(Method):
 
     name = "static"
     uses = Method.uses | {"init"}
+    inits = frozenset({"random", "magnitude", "snip", "checkpoint"})
 
     def __init__(self, plan: Plan, **held: Any) -> None:
         super().__init__(plan, **held)
@@ -38,11 +38,7 @@ class Static(Method):
     def plan(cls, context: Context) -> Plan:
         if context.config.init == "snip":
             return SnipPlan.of(cls, context)
-        if context.config.init == "random":
-            return FixedMasks.random(cls, context)
-        units = context.units()
-        masks = largest_masks(context, units)
-        return FixedMasks(method=cls, context=context, initial_mask=masks, active=context.active(units))
+        return FixedMasks.of(cls, context)
 
     def chooses(self, step: int) -> bool:
         return not self._chosen

@@ -42,7 +42,7 @@ def test_a_method_that_moves_what_it_calls_fixed_fails_at_its_first_update(
 
         @classmethod
         def plan(cls, context: Any) -> Plan:
-            return FixedMasks.random(cls, context)
+            return FixedMasks.of(cls, context)
 
         def after_backward(self, step: int) -> Decision:
             self.replace_masks({name: ~self.masks[name] for name in self.masks.names})

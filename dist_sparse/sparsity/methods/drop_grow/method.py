@@ -57,10 +57,23 @@ class DropAndGrow(Updating):
     (``random_unfired``).
     """
 
-    uses = Method.uses | {
-        f"update.{key}"
-        for key in ("form", "gradient_steps", "growth", "removal", "removal_threshold", "redistribution", *DEFAULTS["original"])
-    }
+    uses = (
+        Method.uses
+        | {
+            f"update.{key}"
+            for key in (
+                "form",
+                "gradient_steps",
+                "growth",
+                "removal",
+                "removal_threshold",
+                "redistribution",
+                *DEFAULTS["original"],
+            )
+        }
+        | {"init"}
+    )
+    inits = frozenset({"random", "magnitude", "checkpoint"})
     default_growth: ClassVar[Growth]
     default_redistribution: ClassVar[Redistribution] = "none"
     only_form: ClassVar[Form | None] = None

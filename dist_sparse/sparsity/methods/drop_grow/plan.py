@@ -12,6 +12,7 @@ from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.drop_grow.redistribution import Redistribution
 from dist_sparse.sparsity.methods.drop_grow.removal import Removal
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast, scheduled_updates
+from dist_sparse.sparsity.methods.initial import initial_masks
 from dist_sparse.sparsity.methods.plan import ScheduledPlan
 from dist_sparse.sparsity.schedules import drop_count
 
@@ -43,7 +44,7 @@ REDISTRIBUTED = "layers exchange weights as training goes; they are assumed at t
 
 @dataclass(frozen=True, kw_only=True)
 class DropAndGrowPlan(ScheduledPlan):
-    """Random masks that drop and grow; every field is a key of ``sparsity.update``, filled in."""
+    """Masks that drop and grow; every field is a key of ``sparsity.update``, filled in."""
 
     form: Form
     growth: Growth
@@ -54,20 +55,20 @@ class DropAndGrowPlan(ScheduledPlan):
 
     @classmethod
     def of(cls, method: type[Method], context: Context, *, form: Form, density: float | None = None) -> Self:
-        """The plan of a method whose random masks begin at ``density``, the configured one by default.
+        """The plan of a method whose masks begin at ``density``, the configured one by default.
 
         Raises:
             UserError: a density that cannot be reached, or options that do not go with the structure.
         """
         update = context.config.update
         assert update.growth is not None and update.redistribution is not None, "resolve() fills these in"
-        units = context.units(density or context.config.density)
+        units = context.initial_units(density)
         _check_units(context)
         _warn_of_standstill(context, units, itop=form == "itop")
         return cls(
             method=method,
             context=context,
-            initial_mask=context.random_masks(units),
+            initial_mask=initial_masks(method, context, units),
             active=context.active(units),
             schedule=context.update_schedule(),
             form=form,

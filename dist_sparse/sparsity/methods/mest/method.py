@@ -42,7 +42,7 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.base import Decision, Method
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
-from dist_sparse.sparsity.methods.initial import largest_masks
+from dist_sparse.sparsity.methods.initial import initial_masks, largest_masks
 from dist_sparse.sparsity.methods.mest.bounds import Bounds, Phase, plan_bounds, resolve_bounds
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.selection import top_k
@@ -79,7 +79,9 @@ class Mest(Method):
     """Remove the least important, grow at random."""
 
     name = "mest"
-    uses = Method.uses | {"update.interval", "mest.keep", "mest.grow_to", "mest.decay", "mest.removal_gradient"}
+    uses = Method.uses | {"update.interval", "mest.keep", "mest.grow_to", "mest.decay", "mest.removal_gradient", "init"}
+    inits = frozenset({"checkpoint"})
+    keeps_density = False
 
     def __init__(self, plan: MestPlan, **held: Any) -> None:
         super().__init__(plan, **held)
@@ -95,11 +97,11 @@ class Mest(Method):
 
     @classmethod
     def plan(cls, context: Context) -> Plan:
-        units = context.units()
+        units = context.initial_units()
         return MestPlan(
             method=cls,
             context=context,
-            initial_mask=largest_masks(context, units),
+            initial_mask=initial_masks(cls, context, units) if context.carried else largest_masks(context, units),
             active=context.active(units),
             bounds=plan_bounds(context),
             removal_gradient=context.config.mest.removal_gradient,

@@ -58,12 +58,14 @@ def initial_density(context: Context) -> float:
     """
     initial, final = context.config.ramp.initial_density, context.config.density
     assert final is not None, "resolve() asks for it"
+    told = f"sparsity.ramp.initial_density={initial}"
+    if context.carried is not None:
+        initial = context.carried.density(context.shapes)
+        told = f"density {initial:.6g}, which sparsity.init=checkpoint begins with,"
     if initial is None:
         return 1.0
     if initial < final:
-        raise UserError(
-            f"sparsity.ramp.initial_density={initial:g} is below sparsity.density={final:g}: pruning only comes down"
-        )
+        raise UserError(f"{told} is below sparsity.density={final:g}: pruning only comes down")
     return initial
 
 

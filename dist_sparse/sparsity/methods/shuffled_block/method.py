@@ -68,7 +68,8 @@ class ShuffledBlock(DropAndGrow):
     """Blocks of any rows and columns that move as weights do."""
 
     name = "shuffled_block"
-    uses = DropAndGrow.uses - {"update.redistribution"} | {"shuffled_block.dynamic", "shuffled_block.size"}
+    uses = DropAndGrow.uses - {"update.redistribution", "init"} | {"shuffled_block.dynamic", "shuffled_block.size"}
+    inits = frozenset()
     default_growth = "gradient"
 
     def __init__(self, plan: ShuffledBlockPlan, **held: Any) -> None:
