@@ -1,5 +1,6 @@
 """From a configuration and a network to the plan of the masks, each rank for itself."""
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from dist_sparse.sparsity.methods.carried import Carried
 from dist_sparse.sparsity.methods.context import RunFacts
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.starting import masks_to_start_from
+
+_log = logging.getLogger(__name__)
 
 _TOLERANCE = 0.02
 """Relative difference between the density asked for and that of masks which are taken over."""
@@ -38,7 +41,10 @@ def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock, sav
         classifier=next(reversed(weight_layers(model)), ""),
     )
     layers = _sparse_layers(config, model)
-    return plan_method(config.sparsity, layers, facts, _carried(config, model, layers, saved))
+    plan = plan_method(config.sparsity, layers, facts, _carried(config, model, layers, saved))
+    if saved is None:
+        _warn_of_random_masks(config, plan)
+    return plan
 
 
 def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -46,6 +52,18 @@ def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
         return sparse_layers(model, config.sparsity.keep_dense)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _warn_of_random_masks(config: Config, plan: Plan) -> None:
+    """Tell of trained weights most of which the first masks would zero without looking at them."""
+    start, method = config.model.checkpoint or (config.model.pretrained and "model.pretrained"), METHODS[config.sparsity.method]
+    drawn = config.sparsity.init == "random" and config.sparsity.init in method.inits
+    if start and drawn and any(density < 1 for density in plan.initial_densities.values()):
+        _log.warning(
+            "%s: random masks zero trained weights, large ones too; sparsity.init=magnitude keeps the largest, and checkpoint "
+            "the masks that a sparse network has",
+            start if config.model.pretrained else f"model.checkpoint={start}",
+        )
 
 
 def _carried(config: Config, model: nn.Module, layers: Mapping[str, Tensor], saved: Mapping[str, Any] | None) -> Carried | None:

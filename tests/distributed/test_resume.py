@@ -57,6 +57,20 @@ def test_of_deepspeed(worlds: Worlds, tmp_path: Path, stage: int) -> None:
     goes_on_as_if_nothing_had_been(worlds(3), tmp_path, values, kills=(6,))
 
 
+def test_of_masks_that_were_taken_over(worlds: Worlds, tmp_path: Path) -> None:
+    """GraNet's ramp begins at their density, which a run that goes on has from its own checkpoint."""
+    world = worlds(2)
+    assert {outcome.code for outcome in world.run(cases.command, {**RUN, "output": tmp_path / "first"})} == {0}
+    values = {
+        **RUN,
+        "model.checkpoint": tmp_path / "first",
+        "sparsity.init": "checkpoint",
+        "sparsity.method": "granet",
+        "sparsity.density": 0.1,
+    }
+    goes_on_as_if_nothing_had_been(world, tmp_path, values, kills=(4,))
+
+
 def test_of_keys_around_the_weights(worlds: Worlds, tmp_path: Path) -> None:
     """Each of them has something of its own that goes on: draws, slow weights, an average, rates by layer."""
     values = {
