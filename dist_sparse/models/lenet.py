@@ -8,9 +8,9 @@ too. ``cnn_4`` is our own: four 3x3 convolutions of 16, 32, 64 and 64 channels w
 
 Parameters with 10 classes and 1 channel, 28x28: lenet_300_100 266,610; lenet_5 431,080; cnn_4 61,050.
 
-Deviations: linear weights begin as PyTorch's (the papers' are Gaussian after Glorot). LeNet-5's convolutions begin as Kaiming
-normal by fan-out, and adaptive pooling in front of its hidden layer does nothing to 28x28 and lets others from 16x16 on
-through. LeNet-300-100 is built for one size of images.
+The weights of the LeNets are Gaussian after Glorot, as in these papers, and cnn_4's Kaiming normal by fan-out. Deviation:
+adaptive pooling in front of LeNet-5's hidden layer does nothing to 28x28 and lets others from 16x16 on through. LeNet-300-100
+is built for one size of images.
 """
 
 from typing import Any, cast
@@ -30,7 +30,7 @@ class LeNet300100(SmallImageNet):
         hidden = nn.Sequential(nn.Linear(in_chans * height * width, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU())
         self.add_head(100, num_classes, hidden)
         self.global_pool = nn.Identity()
-        init_weights(self)
+        _init_glorot(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return x
@@ -43,7 +43,7 @@ class LeNet5(SmallImageNet):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(in_chans, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2))
         self.add_head(500, num_classes, nn.Sequential(nn.Linear(50 * 4 * 4, 500), nn.ReLU()), pool_size=4)
-        init_weights(self)
+        _init_glorot(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(x)
@@ -64,6 +64,14 @@ class CNN4(SmallImageNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(x)
+
+
+def _init_glorot(model: nn.Module) -> None:
+    """Gaussian weights of variance 2 / (fan in + fan out), and biases of 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            nn.init.zeros_(cast(Tensor, module.bias))
 
 
 _CFG = small_image_cfg(first_conv="features.0") | {"input_size": (1, 28, 28), "mean": (0.2860,), "std": (0.3530,)}
