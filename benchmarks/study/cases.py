@@ -25,7 +25,7 @@ NETWORKS: Mapping[str, Mapping[str, object]] = {
     "lenet_5": {"execution.compute": "sparse", "optim.lr": 0.05},
     "cnn_4": {"execution.compute": "sparse"},
 }
-"""Keys of each network. Of `execution.compute` the faster one was measured; LeNet-5 diverges at the rate of the others."""
+"""Keys of each network. Of `execution.compute` the faster one was measured; LeNet-5 needs a lower rate than the others."""
 DENSITIES = (0.1, 0.02, 0.005, 0.05, 0.01)
 """In the order in which they are run."""
 

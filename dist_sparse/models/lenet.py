@@ -2,9 +2,10 @@
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", Proceedings of the IEEE 1998.
 LeNet-300-100 has two hidden linear layers; LeNet-5 is Caffe's, with 20 and 50 convolutions of 5x5 and max pooling, and a hidden
-layer of 500. These are the networks of SNIP (Lee et al., ICLR 2019, arXiv 1810.02340), and LeNet-300-100 that of the lottery
-ticket hypothesis (Frankle and Carbin, ICLR 2019, arXiv 1803.03635) and of RigL (Evci et al., ICML 2020, arXiv 1911.11134),
-too. ``cnn_4`` is our own: four 3x3 convolutions of 16, 32, 64 and 64 channels with batch norm, the first three strided.
+layer of 500, with ReLU after each. These are the networks of SNIP (Lee et al., ICLR 2019, arXiv 1810.02340), and LeNet-300-100
+that of the lottery ticket hypothesis (Frankle and Carbin, ICLR 2019, arXiv 1803.03635) and of RigL (Evci et al., ICML 2020,
+arXiv 1911.11134), too. ``cnn_4`` is our own: four 3x3 convolutions of 16, 32, 64 and 64 channels with batch norm, the first
+three strided.
 
 Parameters with 10 classes and 1 channel, 28x28: lenet_300_100 266,610; lenet_5 431,080; cnn_4 61,050.
 
@@ -37,11 +38,15 @@ class LeNet300100(SmallImageNet):
 
 
 class LeNet5(SmallImageNet):
-    """Two 5x5 convolutions with max pooling, a hidden layer of 500 units with ReLU and a linear classifier."""
+    """Two 5x5 convolutions with ReLU and max pooling, a hidden layer of 500 units with ReLU and a linear classifier."""
 
     def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(in_chans, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2))
+        layers: list[nn.Module] = []
+        for outputs in (20, 50):
+            layers += [nn.Conv2d(in_chans, outputs, 5), nn.ReLU(), nn.MaxPool2d(2)]
+            in_chans = outputs
+        self.features = nn.Sequential(*layers)
         self.add_head(500, num_classes, nn.Sequential(nn.Linear(50 * 4 * 4, 500), nn.ReLU()), pool_size=4)
         _init_glorot(self)
 
