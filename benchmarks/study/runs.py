@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -57,20 +57,25 @@ def row_of(case: Case, summary: dict[str, Any], cpu_seconds: float) -> Row:
 def train(case: Case, data_root: str) -> Row:
     """Make a run with one thread a rank: in this process, or with several ranks under torchrun."""
     with tempfile.TemporaryDirectory() as folder:
-        keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", "checkpoint.every": "100%"}
-        overrides = [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
-        if case.ranks > 1:
-            return row_of(case, *_on_ranks(case, overrides, Path(folder)))
+        return train_in(Path(folder), case, data_root, {"checkpoint.every": "100%"})
 
-        import torch
 
-        from dist_sparse.config import load_config
-        from dist_sparse.run import train
+def train_in(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> Row:
+    """Make a run in a folder, which keeps what it saves."""
+    keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", **keys}
+    overrides = [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
+    if case.ranks > 1:
+        return row_of(case, *_on_ranks(case, overrides, folder))
 
-        torch.set_num_threads(1)
-        started = time.process_time()
-        summary = train(load_config(str(RECIPES / f"{case.recipe}.yaml"), overrides))
-        return row_of(case, summary, time.process_time() - started)
+    import torch
+
+    from dist_sparse.config import load_config
+    from dist_sparse.run import train
+
+    torch.set_num_threads(1)
+    started = time.process_time()
+    summary = train(load_config(str(RECIPES / f"{case.recipe}.yaml"), overrides))
+    return row_of(case, summary, time.process_time() - started)
 
 
 def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any], float]:
