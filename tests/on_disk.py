@@ -67,16 +67,20 @@ def write_cifar(root: Path, classes: int) -> None:
 
 def write_fashion_mnist(root: Path) -> None:
     """idx files, gzipped; 60 images and 20."""
-    folder = root / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
     files = _files("fashionMNIST")
     for prefix, chosen in (("train", 3 * files), ("t10k", files)):
         images = np.stack([np.asarray(Image.open(path).convert("L")) for path, _ in chosen])
-        labels = np.array([label for _, label in chosen], dtype=np.uint8)
-        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
-            sizes = np.array(values.shape, dtype=">i4").tobytes()
-            header = bytes([0, 0, 8, values.ndim]) + sizes
-            (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
+        write_idx(root, prefix, images, np.array([label for _, label in chosen], dtype=np.uint8))
+
+
+def write_idx(root: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """A split of Fashion-MNIST: its images [N, 28, 28] and labels [N] of bytes."""
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+        sizes = np.array(values.shape, dtype=">i4").tobytes()
+        header = bytes([0, 0, 8, values.ndim]) + sizes
+        (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
 
 
 def write_all(root: Path) -> Path:

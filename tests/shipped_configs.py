@@ -48,13 +48,14 @@ def header(file: str) -> dict[str, str]:
 
 def is_for_any_number_of_gpus(file: str) -> bool:
     """One of the recipes that a folder of its own holds for every network, beside the references' runs."""
-    return len(Path(file).parts) > 2
+    path = Path(file)
+    return len(path.parts) > 2 and path.parts[0] != "fashion_mnist"
 
 
 def is_of_a_reference(file: str) -> bool:
     """Not one of our own recipes, nor one of the baselines that run on a reference's recipe."""
     path = Path(file)
-    own = path.parent.name in ("digits", "fashion_mnist") or is_for_any_number_of_gpus(file)
+    own = path.parts[0] in ("digits", "fashion_mnist") or is_for_any_number_of_gpus(file)
     return not own and path.stem not in BASELINES
 
 

@@ -13,7 +13,7 @@ from tests.shipped_configs import CONFIGS, FILES, header, is_for_any_number_of_g
 
 README = (CONFIGS / "README.md").read_text(encoding="utf-8")
 SCALED = [file for file in FILES if is_for_any_number_of_gpus(file)]
-IN_TABLE = [file for file in FILES if file not in SCALED and Path(file).parent.name not in ("digits", "fashion_mnist")]
+IN_TABLE = [file for file in FILES if file not in SCALED and Path(file).parts[0] not in ("digits", "fashion_mnist")]
 VARIANTS = re.findall(r"`--config configs/(\S+\.yaml [^`]+)`", README)
 
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError, is_unknown
-from dist_sparse.models import cifar_alexnet, cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_wide_resnet
+from dist_sparse.models import cifar_alexnet, cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_wide_resnet, lenet
 from dist_sparse.models.meta import ShapesOnly, meta_copy
 from dist_sparse.seeding import derive_seed
 
-FAMILIES = (cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_alexnet, cifar_wide_resnet)
+FAMILIES = (cifar_resnet, cifar_resnet_large, cifar_vgg, cifar_alexnet, cifar_wide_resnet, lenet)
 """The modules of the reference papers' families, in the order of the table."""
 
 

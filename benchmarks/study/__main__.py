@@ -1,0 +1,118 @@
+"""Train every method at several densities and seeds on Fashion-MNIST, and say what can be told apart.
+
+    python -m benchmarks.study [--hours H] [--methods NAME ...] [--densities D ...] [--seeds N] [--jobs N]
+    python -m benchmarks.study --ablation drop_fraction --densities 0.02
+    python -m benchmarks.study --ranks 1 2 4 --methods rigl gmp --densities 0.02
+    python -m benchmarks.study --summary [--plot FOLDER]
+
+Each run is a recipe of configs/fashion_mnist/study with its density and seed, with one thread, and the same as that of
+`python -m dist_sparse.train` with these keys. A finished run is a line of the record and is not made again, unless the recipe
+has changed since. A study that is cut off goes on where it was; the first seed of everything comes first. Differences
+are within seeds (same data order and initial weights), with a 95 % interval by Student's t; in bold where it leaves 0 out.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, ROOT, Case, ablated, cases
+from benchmarks.study.plot import AXES, picture
+from benchmarks.study.runs import Row, append, read, rows_of, train
+from benchmarks.study.table import comparisons, tables
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [*METHODS, *BLOCKS]
+    parser.add_argument("--network", default=None, choices=list(NETWORKS), help="default: lenet_300_100, or the ablation's")
+    parser.add_argument(
+        "--methods", nargs="+", choices=known, metavar="NAME", help=f"of {', '.join(known)}; default: all that fit"
+    )
+    parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES), metavar="D")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
+    parser.add_argument("--ablation", choices=list(ABLATIONS), help="change one key of a method instead of the method")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes of a run, at the same global batch")
+    parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw top-1 over density and over training FLOPs into it")
+    parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "runs.csv")
+    parser.add_argument("--data-root", default="data", help="as data.root; Debian's package is found by itself")
+    return parser.parse_args(argv)
+
+
+def wanted(given: argparse.Namespace) -> list[Case]:
+    """The runs that the arguments ask for, each once, in the order in which they are made."""
+    ablation = ABLATIONS.get(given.ablation)
+    network = given.network or (ablation.network if ablation else "lenet_300_100")
+    recipes = given.methods or (ablation.recipes if ablation else METHODS if network != "cnn_4" else [*METHODS, *BLOCKS])
+    if network != "cnn_4" and (blocks := sorted(set(recipes) & set(BLOCKS))):
+        raise SystemExit(f"--methods {' '.join(blocks)}: blocks cover convolutions; give --network cnn_4")
+    plain = cases(network, recipes, given.densities, given.seeds, given.epochs, given.images)
+    of = ablated(ablation, plain) if ablation else plain
+    return list(dict.fromkeys(replace(case, ranks=ranks) for case in of for ranks in given.ranks))
+
+
+def make(todo: Sequence[Case], given: argparse.Namespace) -> Iterator[tuple[Case, Row | Exception]]:
+    """Make the runs, as many at a time as was asked, until all are made or the time is over."""
+    deadline = time.monotonic() + 3600 * given.hours
+    left, running = iter(todo), dict[Future[Row], Case]()
+    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while True:
+            while len(running) < given.jobs and time.monotonic() < deadline and (case := next(left, None)) is not None:
+                running[pool.submit(train, case, given.data_root)] = case
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield running.pop(future), error or future.result()
+
+
+def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namespace) -> None:
+    """Print the tables of the runs that are on record, and draw the plots."""
+    hours = sum(row.cpu_seconds for row in found.values()) / 3600
+    print(f"\n{asked[0].network}, {given.epochs} epochs: {len(found)} of {len(asked)} runs, {hours:.2f} hours of a core\n")
+    print(tables(found))
+    compared = list(comparisons(found))
+    beyond = sum(difference.differs_from_zero for *_, difference in compared)
+    print(f"\n{beyond} of {len(compared)} intervals leave 0 out; without any effect about {len(compared) / 20:.0f} would.")
+    if given.plot and found:
+        given.plot.mkdir(parents=True, exist_ok=True)
+        for over in AXES:
+            name = f"accuracy_over_{over.replace('active_', '').replace('train', 'training')}.svg"
+            title = f"Fashion-MNIST, {asked[0].network}, {given.epochs} epochs: mean and 95 % interval"
+            (given.plot / name).write_bytes(picture(found, over, title).svg())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = arguments(argv)
+    asked = wanted(given)
+    failed = 0
+    if not given.summary:
+        made = rows_of(asked, read(given.record))
+        for case, result in make([case for case in asked if case not in made], given):
+            told = f"{case.label}, density {case.density:g}, seed {case.seed}"
+            if isinstance(result, Row):
+                append(given.record, result)
+                print(f"{told}: {100 * result.top1:.2f} % in {result.cpu_seconds:.0f} s", flush=True)
+            else:
+                failed += 1
+                print(f"{told}: failed: {result}", file=sys.stderr, flush=True)
+    report(rows_of(asked, read(given.record)), asked, given)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

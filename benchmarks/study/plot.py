@@ -1,0 +1,67 @@
+"""The plots of a study: accuracy over density and over the FLOPs of training, a line for each method."""
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from benchmarks.study.cases import Case
+from benchmarks.study.runs import Row
+from benchmarks.study.statistics import estimate
+from benchmarks.study.table import groups, top1
+from dist_sparse.report.drawing import COLOURS, Picture, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AXES = {"active_density": "density (fraction of the weights that are active)", "train_flops": "FLOPs of training / dense"}
+_STYLES = ("-", "--", ":")
+
+Lines = Mapping[str, list[tuple[float, float, float]]]
+"""By label: place, mean top-1 in percent, half of its 95 % interval (NaN with one seed)."""
+
+
+def lines(found: Mapping[Case, Row], over: str) -> dict[str, list[tuple[float, float, float]]]:
+    """The points of every label, rising along the axis."""
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for of in groups(found).values():
+        for label, group in of.items():
+            value = estimate(list(top1(group).values()))
+            points.setdefault(label, []).append(
+                (mean(getattr(row, over) for row in group.values()), value.mean, value.half_width)
+            )
+    return {label: sorted(of) for label, of in points.items()}
+
+
+def picture(found: Mapping[Case, Row], over: str, title: str) -> Picture:
+    """The plot over a column of the record, one of :data:`AXES`."""
+    return Picture(name=over, alt=title, make=lambda: _draw(lines(found, over), AXES[over], title))
+
+
+def _draw(drawn: Lines, label: str, title: str) -> "Figure":
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure = new_figure(width=8, height=5.4)
+    axes = figure.add_subplot(title=title, xlabel=label, ylabel="top-1, %", xscale="log")
+    sparse = {name: points for name, points in drawn.items() if name != "dense"}
+    for number, (name, points) in enumerate(sparse.items()):
+        places, means, halves = zip(*points, strict=True)
+        apart = 1.008 ** (number - (len(sparse) - 1) / 2)
+        axes.errorbar(
+            [place * apart for place in places],
+            means,
+            yerr=halves,
+            label=name,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=_STYLES[number // len(COLOURS) % len(_STYLES)],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            linewidth=1,
+        )
+    if "dense" in drawn:
+        axes.axhline(drawn["dense"][0][1], label="dense", color="black", linewidth=1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure

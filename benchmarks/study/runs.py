@@ -1,0 +1,119 @@
+"""Making runs, and the record of those made: one line of a CSV file each."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from benchmarks.study.cases import RECIPES, ROOT, Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One finished run: what it was, and what came of it."""
+
+    network: str
+    case: str
+    density: float
+    seed: int
+    epochs: int
+    settings: str
+    """Digest of the configuration (:attr:`.Case.settings`)."""
+    top1: float
+    active_density: float
+    mean_density: float
+    inference_flops: float
+    train_flops: float
+    cpu_seconds: float
+    """Of the training process, without the imports at its start."""
+
+
+def row_of(case: Case, summary: dict[str, Any], cpu_seconds: float) -> Row:
+    """The row of a run with this summary (that of its ``summary.json``)."""
+    return Row(
+        network=case.network,
+        case=case.label,
+        density=case.density,
+        seed=case.seed,
+        epochs=case.epochs,
+        settings=case.settings,
+        top1=summary["last_top1"],
+        active_density=round(summary["density"], 6),
+        mean_density=round(summary["mean_density"], 6),
+        inference_flops=round(summary["inference_flops_relative"], 6),
+        train_flops=round(summary["train_flops_relative"], 6),
+        cpu_seconds=round(cpu_seconds, 2),
+    )
+
+
+def train(case: Case, data_root: str) -> Row:
+    """Make a run with one thread a rank: in this process, or with several ranks under torchrun."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train_in(Path(folder), case, data_root, {"checkpoint.every": "100%"})
+
+
+def train_in(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> Row:
+    """Make a run in a folder, which keeps what it saves."""
+    keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", **keys}
+    overrides = [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
+    if case.ranks > 1:
+        return row_of(case, *_on_ranks(case, overrides, folder))
+
+    import torch
+
+    from dist_sparse.config import load_config
+    from dist_sparse.run import train
+
+    torch.set_num_threads(1)
+    started = time.process_time()
+    summary = train(load_config(str(RECIPES / f"{case.recipe}.yaml"), overrides))
+    return row_of(case, summary, time.process_time() - started)
+
+
+def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any], float]:
+    """The summary of a run under torchrun, and the CPU seconds that its processes took."""
+    before = os.times()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"]
+    command = [*torchrun, "-m", "dist_sparse.train", f"--config={RECIPES / f'{case.recipe}.yaml'}", *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return json.loads((folder / "summary.json").read_text()), seconds
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a record; none if there is no file yet."""
+    if not path.exists():
+        return []
+    types = get_type_hints(Row)
+    with path.open(newline="") as file:
+        return [Row(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a record, in one write: a study that is killed leaves whole lines."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer.writeheader()
+    writer.writerow(asdict(row))
+    with path.open("a", newline="") as file:
+        file.write(text.getvalue())
+
+
+def rows_of(cases: Iterable[Case], rows: Iterable[Row]) -> dict[Case, Row]:
+    """The rows of a record that are of these cases as they are now; others stay in the file and do not count."""
+    found = {(row.case, row.settings): row for row in rows}
+    return {case: found[case.label, case.settings] for case in cases if (case.label, case.settings) in found}
