@@ -6,6 +6,7 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
   set as the run needs; where the data set is not there, random images stand in for it;
 - about ten steps. Every length keeps its share of the run, but for the interval of updates: one in two steps. So ramps come to
   their end, phases follow one another, and masks really move;
+- timm's pretrained weights are not fetched: the network begins anew, as where the file of ``model.checkpoint`` is missing;
 - the learning rate follows the batch; nothing is sent to W&B, and the run's folder has a name of its own, where it goes on
   with ``resume=auto``.
 """
@@ -27,9 +28,11 @@ from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE
 from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.errors import UserError
+from dist_sparse.inputs import expand
 from dist_sparse.models import build_meta_model
 from dist_sparse.preemption import StopSignals
 from dist_sparse.run import train
+from dist_sparse.start_file import HUB
 from dist_sparse.tracking import say
 from dist_sparse.trainer import Hook
 
@@ -68,9 +71,14 @@ def smoke(
 
 def _notice(config: Config, short: Config, there: bool) -> str:
     origin = f"of {config.data.name}" if there else f"random ones, since {config.data.root} does not hold {config.data.name}"
+    anew = (
+        ""
+        if config.model.pretrained == short.model.pretrained and config.model.checkpoint == short.model.checkpoint
+        else (f", from new weights instead of {config.model.checkpoint or 'pretrained ones'}")
+    )
     return (
         f"smoke run of {config.name}: {short.train.epochs} epochs of a few steps of {short.train.batch_size} images each "
-        f"({origin}); neither accuracy nor time mean anything"
+        f"({origin}){anew}; neither accuracy nor time mean anything"
     )
 
 
@@ -82,7 +90,7 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     """
     if config.resume not in ("auto", "never"):
         raise UserError(f"resume={config.resume}: a smoke run has another length than the checkpoint's; never or auto goes")
-    config = resolved(config)
+    config = _without_missing_weights(resolved(config))
     expected, _ = expected_info(config.data)
     whole = max(1, expected.train_size // config.train.batch_size)  # a folder may be smaller than the batch
     if not data_is_there:
@@ -102,6 +110,15 @@ def shortened(config: Config, world_size: int, *, data_is_there: bool) -> Config
     values |= _lengths(config, whole, whole * config.train.epochs, steps * epochs)
     values |= _forgetting(config, expected, info, epochs)
     return with_values(config, values)
+
+
+def _without_missing_weights(config: Config) -> Config:
+    """New weights in the place of those that would have to be fetched, or trained, first."""
+    model, start = config.model, config.model.checkpoint
+    missing = start is not None and (start.startswith(HUB) or not expand(start).exists())
+    if missing and config.sparsity.init == "checkpoint":
+        return config  # there are no masks without the file: the run says so
+    return replace(config, model=replace(model, pretrained=False, checkpoint=None if missing else start))
 
 
 def _sizes(config: Config, batch: int, accumulation: int) -> dict[str, Any]:
@@ -170,7 +187,7 @@ def _update_lengths(config: Config, values: dict[str, Any]) -> dict[str, Any]:
         **{key: values[key] for key in ("sparsity.ramp.start", "sparsity.ramp.end") if key in values},
     }
     if "sparsity.ramp.end" in values:  # long enough for an update
-        start = int(values["sparsity.ramp.start"].value) // _INTERVAL * _INTERVAL
+        start = int(values["sparsity.ramp.start"].value) // _INTERVAL * _INTERVAL if "sparsity.ramp.start" in values else 0
         end = max(int(values["sparsity.ramp.end"].value), start + _INTERVAL)
         values["sparsity.ramp.end"] = Length(end, "steps")
     if config.sparsity.method == "ast":

@@ -21,7 +21,8 @@ from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity import bits
 from dist_sparse.stored import first_of
 
-_HUB = "hf-hub:"
+HUB = "hf-hub:"
+"""How a name on Hugging Face's hub begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def read_start(checkpoint: str, shapes: Mapping[str, Size]) -> StartFile:
     Raises:
         UserError: there is no such file, or it is not one of weights.
     """
-    if checkpoint.startswith(_HUB):
+    if checkpoint.startswith(HUB):
         return StartFile(source=f"model.checkpoint={checkpoint}", weights=_fetched(checkpoint))
     path = _file(expand(checkpoint))
     source = f"model.checkpoint={path}"
@@ -79,7 +80,7 @@ def _file(path: Path) -> Path:
 def _fetched(checkpoint: str) -> dict[str, Tensor]:
     """The weights in a repository of Hugging Face's hub, from its cache where they are there already."""
     try:
-        weights = load_state_dict_from_hf(checkpoint.removeprefix(_HUB), weights_only=True)
+        weights = load_state_dict_from_hf(checkpoint.removeprefix(HUB), weights_only=True)
     except Exception as error:  # of the network, of the hub, of its cache or of the file
         raise UserError(f"model.checkpoint={checkpoint}: cannot be fetched: {_reason(error)}") from error
     return _tensors(f"model.checkpoint={checkpoint}", clean_state_dict(weights))

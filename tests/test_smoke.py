@@ -33,6 +33,20 @@ def test_random_images_stand_in_for_missing_ones(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if row["sparsity/changed"]] == ["2", "4", "6"]
 
 
+def test_weights_that_are_not_there_are_done_without(tmp_path: Path) -> None:
+    """Neither the hub nor a run that would have to be trained first is asked for; what is there is used."""
+    pretrained = {"config": CONFIGS / "imagenet/finetune/one_shot_10.yaml", "data.root": tmp_path / "none", **NARROW}
+    first, _ = smoke(pretrained, tmp_path / "pretrained")
+    assert "does not hold image_folder), from new weights instead of pretrained ones; neither accuracy nor" in first
+    file = {"config": CONFIGS / "digits/static.yaml", "engine.device": "cpu", "model.checkpoint": tmp_path / "pretrained-smoke"}
+    (line,) = here(main, ["--smoke", *words({**file, "output": tmp_path / "other"})]).errors
+    assert "does not fit " in line
+    first, _ = smoke({**file, "model.checkpoint": tmp_path / "missing.pth"}, tmp_path / "missing")
+    assert f"of 2 images each (of digits), from new weights instead of {tmp_path / 'missing.pth'}; neither" in first
+    masks = {**file, "model.checkpoint": tmp_path / "missing.pth", "sparsity.init": "checkpoint", "output": tmp_path / "masks"}
+    assert here(main, ["--smoke", *words(masks)]).errors == [f"model.checkpoint={tmp_path / 'missing.pth'}: no such file"]
+
+
 def test_images_that_are_there_are_used(tmp_path: Path) -> None:
     values = {"config": CONFIGS / "imagenet/resnet50/gmp_20.yaml", "data.root": write_photos(tmp_path / "photos"), **NARROW}
     first, rows = smoke(values, tmp_path / "run")

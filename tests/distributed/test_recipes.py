@@ -7,6 +7,7 @@ narrowed, and the deepest shortened. That every file can be built, at full size,
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.shipped_configs import CONFIGS, FILES
 
 RESNETS = ("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50")
 RESTING = {"dense", "static"}
+BACKENDS = ["torchvision", "dali"] if find_spec("nvidia.dali") else ["torchvision"]
 
 
 def words(config: Config) -> tuple[object, ...]:
@@ -44,16 +46,21 @@ def one_of_each_kind() -> list[str]:
     return chosen
 
 
+KINDS = one_of_each_kind()
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("file", one_of_each_kind())
+@pytest.mark.parametrize("file", KINDS)
 def test_recipe(worlds: Callable[[int], World], data: Path, tmp_path: Path, file: str) -> None:
     config = load_config(str(CONFIGS / file))
     argv = [f"--config={CONFIGS / file}", f"--data.root={data / config.data.name}", "--data.workers=0", "--engine.device=cpu"]
     argv += [f"--output={tmp_path / 'run'}", *narrow(config.model.name)]
+    if config.data.name == "image_folder":  # each backend every other time
+        argv.append(f"--data.backend={BACKENDS[KINDS.index(file) % len(BACKENDS)]}")
     outcomes = worlds(2).run(cases.smoke, argv, str(data))
     assert [outcome.err for outcome in outcomes if outcome.code] == []
     first = outcomes[0].out
@@ -68,7 +75,7 @@ def narrow(model: str) -> list[str]:
         return ["--model.kwargs.embed_dim=96", "--model.kwargs.depth=4"]
     if model == "cifar_resnet32":
         return ["--model.kwargs.width=0.5"]
-    if model in RESNETS:
+    if model.partition(".")[0] in RESNETS:
         shorter = [] if model.startswith("cifar") else ["--model.kwargs.layers=[1,1,1,1]"]
         return ["--model.kwargs.channels=[8,16,32,64]", *shorter]
     return []
