@@ -33,6 +33,16 @@ def resizing_from(values: Mapping[str, Any]) -> Resizing:
     )
 
 
+def resizing_of(saved: Mapping[str, Any]) -> Resizing:
+    """What a checkpoint's configuration by dotted key says was done in validation: nothing with small sets."""
+    if saved.get("data.name") != "image_folder":
+        return Resizing()
+    keys = ("image_size", "eval_size", "resize", "crop_mode", "interpolation", "eval_interpolation")
+    values: dict[str, Any] = {key: saved.get(f"data.{key}") for key in keys}
+    config = DataConfig(name="image_folder", **values)
+    return Resizing(eval_interpolation(config), _side(config) / _resized(config), config.crop_mode or "center")
+
+
 def eval_interpolation(config: DataConfig) -> Filter:
     """How validation images are resized."""
     if config.eval_interpolation is not None:
@@ -61,8 +71,7 @@ def with_expected(config: DataConfig, expected: Resizing | None) -> DataConfig:
 def told(config: DataConfig) -> str:
     """How the validation images of an ``image_folder`` are resized, in words."""
     side, mode = _side(config), config.crop_mode or "center"
-    resize = config.resize or round(RESIZE * side)
-    return f"by {eval_interpolation(config)} interpolation to {resize} for a {mode} crop of {side} pixels"
+    return f"by {eval_interpolation(config)} interpolation to {_resized(config)} for a {mode} crop of {side} pixels"
 
 
 def as_it_was(saved: Mapping[str, Any], config: DataConfig) -> Mapping[str, Any]:
@@ -72,6 +81,10 @@ def as_it_was(saved: Mapping[str, Any], config: DataConfig) -> Mapping[str, Any]
     resize = saved.get("data.resize") or round(RESIZE * _side(config))
     had = {"interpolation": "bilinear", "eval_interpolation": "bilinear", "crop_mode": "center", "resize": resize}
     return {**saved, **{f"data.{key}": value for key, value in had.items() if getattr(config, key) is not None}}
+
+
+def _resized(config: DataConfig) -> int:
+    return config.resize or round(RESIZE * _side(config))
 
 
 def _side(config: DataConfig) -> int:

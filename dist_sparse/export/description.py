@@ -28,6 +28,12 @@ class Description:
     mean: list[float] | None
     """By channel, of pixels scaled to 0-1; None, as :attr:`std`, in checkpoints that kept no normalisation."""
     std: list[float] | None
+    interpolation: str | None = None
+    """How validation images were resized; None, as the two below, where they were not, or nobody has said it."""
+    crop_pct: float | None = None
+    """The crop's side over the side that an image is resized to."""
+    crop_mode: str | None = None
+    """timm's: ``center``, ``border`` or ``squash``."""
     method: str
     structure: str
     """Of the masks, as ``sparsity.structure`` has it."""
@@ -75,7 +81,8 @@ class Description:
         """
         from pydantic import TypeAdapter, ValidationError
 
-        if missing := [field.name for field in dataclasses.fields(cls) if field.name not in values]:
+        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in values]:
             names = ", ".join(missing[:3])
             raise UserError(f"{source}: not written by `python -m dist_sparse.export`: its metadata lack {names}")
         try:

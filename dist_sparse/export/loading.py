@@ -26,8 +26,8 @@ _BATCH = 2
 def load(path: str | os.PathLike[str], compute: Literal["dense", "sparse"] = "dense") -> nn.Module:
     """The network that ``python -m dist_sparse.export`` has written as ``sparse``, ``safetensors`` or ``shrunk``.
 
-    It is timm's model in evaluation mode, bit for bit the one that was exported. Its ``pretrained_cfg`` tells the images' size
-    and normalisation, and the classes as ``label_names``, so that ``timm.data.resolve_model_data_config`` knows them.
+    It is timm's model in evaluation mode, bit for bit the one that was exported. Its ``pretrained_cfg`` tells the images' size,
+    resizing and normalisation, and the classes as ``label_names``, so that ``timm.data.resolve_model_data_config`` knows them.
 
     Args:
         compute: ``sparse`` multiplies by active weights alone wherever a layer can, faster or not. It is for inference, and not
@@ -100,6 +100,7 @@ def _configuration(model: nn.Module, about: Description) -> dict[str, object]:
     known = getattr(model, "pretrained_cfg", None) or {}
     size = (about.channels, about.image_size, about.image_size)
     mine = {"num_classes": about.classes, "input_size": size, "mean": about.mean, "std": about.std}
+    mine |= {"interpolation": about.interpolation, "crop_pct": about.crop_pct, "crop_mode": about.crop_mode}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in mine.items() if value is not None}
     names = {} if about.class_names is None else {"label_names": tuple(about.class_names)}
     return {**known, **given, **names}

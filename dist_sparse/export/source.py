@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config.schema import ModelConfig
+from dist_sparse.data.resizing import resizing_of
 from dist_sparse.errors import UserError, one_line
 from dist_sparse.export.description import Description
 from dist_sparse.models import build_model
@@ -83,6 +84,7 @@ class Networks:
             "dtype": "float64" if config.get("train.precision") == "fp64" else "float32",
             "mean": config.get("data.mean"),
             "std": config.get("data.std"),
+            **_resizing(config),
             "method": config["sparsity.method"],
             "structure": structure,
             "pattern": pattern if kind == "nm" else None,
@@ -93,6 +95,15 @@ class Networks:
             "step": step_of(self.state, self.path),
         }
         return Description.from_values(facts, self.path)
+
+
+def _resizing(config: Mapping[str, Any]) -> dict[str, Any]:
+    resizing = resizing_of(config)
+    return {
+        "interpolation": resizing.interpolation,
+        "crop_pct": resizing.crop_percentage,
+        "crop_mode": resizing.crop_mode,
+    }
 
 
 def networks(path: Path, run: Path, subnet: str = "all", *, averaged: bool = False) -> Networks:

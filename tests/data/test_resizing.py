@@ -7,9 +7,9 @@ import pytest
 
 from dist_sparse.build import resolved
 from dist_sparse.checkpoint import decisive_changes
-from dist_sparse.config import Config, to_flat, with_values
+from dist_sparse.config import Config, load_config, to_flat, with_values
 from dist_sparse.config.data import DataConfig
-from dist_sparse.data.resizing import RESIZING_KEYS, as_it_was, eval_interpolation
+from dist_sparse.data.resizing import RESIZING_KEYS, as_it_was, eval_interpolation, resizing_of
 
 VIT = {"model.name": "vit_tiny_patch16_224", "model.pretrained": True}
 """Weights that expect bicubic interpolation and nine tenths of the resized side."""
@@ -77,3 +77,18 @@ def test_a_run_of_before_the_keys_goes_on_as_it_was_or_not_at_all():
         "data.resize (was 256, now 248)",
         "data.interpolation (was 'bilinear', now 'bicubic')",
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("bilinear", 224 / 256, "center")),
+        ({"data.interpolation": "random", "data.eval_interpolation": "bicubic"}, ("bicubic", 224 / 256, "center")),
+        ({"data.interpolation": "bicubic", "data.eval_size": 288, "data.resize": 300, "data.crop_mode": "squash"},
+         ("bicubic", 288 / 300, "squash")),
+    ],
+)  # fmt: skip
+def test_what_a_checkpoint_says_of_its_validation(values: dict[str, object], expected: tuple[str, float, str]) -> None:
+    config = to_flat(load_config(None, {"data.name": "image_folder", "data.root": "data", **values}))
+    assert resizing_of(config) == expected
+    assert resizing_of({**config, "data.name": "digits"}) == (None, None, None)

@@ -33,8 +33,10 @@ def written(folder: Path, name: str, **facts: object) -> Path:
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_a_loaded_network_is_timm_s_with_what_it_is_for(tmp_path: Path, name: str) -> None:
-    source, file = masked(), written(tmp_path, name)
+    resizing = {"interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "squash"}
+    source, file = masked(**resizing), written(tmp_path, name, **resizing)
     model = dist_sparse.load(str(file))
+    assert resizing.items() <= timm.data.resolve_model_data_config(model).items()
     assert type(model) is timm.models.ResNet and not model.training
     assert timm.data.resolve_model_data_config(model)["input_size"] == (1, 32, 32)
     assert timm.data.resolve_model_data_config(model)["mean"] == (0.5,)
