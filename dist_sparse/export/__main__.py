@@ -1,7 +1,8 @@
 """Export a run's network: ``python -m dist_sparse.export RUN_DIR [--format=NAME] [--subnet=N|all] [--output=DIR|FILE]``.
 
 Writes the weights, inactive ones 0, with the sub-net's own batch norms where it has them, and what a user of them has to know:
-model and arguments, classes, size and normalisation of the images, masks. A method that trains one network has it as sub-net 1.
+model and arguments, classes, size, resizing and normalisation of the images, masks. A method that trains one network has it as
+sub-net 1.
 Formats:
 """
 
