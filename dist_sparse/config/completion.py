@@ -11,7 +11,7 @@ _FILES = ("output", "resume", "data.root", "data.forgetting.ranking", "model.che
 _COMMANDS = ("python", "python3", "torchrun")
 
 _SCRIPT = r"""# Completion of dist_sparse.train, for bash: source <(python -m dist_sparse.train --completion bash)
-# For zsh, before that: autoload -U +X bashcompinit && bashcompinit
+# For zsh, before that: autoload -U compinit bashcompinit; compinit; bashcompinit
 
 _dist_sparse_keys=@KEYS@
 _dist_sparse_requests=@REQUESTS@
