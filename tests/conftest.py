@@ -3,6 +3,7 @@
 Tests come in random order (pytest-randomly): what one would leave to the next is an error of its own.
 """
 
+import atexit
 import gc
 import itertools
 import os
@@ -40,6 +41,7 @@ def pytest_collection() -> Generator[None, object, object]:
     with importing():
         found = yield
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries complain of what is left at the end
     return found
 
 
