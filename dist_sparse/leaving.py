@@ -17,6 +17,7 @@ from dist_sparse.errors import Incomplete, refuse
 EXIT_INTERRUPTED = 130
 _EXIT_UNREAD = 141
 """As of a program that SIGPIPE ends."""
+_NOT_NEEDED = "wandb"
 PATIENCE = 4.0
 """Seconds for Python's own exit: its exit functions, and the threads and processes that it waits for."""
 
@@ -48,12 +49,21 @@ def leave(main: Callable[[], int], *, on_all_ranks: bool = False) -> NoReturn:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import heavy packages within this context: nothing of them is garbage, and looking for some takes a sixth of the time."""
+    """Import heavy packages within this context: nothing of them is garbage, and looking for some takes a sixth of the time.
+
+    timm imports W&B, where it is installed, for a function that nothing here calls. That takes half a second, so W&B is not to
+    be found within the context, and runs that log to it import it themselves.
+    """
     enabled = gc.isenabled()
     gc.disable()
+    hidden = _NOT_NEEDED not in sys.modules
+    if hidden:
+        sys.modules[_NOT_NEEDED] = None  # type: ignore[assignment]  (to import it is an ImportError then)
     try:
         yield
     finally:
+        if hidden and sys.modules.get(_NOT_NEEDED) is None:
+            sys.modules.pop(_NOT_NEEDED, None)
         if enabled:
             gc.enable()
 

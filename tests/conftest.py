@@ -3,6 +3,9 @@
 Tests come in random order (pytest-randomly): what one would leave to the next is an error of its own.
 """
 
+import atexit
+import gc
+import itertools
 import os
 from collections.abc import Generator, Iterator
 
@@ -34,14 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Every process of pytest-xdist imports all tests, and with them nearly all packages there are."""
+    """Every process of pytest-xdist imports all tests, and with them nearly all packages there are, which are never garbage."""
     with importing():
-        return (yield)
+        found = yield
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries complain of what is left at the end
+    return found
 
 
 @pytest.hookimpl(trylast=True)  # after the order has been drawn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+    items[:] = _balanced(items)
     marked = [item for item in items if item.get_closest_marker("gpu") and not _is_tried_without(item)]
     if not marked:
         return
@@ -50,6 +56,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _balanced(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The same tests by file, so that both cores always have something to do.
+
+    The files that wait come first, the longest first of all, each with its share behind it of those that take long because they
+    compute, so that while one worker waits two compute. What is short comes last, and lets all workers end together.
+    """
+    files = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.path)]
+    waiting = [file for file in files if file[0].get_closest_marker("waits")]
+    waiting.sort(key=lambda file: file[0].path.parent.name != "slurm")
+    others = [file for file in files if not file[0].get_closest_marker("waits")]
+    long = [file for file in others if file[0].path.parent.name == "distributed" or any(map(_is_slow, file))]
+    short = [file for file in others if file not in long]
+    ordered = []
+    for number, file in enumerate(waiting):
+        ordered += [file, *long[number :: len(waiting)]]
+    return list(itertools.chain.from_iterable([*(ordered or long), *short]))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def _is_tried_without(item: pytest.Item) -> bool:

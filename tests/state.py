@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _OF_LIBRARIES = (
-    "PYTEST_", "COV_", "WANDB_", "DS_", "CUDA_", "TORCH", "TRITON", "KMP_", "LOCAL_RANK", "PYDANTIC", "MPL",
+    "PYTEST_", "COV_", "WANDB_", "DS_", "CUDA_", "TORCH", "PYTORCH_", "TRITON", "KMP_", "LOCAL_RANK", "PYDANTIC", "MPL",
 )  # fmt: skip
 """Beginnings of environment variables that pytest sets, or a library once, when it is first imported or used."""
 

@@ -13,10 +13,11 @@ from tests.command import logging_restored
 
 SMALL = {
     "data.name": "digits",
+    "data.limit": 640,
     "model.name": "cifar_resnet20",
     "model.kwargs": {"width": 0.25},
     "train.epochs": 2,
-    "train.batch_size": 256,
+    "train.batch_size": 128,
     "sparsity.method": "rigl",
     "sparsity.density": 0.3,
     "sparsity.update.interval": 2,

@@ -23,12 +23,12 @@ from dist_sparse.resuming import check_state
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.stored import read_checkpoint
 from tests.command import Outcome, here, metrics, train_here, words
-from tests.values import LOGGED, TINY_VIT
+from tests.values import LOGGED, SMALL_RESNET, TINY_VIT
 
 RIGL = {
     **LOGGED,
     "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
+    "model.kwargs": {**TINY_VIT, "depth": 1},
     "train.epochs": 2,
     "train.batch_size": 256,
     "train.ema": 0.9,
@@ -48,8 +48,7 @@ AST = {
     **{
         key: value for key, value in RIGL.items() if not key.startswith(("train.ema", "sparsity.", "model.", "data.", "optim."))
     },
-    "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    **SMALL_RESNET,
     "sparsity.method": "ast",
     "sparsity.ast.densities": [0.3, 0.2],
     "sparsity.update.interval": "2 steps",

@@ -15,7 +15,9 @@ from dist_sparse.grid.__main__ import main as grid
 from dist_sparse.plasticity.__main__ import main as probe
 from dist_sparse.report.__main__ import main as report
 from dist_sparse.results.__main__ import main as results
+from dist_sparse.train import main
 from tests.command import ROOT, here, start, train_here, words
+from tests.distributed import forks
 from tests.full_disk import small_disk
 from tests.photos import write_photos
 from tests.test_completeness import SMALL
@@ -43,20 +45,23 @@ def fill(disk: Path) -> None:
 def test_training_ends_at_once(tmp_path: Path, ranks: int, wandb: str) -> None:
     if (ranks, wandb) == (2, "offline"):
         pytest.skip("the same as on one rank")
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else ["-m"]
     with full_disk(tmp_path / "disk") as disk:
         fill(disk)
-        values = {**SMALL, "tracking.wandb": wandb, "output": disk / "run"}
-        process = start([*launcher, "dist_sparse.train", *words(values)])
-        said, _ = process.communicate(timeout=150)
-    assert process.returncode == (2 if ranks == 1 else 1), said
+        argv = words({**SMALL, "tracking.wandb": wandb, "output": disk / "run"})
+        if ranks == 1:
+            process = start(["-m", "dist_sparse.train", *argv])
+            said, _ = process.communicate(timeout=150)
+            assert process.returncode == 2, said
+        else:
+            ended = forks.live(ranks, main, argv, folder=tmp_path)
+            said = "".join(rank.said for rank in ended)
+            assert [rank.code for rank in ended] == [2] * ranks, said
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, said
     assert str(disk / "run") in errors[0]
     assert errors[0].endswith(f"cannot be written: {NO_SPACE}")
-    if ranks == 1:
-        assert "Traceback" not in said
-        assert "Logging error" not in said
+    assert "Traceback" not in said
+    assert "Logging error" not in said
 
 
 def test_what_training_says_may_go_to_a_full_disk(tmp_path: Path) -> None:
@@ -82,8 +87,8 @@ def test_other_commands_end_with_one_line(tmp_path: Path) -> None:
             (grid, ["make", f"--config={ROOT}/configs/digits/rigl.yaml", "--seed=1,2", f"--output={disk / 'grid.txt'}"]),
             (pack, [str(photos), str(disk / "shards"), "--format=webdataset"]),
         ]
-        for main, argv in commands:
-            outcome = here(main, argv)
+        for command, argv in commands:
+            outcome = here(command, argv)
             assert outcome.code == 2, (argv, outcome)
             (line,) = outcome.errors
             assert line.endswith(f"cannot be written: {NO_SPACE}"), (argv, line)

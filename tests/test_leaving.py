@@ -1,10 +1,12 @@
 """The end of a command's process: its code, and what still happens after its last word; tests/test_endings.py has real ones."""
 
 import gc
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -79,6 +81,22 @@ def test_an_output_that_nobody_reads_any_more_is_no_crash() -> None:
 def test_a_pipe_that_breaks_elsewhere_is_one() -> None:
     done = leave("raise BrokenPipeError('of a socket')")
     assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: of a socket\n")
+
+
+def test_packages_are_imported_without_wandb_unless_it_is_there_already(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which timm would like to have, and nobody needs for that."""
+    (tmp_path / "has_a_wish.py").write_text("try:\n    import wandb\nexcept ImportError:\n    wandb = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for there in (None, ModuleType("wandb")):
+        monkeypatch.delitem(sys.modules, "has_a_wish", raising=False)
+        monkeypatch.delitem(sys.modules, "wandb", raising=False)
+        if there is not None:
+            monkeypatch.setitem(sys.modules, "wandb", there)
+        with importing():
+            assert importlib.import_module("has_a_wish").wandb is there
+        assert sys.modules.get("wandb", "nothing") is (there or "nothing")
 
 
 def test_packages_are_imported_without_a_look_for_garbage() -> None:

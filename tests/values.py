@@ -10,6 +10,6 @@ TINY_VIT: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "de
 """``model.kwargs`` of a transformer without batch statistics, for digits."""
 SMALL_RESNET: dict[str, Any] = {
     "model.name": "resnet18",
-    "model.kwargs": {"channels": [8] * 4, "layers": [1] * 4, "stem_width": 8},
+    "model.kwargs": {"channels": [8] * 4, "layers": [1, 1, 0, 0], "stem_width": 8},
 }
-"""A network of convolutions with batch norm, of half the layers that the smallest of ours has."""
+"""A network of convolutions with batch norm, of two residual blocks: its two stages without blocks cost nothing."""

@@ -217,7 +217,7 @@ def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
 def slow_imports(values: dict[str, Any]) -> int:
     """Train, and print which packages that take long to import a process of its own has imported for it."""
     code = train_here(values).code
-    print(sorted({"scipy", "sklearn", "matplotlib", "pandas", "deepspeed"} & set(sys.modules)))
+    print(sorted({"scipy", "sklearn", "matplotlib", "pandas", "deepspeed", "wandb"} & set(sys.modules)))
     return code
 
 

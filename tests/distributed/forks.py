@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "torch.distributed", "dist_sparse.build", "tests.distributed.cases"]
+_PRELOAD = ["tests.distributed.preload"]
 
 _PATIENCE = 300.0
 """Seconds after which a rank hangs, however busy the machine is."""

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpee
 Worlds = Callable[[int], World]
 STAGES = (0, 1, 2, 3)
 VIT = {"model.name": "vit_tiny_patch16_224", "model.kwargs": {**TINY_VIT, "depth": 1}}
-CONVOLUTIONS = {"model.name": "test_resnet", "model.kwargs": {"channels": [16] * 4, "stem_width": 8}}
+CONVOLUTIONS: dict[str, Any] = {
+    "model.name": "test_resnet",
+    "model.kwargs": {"channels": [16] * 4, "layers": [1, 1, 0, 0], "stem_width": 8},
+}
 COMMON: dict[str, Any] = {**VIT, "train.epochs": 1, "train.batch_size": 64, "sparsity.density": 0.3, "checkpoint.every": "100%"}
 """22 steps."""
 EVERY_OTHER = {"sparsity.update.interval": "2 steps"}

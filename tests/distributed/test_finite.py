@@ -16,8 +16,9 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ddp, packed weights": {"execution.storage": "packed"},
     **{f"deepspeed {stage}": zero(stage) for stage in (0, 1, 2, 3)},
 }
-RIGL = {
+RIGL: dict[str, Any] = {
     **CONVOLUTIONS,
+    "model.kwargs": {**CONVOLUTIONS["model.kwargs"], "layers": [1] * 4},
     "train.epochs": 1,
     "train.batch_size": 64,
     "sparsity.density": 0.3,

@@ -12,7 +12,7 @@ from tests.values import TINY_VIT
 
 VALUES = {
     "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
+    "model.kwargs": {**TINY_VIT, "depth": 1},
     "train.precision": "fp64",
     "train.batch_size": 64,
     "train.accumulation": 2,

@@ -15,7 +15,7 @@ from tests.values import LOGGED, TINY_VIT
 VALUES = {
     **LOGGED,
     "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
+    "model.kwargs": {**TINY_VIT, "depth": 1},
     "train.epochs": 1,
     "train.batch_size": 64,
     "train.precision": "fp64",

@@ -18,7 +18,7 @@ RUN = {
     **LOGGED,
     "resume": "auto",
     "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
+    "model.kwargs": {**TINY_VIT, "depth": 1},
     "train.epochs": 2,
     "train.batch_size": 128,
     "train.eval_batch_size": 36,

@@ -73,6 +73,8 @@ def narrow(model: str) -> list[str]:
     """What makes a large network quick."""
     if model.startswith("deit"):
         return ["--model.kwargs.embed_dim=96", "--model.kwargs.depth=4"]
+    if model == "convnext_tiny":
+        return ["--model.kwargs.depths=[1,1,1,1]", "--model.kwargs.dims=[24,48,96,192]"]
     if model == "cifar_resnet32":
         return ["--model.kwargs.width=0.5"]
     if model.partition(".")[0] in RESNETS:

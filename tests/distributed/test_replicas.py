@@ -11,14 +11,13 @@ import pytest
 from tests.command import metrics, words
 from tests.distributed import cases, forks, parting
 from tests.distributed.world import World
-from tests.values import LOGGED
+from tests.values import LOGGED, SMALL_RESNET, TINY_VIT
 
 Worlds = Callable[[int], World]
 RUN: dict[str, Any] = {
     **LOGGED,
     "resume": "auto",
-    "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    **SMALL_RESNET,
     "train.epochs": 1,
     "train.batch_size": 256,
     "train.ema": 0.9,
@@ -27,14 +26,21 @@ RUN: dict[str, Any] = {
     "checkpoint.every": "2 steps",
 }
 """5 steps; a checkpoint after the second and the fourth, validation after the last."""
-KRON = {**RUN, "optim.name": "kron", "optim.lr": 0.001}
+KRON = {
+    **RUN,
+    "model.name": "vit_tiny_patch16_224",
+    "model.kwargs": {**TINY_VIT, "depth": 1},
+    "optim.name": "kron",
+    "optim.lr": 0.001,
+}
+"""Its products with the weights of a convolution take seconds."""
 
 
 def test_an_optimizer_that_draws_in_its_step_draws_the_same_on_all_ranks(worlds: Worlds, tmp_path: Path) -> None:
     whole, parts = {**KRON, "output": tmp_path / "whole"}, {**KRON, "output": tmp_path / "parts"}
     (first, weights), (other, others) = worlds(2).run(parting.uncompiled, whole)
     assert (first.code, other.code) == (0, 0)
-    assert weights == others and len(weights) > 50
+    assert weights == others and len(weights) == 20
     assert [outcome.code for outcome, _ in worlds(2).run(parting.uncompiled, parts, interrupt_after=3)] == [130, 130]
     assert [resumed for _, resumed in worlds(2).run(parting.uncompiled, parts)] == [weights, weights]
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
@@ -47,7 +53,7 @@ def test_an_optimizer_that_draws_in_its_step_draws_the_same_on_all_ranks(worlds:
         ("weight", "fc.bias", 5, "fc.bias"),
         ("momentum_buffer", "layer1.0.bn1.weight", 4, "momentum_buffer of layer1.0.bn1.weight"),
         ("averaged", "fc.weight", 5, "averaged.fc.weight"),
-        ("buffer", "layer3.0.bn1.running_var", 5, "layer3.0.bn1.running_var"),
+        ("buffer", "layer2.0.bn1.running_var", 5, "layer2.0.bn1.running_var"),
     ],
 )
 @pytest.mark.parametrize("size", [2, 3])

@@ -34,7 +34,7 @@ BATCH_NORM = {
 SMALL = {
     **COMMON,
     "model.name": "vit_tiny_patch16_224",
-    "model.kwargs": TINY_VIT,
+    "model.kwargs": {**TINY_VIT, "depth": 1},
     "train.epochs": 4,
     "train.batch_size": 64,
     "sparsity.method": "set",

@@ -10,6 +10,7 @@ import torch
 from tests.distributed import cases
 from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
 from tests.distributed.world import World
+from tests.values import SMALL_RESNET
 
 Worlds = Callable[[int], World]
 SHRINK: dict[str, Any] = {
@@ -36,6 +37,7 @@ def test_outputs_stay_those_of_the_first_rank_s_statistics(worlds: Worlds, tmp_p
     """Of the model and of its average, whose constants differ from the model's."""
     values = {
         **SHRINK,
+        "model.kwargs": {**SMALL_RESNET["model.kwargs"], "layers": [1] * 4},
         "resume": "never",
         "train.precision": "fp64",
         "sparsity.method": "static",

@@ -1,13 +1,12 @@
 """The kernels' library: compiled once, made anew where it is damaged, and one line where it cannot be had."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
 
 from dist_sparse.execution.compiling import NoKernels, compiled
 from dist_sparse.execution.kernels import Kernels
-
-QUICK = ("-O0",)
 
 
 @pytest.fixture
@@ -24,19 +23,28 @@ def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CXX", str(path))
 
 
-def test_a_library_is_kept_and_one_that_is_damaged_made_anew(cache: Path) -> None:
-    path = compiled(QUICK)
+def test_a_library_is_kept_and_one_that_is_damaged_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried on a source of one line, since the kernels take seconds each time."""
+    (cache / "native").mkdir()
+    (cache / "native" / "kernels.cpp").write_text('extern "C" int answer() { return 42; }\n')
+    monkeypatch.setattr("dist_sparse.execution.compiling.SOURCES", cache / "native")
+
+    def answer(library: Path) -> int:
+        return ctypes.CDLL(str(library)).answer()
+
+    path = compiled()
     assert path.parent == cache / "dist_sparse"
     made, whole = path.stat().st_mtime_ns, path.read_bytes()
-    assert compiled(QUICK) == path and path.stat().st_mtime_ns == made
+    assert compiled() == path and path.stat().st_mtime_ns == made
+    assert answer(path) == 42
     for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"?"):
         other = path.with_suffix(".other")  # and not in place, for this process has loaded the one that is there
         other.write_bytes(damaged)
         other.replace(path)
-        assert compiled(QUICK) == path
-        Kernels(path)
+        assert compiled() == path
+        assert answer(path) == 42
     path.with_suffix(".sum").unlink()
-    Kernels(compiled(QUICK))
+    assert answer(compiled()) == 42
     assert {each.suffix for each in path.parent.iterdir()} == {".so", ".sum"}
 
 
