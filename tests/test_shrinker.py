@@ -38,7 +38,7 @@ MEST = {
     "sparsity.mest.decay": "[2 steps, 4 steps]",
 }
 VIT = {"model.name": "vit_tiny_patch16_224", "model.kwargs": {**TINY_VIT, "num_heads": 4}, "train.batch_size": 120}
-DEPTHWISE = {"model.name": "mobilenetv2_050", "model.kwargs": {}, "data.image_size": 32}
+DEPTHWISE = {"model.name": "test_efficientnet", "model.kwargs": {}, "data.image_size": 32}
 
 
 def checkpoint(folder: Path, step: int) -> dict[str, Any]:

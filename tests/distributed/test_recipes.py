@@ -76,9 +76,9 @@ def narrow(model: str) -> list[str]:
     if model == "convnext_tiny":
         return ["--model.kwargs.depths=[1,1,1,1]", "--model.kwargs.dims=[24,48,96,192]"]
     if model == "cifar_resnet32":
-        return ["--model.kwargs.width=0.5"]
+        return ["--model.name=cifar_resnet20", "--model.kwargs.width=0.5"]
     if model.partition(".")[0] in RESNETS:
-        shorter = [] if model.startswith("cifar") else ["--model.kwargs.layers=[1,1,1,1]"]
+        shorter = ["--model.name=cifar_resnet18"] if model.startswith("cifar") else ["--model.kwargs.layers=[1,1,1,1]"]
         return ["--model.kwargs.channels=[8,16,32,64]", *shorter]
     return []
 
