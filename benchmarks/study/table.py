@@ -83,7 +83,4 @@ def _difference(label: str, name: str, of: Mapping[str, Group]) -> str:
     difference = paired(top1(of[label]), top1(of[name]))
     if difference is None:
         return ""
-    if isnan(difference.half_width):
-        return f"{difference.mean:+.2f}"
-    text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
-    return f"**{text}**" if difference.differs_from_zero else text
+    return f"**{difference}**" if difference.differs_from_zero else str(difference)
