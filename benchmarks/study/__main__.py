@@ -1,6 +1,7 @@
 """Train every method at several densities and seeds on Fashion-MNIST, and say what can be told apart.
 
     python -m benchmarks.study [--hours H] [--methods NAME ...] [--densities D ...] [--seeds N] [--jobs N]
+    python -m benchmarks.study --methods static_nm rigl_nm gmp_nm srste
     python -m benchmarks.study --ablation drop_fraction --densities 0.02
     python -m benchmarks.study --ranks 1 2 4 --methods rigl gmp --densities 0.02
     python -m benchmarks.study --summary [--plot FOLDER]
@@ -21,17 +22,17 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, ROOT, Case, ablated, cases
+from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, picture
 from benchmarks.study.runs import Row, append, read, rows_of, train
-from benchmarks.study.table import comparisons, tables
+from benchmarks.study.table import intervals, tables
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*METHODS, *BLOCKS]
+    known = [*METHODS, *BLOCKS, *NM]
     parser.add_argument("--network", default=None, choices=list(NETWORKS), help="default: lenet_300_100, or the ablation's")
     parser.add_argument(
         "--methods", nargs="+", choices=known, metavar="NAME", help=f"of {', '.join(known)}; default: all that fit"
@@ -85,8 +86,8 @@ def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namesp
     hours = sum(row.cpu_seconds for row in found.values()) / 3600
     print(f"\n{asked[0].network}, {given.epochs} epochs: {len(found)} of {len(asked)} runs, {hours:.2f} hours of a core\n")
     print(tables(found))
-    compared = list(comparisons(found))
-    beyond = sum(difference.differs_from_zero for *_, difference in compared)
+    compared = list(intervals(found))
+    beyond = sum(difference.differs_from_zero for difference in compared)
     print(f"\n{beyond} of {len(compared)} intervals leave 0 out; without any effect about {len(compared) / 20:.0f} would.")
     if given.plot and found:
         given.plot.mkdir(parents=True, exist_ok=True)

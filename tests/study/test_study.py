@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from benchmarks.study.__main__ import arguments, main, wanted
-from benchmarks.study.cases import ABLATIONS, METHODS, RECIPES, Case, cases
+from benchmarks.study.cases import ABLATIONS, BLOCKS, METHODS, NM, RECIPES, Case, cases
 from benchmarks.study.plot import AXES, lines, picture
 from benchmarks.study.runs import Row, append, read, row_of, rows_of
 from benchmarks.study.statistics import paired
@@ -156,6 +156,20 @@ def test_the_table_tells_noise_from_differences(found: dict[Case, Row]) -> None:
     assert text.index("density 0.1") < text.index("density 0.02")
 
 
+def test_recipes_of_nm_are_compared_to_one_another() -> None:
+    of = wanted(arguments(["--methods", *NM, "--seeds", "2"]))
+    assert {case.density for case in of} == {0.25}
+    assert all(case.config.sparsity.structure == "nm:1:4" for case in of)
+    text = tables({case: row(case, 0.8 + 0.01 * (case.recipe == "srste")) for case in of})
+    assert "| srste | 2 | 81.00 ± 0.00 | **+1.00 ± 0.00** | **+1.00 ± 0.00** |" in text
+
+
+def test_settings_of_an_ablation_are_compared_to_the_recipe_itself() -> None:
+    of = wanted(arguments(["--ablation", "correction", "--seeds", "2", "--densities", "0.02"]))
+    text = tables({case: row(case, 0.8 + 0.01 * (case.changed == ())) for case in of})
+    assert "| ast, correction none | 2 | 80.00 ± 0.00 | **-1.00 ± 0.00** |" in text and "- static" not in text
+
+
 def test_plots_have_every_method_and_are_the_same_twice(found: dict[Case, Row]) -> None:
     for over in AXES:
         assert list(lines(found, over)) == ["static", "rigl", "gmp"]
@@ -163,6 +177,5 @@ def test_plots_have_every_method_and_are_the_same_twice(found: dict[Case, Row]) 
         assert picture(found, over, "title").svg() == picture(found, over, "title").svg()
 
 
-def test_every_recipe_of_an_unstructured_method_is_studied() -> None:
-    apart = {"srste", "ssb", "dsb"}
-    assert set(METHODS) | apart == {path.stem for path in RECIPES.glob("*.yaml")}
+def test_every_recipe_is_studied() -> None:
+    assert {*METHODS, *BLOCKS, *NM} == {path.stem for path in RECIPES.glob("*.yaml")}
