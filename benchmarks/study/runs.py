@@ -98,7 +98,8 @@ def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise RuntimeError(errors[0] if errors else f"torchrun ended with {done.returncode}")
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return json.loads((folder / "summary.json").read_text()), seconds
