@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, picture
 from benchmarks.study.runs import Row, append, read, rows_of, train
-from benchmarks.study.table import intervals, tables
+from benchmarks.study.table import AGAINST, intervals, tables
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +43,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
     parser.add_argument("--ablation", choices=list(ABLATIONS), help="change one key of a method instead of the method")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes of a run, at the same global batch")
+    parser.add_argument("--against", nargs="+", choices=known, default=list(AGAINST), metavar="NAME", help="compared to")
     parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
@@ -85,8 +86,8 @@ def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namesp
     """Print the tables of the runs that are on record, and draw the plots."""
     hours = sum(row.cpu_seconds for row in found.values()) / 3600
     print(f"\n{asked[0].network}, {given.epochs} epochs: {len(found)} of {len(asked)} runs, {hours:.2f} hours of a core\n")
-    print(tables(found))
-    compared = list(intervals(found))
+    print(tables(found, given.against))
+    compared = list(intervals(found, given.against))
     beyond = sum(difference.differs_from_zero for difference in compared)
     print(f"\n{beyond} of {len(compared)} intervals leave 0 out; without any effect about {len(compared) / 20:.0f} would.")
     if given.plot and found:

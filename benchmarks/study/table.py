@@ -1,6 +1,6 @@
 """The tables of a study in markdown, one for each density."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from statistics import mean
 
@@ -27,17 +27,17 @@ def groups(found: Mapping[Case, Row]) -> dict[float, dict[str, Group]]:
     return {density: dict(grouped[density]) for density in sorted(grouped, reverse=True)}
 
 
-def tables(found: Mapping[Case, Row]) -> str:
-    """A table for each density, with the dense network in the first line of each."""
+def tables(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> str:
+    """A table for each density, with the dense network in the first line of each; ``against``: recipes compared to."""
     grouped = groups(found)
     dense = grouped.pop(1.0, {})
-    return "\n\n".join(table(f"density {density:g}", {**dense, **of}) for density, of in grouped.items())
+    return "\n\n".join(table(f"density {density:g}", {**dense, **of}, against) for density, of in grouped.items())
 
 
-def table(title: str, of: Mapping[str, Group]) -> str:
+def table(title: str, of: Mapping[str, Group], against: Sequence[str] = AGAINST) -> str:
     """The table of one density: differences are in points, within the seeds that both have."""
-    compared = differences(of)
-    columns = [name for name in (*AGAINST, PLAIN) if any(name == other for _, other in compared)]
+    compared = differences(of, against)
+    columns = [name for name in (*against, PLAIN) if any(name == other for _, other in compared)]
     head = [title, "seeds", "top-1, %", *(f"- {name} (95 %)" for name in columns), *HEAD]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for label, group in of.items():
@@ -49,11 +49,11 @@ def table(title: str, of: Mapping[str, Group]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def differences(of: Mapping[str, Group]) -> dict[tuple[str, str], Estimate]:
+def differences(of: Mapping[str, Group], against: Sequence[str] = AGAINST) -> dict[tuple[str, str], Estimate]:
     """The differences in points within one table, by label and column."""
     found: dict[tuple[str, str], Estimate] = {}
     for label, group in of.items():
-        bases = {name: name if name in of else f"{name}_nm" for name in AGAINST}
+        bases = {name: name if name in of else f"{name}_nm" for name in against}
         bases[PLAIN] = label.partition(", ")[0]
         for name, base in bases.items():
             if base != label and base in of and (difference := paired(top1(group), top1(of[base]))) is not None:
@@ -66,12 +66,12 @@ def top1(group: Group) -> dict[int, float]:
     return {seed: 100 * row.top1 for seed, row in group.items()}
 
 
-def intervals(found: Mapping[Case, Row]) -> Iterable[Estimate]:
+def intervals(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> Iterable[Estimate]:
     """Every difference of the tables that has an interval."""
     grouped = groups(found)
     dense = grouped.pop(1.0, {})
     for of in grouped.values():
-        yield from (each for each in differences({**dense, **of}).values() if each.n > 1)
+        yield from (each for each in differences({**dense, **of}, against).values() if each.n > 1)
 
 
 def _accuracy(value: Estimate) -> str:

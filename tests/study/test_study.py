@@ -154,6 +154,7 @@ def test_the_table_tells_noise_from_differences(found: dict[Case, Row]) -> None:
     assert "| rigl | 3 | 81.01 ± 5.78 | **+1.01 ± 0.02** |  |" in text
     assert "| gmp | 3 | 81.00 ± 5.86 | +1.00 ± 4.30 | -0.01 ± 4.30 |" in text
     assert text.index("density 0.1") < text.index("density 0.02")
+    assert "| rigl | 3 | 81.01 ± 5.78 | +0.01 ± 4.30 |" in tables(found, ["gmp"])
 
 
 def test_recipes_of_nm_are_compared_to_one_another() -> None:
