@@ -1,6 +1,7 @@
 """Train every method at several densities and seeds on Fashion-MNIST, and say what can be told apart.
 
     python -m benchmarks.study [--hours H] [--methods NAME ...] [--densities D ...] [--seeds N] [--jobs N]
+    python -m benchmarks.study --methods static_nm rigl_nm gmp_nm srste
     python -m benchmarks.study --ablation drop_fraction --densities 0.02
     python -m benchmarks.study --ranks 1 2 4 --methods rigl gmp --densities 0.02
     python -m benchmarks.study --summary [--plot FOLDER]
@@ -21,17 +22,17 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, ROOT, Case, ablated, cases
+from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, picture
 from benchmarks.study.runs import Row, append, read, rows_of, train
-from benchmarks.study.table import comparisons, tables
+from benchmarks.study.table import AGAINST, intervals, tables
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*METHODS, *BLOCKS]
+    known = [*METHODS, *BLOCKS, *NM]
     parser.add_argument("--network", default=None, choices=list(NETWORKS), help="default: lenet_300_100, or the ablation's")
     parser.add_argument(
         "--methods", nargs="+", choices=known, metavar="NAME", help=f"of {', '.join(known)}; default: all that fit"
@@ -42,6 +43,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
     parser.add_argument("--ablation", choices=list(ABLATIONS), help="change one key of a method instead of the method")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes of a run, at the same global batch")
+    parser.add_argument("--against", nargs="+", choices=known, default=list(AGAINST), metavar="NAME", help="compared to")
     parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
@@ -84,9 +86,9 @@ def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namesp
     """Print the tables of the runs that are on record, and draw the plots."""
     hours = sum(row.cpu_seconds for row in found.values()) / 3600
     print(f"\n{asked[0].network}, {given.epochs} epochs: {len(found)} of {len(asked)} runs, {hours:.2f} hours of a core\n")
-    print(tables(found))
-    compared = list(comparisons(found))
-    beyond = sum(difference.differs_from_zero for *_, difference in compared)
+    print(tables(found, given.against))
+    compared = list(intervals(found, given.against))
+    beyond = sum(difference.differs_from_zero for difference in compared)
     print(f"\n{beyond} of {len(compared)} intervals leave 0 out; without any effect about {len(compared) / 20:.0f} would.")
     if given.plot and found:
         given.plot.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,16 @@ METHODS = (
 """Recipes that have a meaning at every density, in the order in which they are run."""
 BLOCKS = ("ssb", "dsb")
 """Recipes of shuffled blocks, which cover convolutions alone."""
+NM = ("static_nm", "rigl_nm", "gmp_nm", "srste")
+"""Recipes of 1:4, which is their density whatever is asked for; LeNet-300-100 divides by no greater M."""
 NETWORKS: Mapping[str, Mapping[str, object]] = {
     "lenet_300_100": {"execution.compute": "dense"},
     "lenet_5": {"execution.compute": "sparse", "optim.lr": 0.05},
     "cnn_4": {"execution.compute": "sparse"},
 }
 """Keys of each network. Of `execution.compute` the faster one was measured; LeNet-5 needs a lower rate than the others."""
+FIXED: Mapping[str, float] = {"dense": 1.0, **dict.fromkeys(NM, 0.25)}
+"""Recipes with a density of their own."""
 DENSITIES = (0.1, 0.02, 0.005, 0.05, 0.01)
 """In the order in which they are run."""
 
@@ -105,7 +109,7 @@ class Case:
 
 def _at_density(recipe: str, density: float) -> dict[str, Any]:
     """The keys that give a recipe its density; methods with several densities keep their proportions."""
-    if recipe == "dense":
+    if recipe in FIXED:
         return {}
     if recipe == "ast":
         return {"sparsity.ast.densities": [2 * density, density]}
@@ -127,10 +131,10 @@ def cases(
         for density in densities:
             for recipe in recipes:
                 case = Case(recipe=recipe, network=network, density=density, seed=seed, epochs=epochs, images=images)
-                if recipe != "dense":
+                if recipe not in FIXED:
                     yield case
                 elif density == densities[0]:
-                    yield replace(case, density=1.0)
+                    yield replace(case, density=FIXED[recipe])
 
 
 def ablated(ablation: Ablation, of: Iterable[Case]) -> Iterator[Case]:

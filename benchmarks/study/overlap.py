@@ -68,7 +68,7 @@ def table(found: Mapping[str, Sequence[float]], rows: Mapping[int, Mapping[int, 
     for ranks, of in rows.items():
         accuracies = {seed: 100 * row.top1 for seed, row in of.items()}
         difference = paired(accuracies, base)
-        text = "" if ranks == min(rows) or difference is None else f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
+        text = "" if ranks == min(rows) or difference is None else str(difference)
         lines.append([str(ranks), str(len(of)), f"{mean(accuracies.values()):.2f}", text])
     tables = [lines]
     if found:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {"active_density": "density (fraction of the weights that are active)", "train_flops": "FLOPs of training / dense"}
-_STYLES = ("-", "--", ":")
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"))
+"""Lines and markers, each with all colours in turn."""
+_MARGIN = 1.0
+"""Points of accuracy below the lowest mean; intervals of two seeds would leave no room for the means."""
 
 Lines = Mapping[str, list[tuple[float, float, float]]]
 """By label: place, mean top-1 in percent, half of its 95 % interval (NaN with one seed)."""
@@ -34,32 +37,37 @@ def lines(found: Mapping[Case, Row], over: str) -> dict[str, list[tuple[float, f
 
 def picture(found: Mapping[Case, Row], over: str, title: str) -> Picture:
     """The plot over a column of the record, one of :data:`AXES`."""
-    return Picture(name=over, alt=title, make=lambda: _draw(lines(found, over), AXES[over], title))
+    return Picture(name=over, alt=title, make=lambda: _draw(lines(found, over), over, title))
 
 
-def _draw(drawn: Lines, label: str, title: str) -> "Figure":
+def _draw(drawn: Lines, over: str, title: str) -> "Figure":
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = new_figure(width=8, height=5.4)
-    axes = figure.add_subplot(title=title, xlabel=label, ylabel="top-1, %", xscale="log")
+    axes = figure.add_subplot(title=title, xlabel=AXES[over], ylabel="top-1, %", xscale="log")
     sparse = {name: points for name, points in drawn.items() if name != "dense"}
     for number, (name, points) in enumerate(sparse.items()):
         places, means, halves = zip(*points, strict=True)
-        apart = 1.008 ** (number - (len(sparse) - 1) / 2)
+        line, marker = _STYLES[number // len(COLOURS) % len(_STYLES)]
+        apart = 1.008 ** (number - (len(sparse) - 1) / 2) if over == "active_density" else 1.0
         axes.errorbar(
             [place * apart for place in places],
             means,
             yerr=halves,
             label=name,
             color=COLOURS[number % len(COLOURS)],
-            linestyle=_STYLES[number // len(COLOURS) % len(_STYLES)],
-            marker="o",
+            linestyle=line,
+            marker=marker,
             markersize=3.5,
             capsize=2,
             linewidth=1,
         )
     if "dense" in drawn:
         axes.axhline(drawn["dense"][0][1], label="dense", color="black", linewidth=1)
+    lowest = min(top1 for points in drawn.values() for _, top1, _ in points)
+    axes.set_ylim(bottom=lowest - _MARGIN, top=max(top1 for points in drawn.values() for _, top1, _ in points) + _MARGIN)
+    if over == "active_density":
+        axes.set_xticks(sorted({round(place, 3) for points in sparse.values() for place, _, _ in points}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)

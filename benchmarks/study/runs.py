@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from benchmarks.study.cases import RECIPES, ROOT, Case
+
+if TYPE_CHECKING:
+    from dist_sparse.trainer import Hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +65,15 @@ def train(case: Case, data_root: str) -> Row:
 
 def train_in(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> Row:
     """Make a run in a folder, which keeps what it saves."""
-    keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", **keys}
-    overrides = [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
     if case.ranks > 1:
-        return row_of(case, *_on_ranks(case, overrides, folder))
+        return row_of(case, *_on_ranks(case, _options(folder, case, data_root, keys), folder))
+    return row_of(case, *train_here(folder, case, data_root, keys))
 
+
+def train_here(
+    folder: Path, case: Case, data_root: str, keys: Mapping[str, object], hooks: Sequence["Hook"] = ()
+) -> tuple[dict[str, Any], float]:
+    """Make a run in this process; returns its summary and the CPU seconds that it took."""
     import torch
 
     from dist_sparse.config import load_config
@@ -74,8 +81,13 @@ def train_in(folder: Path, case: Case, data_root: str, keys: Mapping[str, object
 
     torch.set_num_threads(1)
     started = time.process_time()
-    summary = train(load_config(str(RECIPES / f"{case.recipe}.yaml"), overrides))
-    return row_of(case, summary, time.process_time() - started)
+    config = load_config(str(RECIPES / f"{case.recipe}.yaml"), _options(folder, case, data_root, keys))
+    return train(config, hooks=hooks), time.process_time() - started
+
+
+def _options(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> list[str]:
+    keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", **keys}
+    return [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
 
 
 def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any], float]:
@@ -86,7 +98,8 @@ def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise RuntimeError(errors[0] if errors else f"torchrun ended with {done.returncode}")
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return json.loads((folder / "summary.json").read_text()), seconds

@@ -25,6 +25,10 @@ class Estimate:
 
         return float(t.ppf(0.975, self.n - 1)) * self.standard_error
 
+    def __str__(self) -> str:
+        """With its sign, and the interval if there is one."""
+        return f"{self.mean:+.2f} ± {self.half_width:.2f}" if self.n > 1 else f"{self.mean:+.2f}"
+
     @property
     def differs_from_zero(self) -> bool:
         """Zero is outside the 95 % interval."""

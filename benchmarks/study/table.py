@@ -1,6 +1,6 @@
 """The tables of a study in markdown, one for each density."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from statistics import mean
 
@@ -9,16 +9,11 @@ from benchmarks.study.runs import Row
 from benchmarks.study.statistics import Estimate, estimate, paired
 
 AGAINST = ("static", "rigl")
-"""Recipes that every other one is compared to, seed by seed."""
-HEAD = (
-    "seeds",
-    "top-1, %",
-    *(f"- {name} (95 %)" for name in AGAINST),
-    "mean density",
-    "inference FLOPs",
-    "training FLOPs",
-    "CPU s",
-)
+"""Recipes that every other one is compared to, seed by seed; recipes of N:M are compared to these of N:M."""
+PLAIN = "as shipped"
+"""An ablation's settings are compared to the recipe as it is."""
+COSTS = ("mean_density", "inference_flops", "train_flops")
+HEAD = ("mean density", "inference FLOPs", "training FLOPs", "CPU s")
 
 Group = Mapping[int, Row]
 """The rows of one case at one density by their seeds."""
@@ -32,25 +27,38 @@ def groups(found: Mapping[Case, Row]) -> dict[float, dict[str, Group]]:
     return {density: dict(grouped[density]) for density in sorted(grouped, reverse=True)}
 
 
-def tables(found: Mapping[Case, Row]) -> str:
-    """A table for each density, with the dense network in the first line of each."""
+def tables(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> str:
+    """A table for each density, with the dense network in the first line of each; ``against``: recipes compared to."""
     grouped = groups(found)
     dense = grouped.pop(1.0, {})
-    return "\n\n".join(table(f"density {density:g}", {**dense, **of}) for density, of in grouped.items())
+    return "\n\n".join(table(f"density {density:g}", {**dense, **of}, against) for density, of in grouped.items())
 
 
-def table(title: str, of: Mapping[str, Group]) -> str:
+def table(title: str, of: Mapping[str, Group], against: Sequence[str] = AGAINST) -> str:
     """The table of one density: differences are in points, within the seeds that both have."""
-    lines = [[title, *HEAD], ["---", *["---:"] * len(HEAD)]]
+    compared = differences(of, against)
+    columns = [name for name in (*against, PLAIN) if any(name == other for _, other in compared)]
+    head = [title, "seeds", "top-1, %", *(f"- {name} (95 %)" for name in columns), *HEAD]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for label, group in of.items():
-        costs = (
-            mean(getattr(row, name) for row in group.values()) for name in ("mean_density", "inference_flops", "train_flops")
-        )
-        differences = (_difference(label, name, of) for name in AGAINST)
-        seconds = mean(row.cpu_seconds for row in group.values())
         accuracy = _accuracy(estimate(list(top1(group).values())))
-        lines.append([label, str(len(group)), accuracy, *differences, *(f"{cost:.3f}" for cost in costs), f"{seconds:.0f}"])
+        cells = [_difference(compared.get((label, name))) for name in columns]
+        costs = [f"{mean(getattr(row, name) for row in group.values()):.3f}" for name in COSTS]
+        seconds = mean(row.cpu_seconds for row in group.values())
+        lines.append([label, str(len(group)), accuracy, *cells, *costs, f"{seconds:.0f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def differences(of: Mapping[str, Group], against: Sequence[str] = AGAINST) -> dict[tuple[str, str], Estimate]:
+    """The differences in points within one table, by label and column."""
+    found: dict[tuple[str, str], Estimate] = {}
+    for label, group in of.items():
+        bases = {name: name if name in of else f"{name}_nm" for name in against}
+        bases[PLAIN] = label.partition(", ")[0]
+        for name, base in bases.items():
+            if base != label and base in of and (difference := paired(top1(group), top1(of[base]))) is not None:
+                found[label, name] = difference
+    return found
 
 
 def top1(group: Group) -> dict[int, float]:
@@ -58,32 +66,20 @@ def top1(group: Group) -> dict[int, float]:
     return {seed: 100 * row.top1 for seed, row in group.items()}
 
 
-def comparisons(found: Mapping[Case, Row]) -> Iterable[tuple[float, str, str, Estimate]]:
-    """Every difference that has an interval: density, label, compared to, difference in points."""
+def intervals(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> Iterable[Estimate]:
+    """Every difference of the tables that has an interval."""
     grouped = groups(found)
     dense = grouped.pop(1.0, {})
-    for density, of in grouped.items():
-        both = {**dense, **of}
-        for label, group in both.items():
-            for name in AGAINST:
-                if label != name and name in both:
-                    difference = paired(top1(group), top1(both[name]))
-                    if difference is not None and difference.n > 1:
-                        yield density, label, name, difference
+    for of in grouped.values():
+        yield from (each for each in differences({**dense, **of}, against).values() if each.n > 1)
 
 
 def _accuracy(value: Estimate) -> str:
     return f"{value.mean:.2f}" if isnan(value.standard_error) else f"{value.mean:.2f} ± {value.standard_error:.2f}"
 
 
-def _difference(label: str, name: str, of: Mapping[str, Group]) -> str:
+def _difference(value: Estimate | None) -> str:
     """In bold where the interval leaves zero out."""
-    if label == name or name not in of:
+    if value is None:
         return ""
-    difference = paired(top1(of[label]), top1(of[name]))
-    if difference is None:
-        return ""
-    if isnan(difference.half_width):
-        return f"{difference.mean:+.2f}"
-    text = f"{difference.mean:+.2f} ± {difference.half_width:.2f}"
-    return f"**{text}**" if difference.differs_from_zero else text
+    return f"**{value}**" if value.differs_from_zero else str(value)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,6 @@ from benchmarks.study.overlap import OVERLAPS, main, overlap, overlaps, picture
 from benchmarks.study.runs import read
 from dist_sparse.sparsity.bits import pack
 from tests.command import logging_restored
-from tests.on_disk import write_idx
 
 
 def masks(*rows: list[int]) -> list[dict[str, torch.Tensor]]:
@@ -39,15 +37,11 @@ def test_pairs_differ_in_the_seed_or_in_the_ranks() -> None:
 
 
 @pytest.mark.slow
-def test_one_and_two_ranks_have_the_same_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_and_two_ranks_have_the_same_masks(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two steps, without an update: initial masks are a function of the seed alone."""
-    draw = np.random.default_rng(0)
-    for prefix, count in (("train", 256), ("t10k", 100)):
-        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        write_idx(tmp_path, prefix, images, draw.integers(10, size=count, dtype=np.uint8))
     words = ["--method", "static", "--ranks", "1", "2", "--seeds", "1", "--epochs", "2", "--plot", str(tmp_path / "a.svg")]
     with logging_restored():
-        main([*words, "--data-root", str(tmp_path), "--record", str(tmp_path / "runs.csv")])
+        main([*words, "--data-root", str(images), "--record", str(tmp_path / "runs.csv")])
     assert "| same seed, 1 and 2 ranks | 1.000 | 1.000 |" in capsys.readouterr().out
     assert json.loads((tmp_path / OVERLAPS).read_text())["overlaps"] == {"same seed, 1 and 2 ranks": [1.0, 1.0]}
     assert [row.case for row in read(tmp_path / "runs.csv")] == ["static", "static, 2 ranks"]

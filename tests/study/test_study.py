@@ -4,15 +4,13 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
 from benchmarks.study.__main__ import arguments, main, wanted
-from benchmarks.study.cases import ABLATIONS, METHODS, RECIPES, Case, cases
+from benchmarks.study.cases import ABLATIONS, BLOCKS, METHODS, NM, RECIPES, Case, cases
 from benchmarks.study.plot import AXES, lines, picture
 from benchmarks.study.runs import Row, append, read, row_of, rows_of
 from benchmarks.study.statistics import paired
@@ -20,63 +18,54 @@ from benchmarks.study.table import tables
 from dist_sparse.build import resolved
 from dist_sparse.config import to_flat
 from tests.command import Outcome, here, train_here
-from tests.on_disk import write_idx
 from tests.shipped_configs import plan
 from tests.values import QUIET
 
 TINY = ["--seeds", "1", "--densities", "0.1", "--epochs", "1", "--jobs", "1", "--methods", "dense", "static", "granet"]
 """Two steps: GraNet cannot begin, since no update falls into them."""
 
-Study = Callable[..., Outcome]
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 256 random images in Fashion-MNIST's form, and the record of the tiny study of them."""
-    folder = tmp_path_factory.mktemp("study")
-    draw = np.random.default_rng(0)
-    for prefix, count in (("train", 256), ("t10k", 100)):
-        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        write_idx(folder, prefix, images, draw.integers(10, size=count, dtype=np.uint8))
-    (folder / "said.json").write_text(json.dumps(dataclasses.asdict(study(folder))))
-    return folder
+def record(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The record of the tiny study, and what the command said."""
+    file = tmp_path_factory.mktemp("study") / "runs.csv"
+    return file, study(file, images)
 
 
-def study(folder: Path, *more: str) -> Outcome:
-    given = [*TINY, "--record", str(folder / "runs.csv"), "--data-root", str(folder)]
-    return here(main, [*given, *more])
+def study(record: Path, images: Path, *more: str) -> Outcome:
+    return here(main, [*TINY, "--record", str(record), "--data-root", str(images), *more])
 
 
-def test_runs_are_recorded_and_a_failed_one_is_told(place: Path) -> None:
-    said = json.loads((place / "said.json").read_text())
-    assert said["code"] == 1 and "granet, density 0.1, seed 0: failed: sparsity.ramp" in said["err"]
-    assert [row.case for row in read(place / "runs.csv")] == ["dense", "static"]
-    assert "| static | 1 |" in said["out"] and "2 of 3 runs" in said["out"]
+def test_runs_are_recorded_and_a_failed_one_is_told(record: tuple[Path, Outcome]) -> None:
+    file, said = record
+    assert said.code == 1 and "granet, density 0.1, seed 0: failed: sparsity.ramp" in said.err
+    assert [row.case for row in read(file)] == ["dense", "static"]
+    assert "| static | 1 |" in said.out and "2 of 3 runs" in said.out
 
 
-def test_a_row_is_what_the_training_command_gives(place: Path, tmp_path: Path) -> None:
+def test_a_row_is_what_the_training_command_gives(record: tuple[Path, Outcome], images: Path, tmp_path: Path) -> None:
     case = Case(recipe="static", network="lenet_300_100", density=0.1, seed=0, epochs=1)
     keys = dict(option.removeprefix("--").split("=", 1) for option in case.overrides)
-    keys |= {**QUIET, "config": RECIPES / "static.yaml", "output": tmp_path, "data.root": place}
+    keys |= {**QUIET, "config": RECIPES / "static.yaml", "output": tmp_path, "data.root": images}
     assert train_here(keys).code == 0
-    (row,) = rows_of([case], read(place / "runs.csv")).values()
+    (row,) = rows_of([case], read(record[0])).values()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert row == row_of(case, summary, row.cpu_seconds)
 
 
-def test_a_finished_run_is_not_made_again(place: Path) -> None:
-    before = (place / "runs.csv").read_bytes()
-    assert study(place, "--methods", "dense", "static").code == 0
-    assert (place / "runs.csv").read_bytes() == before
+def test_a_finished_run_is_not_made_again(record: tuple[Path, Outcome], images: Path) -> None:
+    before = record[0].read_bytes()
+    assert study(record[0], images, "--methods", "dense", "static").code == 0
+    assert record[0].read_bytes() == before
 
 
 def test_no_run_begins_after_the_time_is_over(tmp_path: Path) -> None:
-    said = study(tmp_path, "--hours", "0")
+    said = study(tmp_path / "runs.csv", tmp_path, "--hours", "0")
     assert said.code == 0 and "0 of 3 runs" in said.out and not (tmp_path / "runs.csv").exists()
 
 
-def test_summary_trains_nothing_and_draws(place: Path, tmp_path: Path) -> None:
-    said = study(place, "--summary", "--plot", str(tmp_path))
+def test_summary_trains_nothing_and_draws(record: tuple[Path, Outcome], tmp_path: Path) -> None:
+    said = study(record[0], tmp_path, "--summary", "--plot", str(tmp_path))
     assert said.code == 0 and "| dense | 1 |" in said.out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"accuracy_over_density.svg", "accuracy_over_training_flops.svg"}
@@ -165,6 +154,21 @@ def test_the_table_tells_noise_from_differences(found: dict[Case, Row]) -> None:
     assert "| rigl | 3 | 81.01 ± 5.78 | **+1.01 ± 0.02** |  |" in text
     assert "| gmp | 3 | 81.00 ± 5.86 | +1.00 ± 4.30 | -0.01 ± 4.30 |" in text
     assert text.index("density 0.1") < text.index("density 0.02")
+    assert "| rigl | 3 | 81.01 ± 5.78 | +0.01 ± 4.30 |" in tables(found, ["gmp"])
+
+
+def test_recipes_of_nm_are_compared_to_one_another() -> None:
+    of = wanted(arguments(["--methods", *NM, "--seeds", "2"]))
+    assert {case.density for case in of} == {0.25}
+    assert all(case.config.sparsity.structure == "nm:1:4" for case in of)
+    text = tables({case: row(case, 0.8 + 0.01 * (case.recipe == "srste")) for case in of})
+    assert "| srste | 2 | 81.00 ± 0.00 | **+1.00 ± 0.00** | **+1.00 ± 0.00** |" in text
+
+
+def test_settings_of_an_ablation_are_compared_to_the_recipe_itself() -> None:
+    of = wanted(arguments(["--ablation", "correction", "--seeds", "2", "--densities", "0.02"]))
+    text = tables({case: row(case, 0.8 + 0.01 * (case.changed == ())) for case in of})
+    assert "| ast, correction none | 2 | 80.00 ± 0.00 | **-1.00 ± 0.00** |" in text and "- static" not in text
 
 
 def test_plots_have_every_method_and_are_the_same_twice(found: dict[Case, Row]) -> None:
@@ -174,6 +178,5 @@ def test_plots_have_every_method_and_are_the_same_twice(found: dict[Case, Row]) 
         assert picture(found, over, "title").svg() == picture(found, over, "title").svg()
 
 
-def test_every_recipe_of_an_unstructured_method_is_studied() -> None:
-    apart = {"srste", "ssb", "dsb"}
-    assert set(METHODS) | apart == {path.stem for path in RECIPES.glob("*.yaml")}
+def test_every_recipe_is_studied() -> None:
+    assert {*METHODS, *BLOCKS, *NM} == {path.stem for path in RECIPES.glob("*.yaml")}
