@@ -16,6 +16,9 @@ import matplotlib
 import pytest
 
 from benchmarks import methods
+from benchmarks.study.__main__ import arguments, wanted
+from benchmarks.study.runs import read, rows_of
+from benchmarks.study.table import tables
 from dist_sparse.build import resolved
 from dist_sparse.config import parse_args
 from dist_sparse.sparsity.methods import METHODS
@@ -179,3 +182,9 @@ def test_every_method_and_structure_is_in_the_readme() -> None:
 def test_the_tables_of_methods_are_those_of_the_runs_on_record() -> None:
     rows = methods.table(methods.read(ROOT / "benchmarks/records/methods/runs.csv"), [0.1, 0.05]).splitlines()
     assert set(rows[2:]) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
+
+
+def test_the_tables_of_the_study_are_those_of_the_runs_on_record() -> None:
+    given = arguments([])
+    rows = tables(rows_of(wanted(given), read(given.record))).splitlines()
+    assert len(rows) > 20 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
