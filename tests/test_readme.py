@@ -38,7 +38,7 @@ RUN = [
     if command.reason is None and command.text not in {earlier.text for earlier in COMMANDS[:index]}
 ]
 """What several files say is run once, in the first of them."""
-FIGURE = "benchmarks/records/methods/accuracy.svg"
+FIGURE = "benchmarks/records/study/accuracy_over_density.svg"
 
 
 @pytest.fixture
