@@ -12,8 +12,8 @@ from dist_sparse.config import parse_args
 from dist_sparse.plan.outlook import Outlook, look_ahead
 from tests.command import metrics, words
 
-GUESS = 0.45
-"""Relative; where all layers are pruned together, how the FLOPs of a layer come out is up to training."""
+GUESS = 0.8
+"""Relative; where all layers are pruned together, how the FLOPs of a layer come out is up to training. Tests have few layers."""
 
 
 def outlook(values: dict[str, Any], ranks: int = 1) -> Outlook:
