@@ -13,7 +13,7 @@ from dist_sparse.plan.outlook import Outlook, look_ahead
 from tests.command import metrics, words
 
 GUESS = 0.8
-"""Relative; where all layers are pruned together, how the FLOPs of a layer come out is up to training. Tests have few layers."""
+"""Relative, for networks of few layers; where all are pruned together, how a layer's FLOPs come out is up to training."""
 
 
 def outlook(values: dict[str, Any], ranks: int = 1) -> Outlook:
