@@ -56,13 +56,12 @@ def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _warn_of_random_masks(config: Config, plan: Plan) -> None:
     """Tell of trained weights most of which the first masks would zero without looking at them."""
-    start, method = config.model.checkpoint or (config.model.pretrained and "model.pretrained"), METHODS[config.sparsity.method]
-    drawn = config.sparsity.init == "random" and config.sparsity.init in method.inits
-    if start and drawn and any(density < 1 for density in plan.initial_densities.values()):
+    is_trained = config.model.pretrained or config.model.checkpoint is not None
+    are_drawn = config.sparsity.init == "random" and "random" in plan.method.inits
+    if is_trained and are_drawn and any(density < 1 for density in plan.initial_densities.values()):
         _log.warning(
-            "%s: random masks zero trained weights, large ones too; sparsity.init=magnitude keeps the largest, and checkpoint "
-            "the masks that a sparse network has",
-            start if config.model.pretrained else f"model.checkpoint={start}",
+            "random masks zero trained weights, large ones too: sparsity.init=magnitude keeps the largest, and checkpoint the "
+            "masks that a sparse network has"
         )
 
 

@@ -71,11 +71,9 @@ def smoke(
 
 def _notice(config: Config, short: Config, there: bool) -> str:
     origin = f"of {config.data.name}" if there else f"random ones, since {config.data.root} does not hold {config.data.name}"
-    anew = (
-        ""
-        if config.model.pretrained == short.model.pretrained and config.model.checkpoint == short.model.checkpoint
-        else (f", from new weights instead of {config.model.checkpoint or 'pretrained ones'}")
-    )
+    weights = (config.model.pretrained, config.model.checkpoint)
+    has_them = weights == (short.model.pretrained, short.model.checkpoint)
+    anew = "" if has_them else f", from new weights instead of {config.model.checkpoint or 'pretrained ones'}"
     return (
         f"smoke run of {config.name}: {short.train.epochs} epochs of a few steps of {short.train.batch_size} images each "
         f"({origin}){anew}; neither accuracy nor time mean anything"
