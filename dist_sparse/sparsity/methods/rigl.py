@@ -21,6 +21,9 @@ Deviations from the references: the gradient is the mean over ranks and micro-ba
 (rigl-torch averages absolute values of local gradients, another ranking); the first update is at step ``interval``, not 0
 (TensorFlow code), and an update counts as a step; ties break by index instead of by noise of 1e-5; an active weight that is
 0 is kept before an inactive one.
+
+Found here (LeNet-300-100 on Fashion-MNIST, ``benchmarks/README.md``), with 95 % intervals: itop is 0.49 ± 0.22 points above
+original at density 0.005 (five seeds), and 0.02 ± 0.30 at 0.02 (four).
 """
 
 from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow
