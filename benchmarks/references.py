@@ -12,21 +12,22 @@ the density with which it ends at that of our run.
 
 import argparse
 import contextlib
-import csv
 import importlib
 import io
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from benchmarks.study import runs
 from benchmarks.study.cases import ROOT, Case
-from benchmarks.study.runs import append, read, rows_of, train, train_here
+from benchmarks.study.record import append, read
+from benchmarks.study.runs import rows_of, train, train_here
 from benchmarks.study.statistics import paired
 
 if TYPE_CHECKING:
@@ -169,27 +170,6 @@ def train_reference(core: Any, method: str, setting: str, ours: Case, data_root:
     )
 
 
-def read_references(path: Path) -> list[Row]:
-    """The rows of a record; none if there is no file yet."""
-    if not path.exists():
-        return []
-    types = get_type_hints(Row)
-    with path.open(newline="") as file:
-        return [Row(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
-
-
-def append_reference(path: Path, row: Row) -> None:
-    """Add a row to a record."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.writeheader()
-    writer.writerow(asdict(row))
-    with path.open("a", newline="") as file:
-        file.write(text.getvalue())
-
-
 def table(ours: Mapping[tuple[str, float], Mapping[int, float]], theirs: Sequence[Row]) -> str:
     """A markdown table: top-1 in percent by seed of ours, and the rows of theirs."""
     head = ["method", "density", "setting of theirs", "seeds", "ours, %", "theirs, %", "ours - theirs (95 %)", "their density"]
@@ -243,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _our_run(case: Case, data_root: str, record: Path) -> float:
     """Our accuracy: as recorded, or of a new run."""
-    if case not in (made := rows_of([case], read(record))):
+    if case not in (made := rows_of([case], read(record, runs.Row))):
         made = {case: train(case, data_root)}
         append(record, made[case])
     return made[case].top1
@@ -254,12 +234,10 @@ def _beside(core: Any, case: Case, data_root: str, record: Path) -> list[Row]:
     rows = []
     for setting in ("literal", "corrected") if case.recipe in RAMPS else ("literal",):
         wanted = (case.recipe, setting, case.density, case.seed, _dense_of(case).settings)
-        known = [
-            row for row in read_references(record) if wanted == (row.method, row.setting, row.density, row.seed, row.settings)
-        ]
+        known = [row for row in read(record, Row) if wanted == (row.method, row.setting, row.density, row.seed, row.settings)]
         row = known[0] if known else train_reference(core, case.recipe, setting, case, data_root)
         if not known:
-            append_reference(record, row)
+            append(record, row)
         rows.append(row)
     return rows
 

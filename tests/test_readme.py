@@ -17,7 +17,8 @@ import pytest
 
 from benchmarks import methods
 from benchmarks.study.__main__ import arguments, wanted
-from benchmarks.study.runs import read, rows_of
+from benchmarks.study.record import read
+from benchmarks.study.runs import Row, rows_of
 from benchmarks.study.table import tables
 from dist_sparse.build import resolved
 from dist_sparse.config import parse_args
@@ -186,5 +187,5 @@ def test_the_tables_of_methods_are_those_of_the_runs_on_record() -> None:
 
 def test_the_tables_of_the_study_are_those_of_the_runs_on_record() -> None:
     given = arguments([])
-    rows = tables(rows_of(wanted(given), read(given.record))).splitlines()
+    rows = tables(rows_of(wanted(given), read(given.record, Row))).splitlines()
     assert len(rows) > 20 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, picture
-from benchmarks.study.runs import Row, append, read, rows_of, train
+from benchmarks.study.record import append, read
+from benchmarks.study.runs import Row, rows_of, train
 from benchmarks.study.table import AGAINST, intervals, tables
 
 
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = wanted(given)
     failed = 0
     if not given.summary:
-        made = rows_of(asked, read(given.record))
+        made = rows_of(asked, read(given.record, Row))
         for case, result in make([case for case in asked if case not in made], given):
             told = f"{case.label}, density {case.density:g}, seed {case.seed}"
             if isinstance(result, Row):
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 failed += 1
                 print(f"{told}: failed: {result}", file=sys.stderr, flush=True)
-    report(rows_of(asked, read(given.record)), asked, given)
+    report(rows_of(asked, read(given.record, Row)), asked, given)
     return int(failed > 0)
 
 

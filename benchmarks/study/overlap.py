@@ -16,7 +16,8 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks.study.cases import METHODS, ROOT, Case
-from benchmarks.study.runs import Row, append, read, train_in
+from benchmarks.study.record import append, read
+from benchmarks.study.runs import Row, train_in
 from benchmarks.study.statistics import paired
 from dist_sparse.files import atomic_write
 from dist_sparse.report.drawing import COLOURS, Picture, new_figure
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     masks: dict[tuple[int, int], list[Masks]] = {}
     rows: dict[int, dict[int, Row]] = {ranks: {} for ranks in given.ranks}
-    recorded = {(row.case, row.settings) for row in read(given.record)}
+    recorded = {(row.case, row.settings) for row in read(given.record, Row)}
     for seed in range(given.seeds):
         for ranks in given.ranks:
             case = Case(

@@ -1,7 +1,5 @@
-"""Making runs, and the record of those made: one line of a CSV file each."""
+"""Making runs, and the rows that a record holds of them."""
 
-import csv
-import io
 import json
 import os
 import subprocess
@@ -9,9 +7,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.study.cases import RECIPES, ROOT, Case
 
@@ -103,27 +101,6 @@ def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return json.loads((folder / "summary.json").read_text()), seconds
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a record; none if there is no file yet."""
-    if not path.exists():
-        return []
-    types = get_type_hints(Row)
-    with path.open(newline="") as file:
-        return [Row(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row to a record, in one write: a study that is killed leaves whole lines."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.writeheader()
-    writer.writerow(asdict(row))
-    with path.open("a", newline="") as file:
-        file.write(text.getvalue())
 
 
 def rows_of(cases: Iterable[Case], rows: Iterable[Row]) -> dict[Case, Row]:

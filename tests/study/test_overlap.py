@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.study.overlap import OVERLAPS, main, overlap, overlaps, picture
-from benchmarks.study.runs import read
+from benchmarks.study.record import read
+from benchmarks.study.runs import Row
 from dist_sparse.sparsity.bits import pack
 from tests.command import logging_restored
 
@@ -44,7 +45,7 @@ def test_one_and_two_ranks_have_the_same_masks(images: Path, tmp_path: Path, cap
         main([*words, "--data-root", str(images), "--record", str(tmp_path / "runs.csv")])
     assert "| same seed, 1 and 2 ranks | 1.000 | 1.000 |" in capsys.readouterr().out
     assert json.loads((tmp_path / OVERLAPS).read_text())["overlaps"] == {"same seed, 1 and 2 ranks": [1.0, 1.0]}
-    assert [row.case for row in read(tmp_path / "runs.csv")] == ["static", "static, 2 ranks"]
+    assert [row.case for row in read(tmp_path / "runs.csv", Row)] == ["static", "static, 2 ranks"]
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
 
 

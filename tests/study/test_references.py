@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.references import INTERVAL, Row, final_density, main, read_references, table
-from benchmarks.study.runs import read
+from benchmarks.study.record import read
+from benchmarks.study.runs import Row
 from tests.command import logging_restored
 
 CORE = '''
@@ -64,7 +65,7 @@ def test_the_class_masks_a_run_of_ours(clone: Path, images: Path, tmp_path: Path
     assert row.active_density == pytest.approx(0.1, abs=1e-3)
     steps = (clone / "CIFAR" / "sparselearning" / "core.py.steps").read_text().split()
     assert steps == ["23520"] * 4  # a tenth of the first layer's weights
-    assert [each.case for each in read(tmp_path / "runs.csv")] == ["rigl_itop"]
+    assert [each.case for each in read(tmp_path / "runs.csv", Row)] == ["rigl_itop"]
     assert "| rigl_itop | 0.1 | literal | 1 |" in said and "noise" not in said
     before = (tmp_path / "references.csv").read_bytes()
     main(words)

@@ -12,7 +12,8 @@ from scipy.stats import ttest_rel
 from benchmarks.study.__main__ import arguments, main, wanted
 from benchmarks.study.cases import ABLATIONS, BLOCKS, METHODS, NM, RECIPES, Case, cases
 from benchmarks.study.plot import AXES, lines, picture
-from benchmarks.study.runs import Row, append, read, row_of, rows_of
+from benchmarks.study.record import append, read
+from benchmarks.study.runs import Row, row_of, rows_of
 from benchmarks.study.statistics import paired
 from benchmarks.study.table import tables
 from dist_sparse.build import resolved
@@ -39,7 +40,7 @@ def study(record: Path, images: Path, *more: str) -> Outcome:
 def test_runs_are_recorded_and_a_failed_one_is_told(record: tuple[Path, Outcome]) -> None:
     file, said = record
     assert said.code == 1 and "granet, density 0.1, seed 0: failed: sparsity.ramp" in said.err
-    assert [row.case for row in read(file)] == ["dense", "static"]
+    assert [row.case for row in read(file, Row)] == ["dense", "static"]
     assert "| static | 1 |" in said.out and "2 of 3 runs" in said.out
 
 
@@ -48,7 +49,7 @@ def test_a_row_is_what_the_training_command_gives(record: tuple[Path, Outcome], 
     keys = dict(option.removeprefix("--").split("=", 1) for option in case.overrides)
     keys |= {**QUIET, "config": RECIPES / "static.yaml", "output": tmp_path, "data.root": images}
     assert train_here(keys).code == 0
-    (row,) = rows_of([case], read(record[0])).values()
+    (row,) = rows_of([case], read(record[0], Row)).values()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert row == row_of(case, summary, row.cpu_seconds)
 
@@ -126,9 +127,9 @@ def test_a_record_is_read_as_it_was_written_and_old_settings_do_not_count(found:
     path = tmp_path / "new" / "runs.csv"
     for each in found.values():
         append(path, each)
-    assert rows_of(found, read(path)) == found
+    assert rows_of(found, read(path, Row)) == found
     changed = [dataclasses.replace(case, epochs=9) for case in found]
-    assert rows_of(changed, read(path)) == {}
+    assert rows_of(changed, read(path, Row)) == {}
     with path.open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(found)
 
