@@ -208,6 +208,12 @@ def test_a_run_that_goes_on_needs_the_file_no_more(method: str, first: Path, tmp
     assert len({row["sparsity/mask_digest"] for row in metrics(tmp_path / "whole")}) > 1
 
 
+def test_a_run_that_began_otherwise_does_not_go_on_with_masks_of_a_file(first: Path, tmp_path: Path) -> None:
+    values = values_for("rigl", **{"model.checkpoint": first, "resume": first / "checkpoints" / "best.pt"})
+    (line,) = train_here({**values, "output": tmp_path / "run"}).errors
+    assert line.startswith("the run to go on with did not begin with sparsity.init=checkpoint and masks of these layers: leave")
+
+
 def test_the_plan_knows_the_densities(first: Path) -> None:
     outcome = train_here({**values_for("granet", **{"model.checkpoint": first})} | {"plan": 1})
     assert outcome.code == 0, outcome.err

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.references import INTERVAL, Row, final_density, main, read_references, table
+from benchmarks.references import INTERVAL, Row, final_density, main, table
+from benchmarks.study import runs
 from benchmarks.study.record import read
-from benchmarks.study.runs import Row
 from tests.command import logging_restored
 
 CORE = '''
@@ -60,12 +60,12 @@ def test_the_class_masks_a_run_of_ours(clone: Path, images: Path, tmp_path: Path
     with logging_restored():
         main(words)
     said = capsys.readouterr().out
-    (row,) = read_references(tmp_path / "references.csv")
+    (row,) = read(tmp_path / "references.csv", Row)
     assert (row.method, row.setting, row.density, row.seed) == ("rigl_itop", "literal", 0.1, 0)
     assert row.active_density == pytest.approx(0.1, abs=1e-3)
     steps = (clone / "CIFAR" / "sparselearning" / "core.py.steps").read_text().split()
     assert steps == ["23520"] * 4  # a tenth of the first layer's weights
-    assert [each.case for each in read(tmp_path / "runs.csv", Row)] == ["rigl_itop"]
+    assert [each.case for each in read(tmp_path / "runs.csv", runs.Row)] == ["rigl_itop"]
     assert "| rigl_itop | 0.1 | literal | 1 |" in said and "noise" not in said
     before = (tmp_path / "references.csv").read_bytes()
     main(words)
