@@ -45,8 +45,8 @@ class Carried:
         counts = method.get(ENTRY) if isinstance(method, dict) else None
         if not isinstance(counts, dict) or counts.keys() != shapes.keys():
             raise UserError(
-                "the run to go on with did not begin with sparsity.init=checkpoint and masks of these layers: leave sparsity.init "
-                "and sparsity.keep_dense as they were"
+                "the run to go on with did not begin with sparsity.init=checkpoint and masks of these layers: leave "
+                "sparsity.init and sparsity.keep_dense as they were"
             )
         if bad := [name for name, count in counts.items() if type(count) is not int or not 0 <= count <= shapes[name].numel()]:
             raise UserError(f"the checkpoint's entry 'method.{ENTRY}.{bad[0]}' is no number of the layer's weights")
