@@ -21,9 +21,12 @@ from dist_sparse.sparsity.methods.context import RunFacts
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "sweeps")
 BASELINES = ["dense", "static", "set", "rigl"]
+OWN = ("digits", "mnist", "fashion_mnist")
+"""Folders of small runs that no reference has."""
 
 SETS = {
     "digits": DataInfo("digits", 10, 1, 8, 1_437, 360),
+    "mnist": DataInfo("mnist", 10, 1, 28, 60_000, 10_000),
     "fashion_mnist": DataInfo("fashion_mnist", 10, 1, 28, 60_000, 10_000),
     "cifar10": DataInfo("cifar10", 10, 3, 32, 50_000, 10_000),
     "cifar100": DataInfo("cifar100", 100, 3, 32, 50_000, 10_000),
@@ -49,13 +52,13 @@ def header(file: str) -> dict[str, str]:
 def is_for_any_number_of_gpus(file: str) -> bool:
     """One of the recipes that a folder of its own holds for every network, beside the references' runs."""
     path = Path(file)
-    return len(path.parts) > 2 and path.parts[0] != "fashion_mnist"
+    return len(path.parts) > 2 and path.parts[0] not in OWN
 
 
 def is_of_a_reference(file: str) -> bool:
     """Not one of our own recipes, nor one of the baselines that run on a reference's recipe."""
     path = Path(file)
-    own = path.parts[0] in ("digits", "fashion_mnist") or is_for_any_number_of_gpus(file)
+    own = path.parts[0] in OWN or is_for_any_number_of_gpus(file)
     return not own and path.stem not in BASELINES
 
 

@@ -49,7 +49,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sparsity.density": 1e-6}, "sparsity.density=1e-06 cannot be reached: layer "),
     ({"sparsity.keep_dense": ["stem.*"]}, "sparsity.keep_dense='stem.*' fits no layer; the layers are patch_embed.proj."),
     ({"sparsity.update.gradient_steps": 3}, "sparsity.update.gradient_steps=3 is longer than the interval of 2 steps"),
-    ({"data.name": "digts"}, "data.name='digts' is unknown; did you mean digits? known: digits, fashion_mnist, "),
+    ({"data.name": "digts"}, "data.name='digts' is unknown; did you mean digits? known: digits, mnist, fashion_mnist, "),
     (
         {"train.batch_size": 255, "train.accumulation": 2},
         "train.batch_size=255 does not divide by 1 ranks x 2 accumulation steps; 254 or 256 would",

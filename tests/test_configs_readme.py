@@ -9,11 +9,11 @@ import pytest
 
 from dist_sparse.build import resolved
 from dist_sparse.config import load_config, parse_args, to_flat
-from tests.shipped_configs import CONFIGS, FILES, header, is_for_any_number_of_gpus, is_of_a_reference, plan
+from tests.shipped_configs import CONFIGS, FILES, OWN, header, is_for_any_number_of_gpus, is_of_a_reference, plan
 
 README = (CONFIGS / "README.md").read_text(encoding="utf-8")
 SCALED = [file for file in FILES if is_for_any_number_of_gpus(file)]
-IN_TABLE = [file for file in FILES if file not in SCALED and Path(file).parts[0] not in ("digits", "fashion_mnist")]
+IN_TABLE = [file for file in FILES if file not in SCALED and Path(file).parts[0] not in OWN]
 VARIANTS = re.findall(r"`--config configs/(\S+\.yaml [^`]+)`", README)
 
 

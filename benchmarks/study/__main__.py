@@ -13,17 +13,16 @@ are within seeds (same data order and initial weights), with a 95 % interval by 
 """
 
 import argparse
-import multiprocessing
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, picture
+from benchmarks.study.pool import make
 from benchmarks.study.record import append, read
 from benchmarks.study.runs import Row, rows_of, train
 from benchmarks.study.table import AGAINST, intervals, tables
@@ -66,23 +65,6 @@ def wanted(given: argparse.Namespace) -> list[Case]:
     return list(dict.fromkeys(replace(case, ranks=ranks) for case in of for ranks in given.ranks))
 
 
-def make(todo: Sequence[Case], given: argparse.Namespace) -> Iterator[tuple[Case, Row | Exception]]:
-    """Make the runs, as many at a time as was asked, until all are made or the time is over."""
-    deadline = time.monotonic() + 3600 * given.hours
-    left, running = iter(todo), dict[Future[Row], Case]()
-    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        while True:
-            while len(running) < given.jobs and time.monotonic() < deadline and (case := next(left, None)) is not None:
-                running[pool.submit(train, case, given.data_root)] = case
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield running.pop(future), error or future.result()
-
-
 def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namespace) -> None:
     """Print the tables of the runs that are on record, and draw the plots."""
     hours = sum(row.cpu_seconds for row in found.values()) / 3600
@@ -105,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = 0
     if not given.summary:
         made = rows_of(asked, read(given.record, Row))
-        for case, result in make([case for case in asked if case not in made], given):
+        todo = [case for case in asked if case not in made]
+        for case, result in make(todo, partial(train, data_root=given.data_root), given.jobs, given.hours):
             told = f"{case.label}, density {case.density:g}, seed {case.seed}"
             if isinstance(result, Row):
                 append(given.record, result)

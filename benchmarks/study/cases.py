@@ -93,18 +93,28 @@ class Case:
             keys["data.limit"] = self.images
         return [f"--{key}={value}" for key, value in keys.items()]
 
+    @property
+    def file(self) -> Path:
+        """The recipe's."""
+        return RECIPES / f"{self.recipe}.yaml"
+
     @cached_property
     def config(self) -> Config:
         """The run's configuration."""
-        return load_config(str(RECIPES / f"{self.recipe}.yaml"), self.overrides)
+        return load_config(str(self.file), self.overrides)
 
     @cached_property
     def settings(self) -> str:
-        """A digest of all keys that differ from their defaults: a row of the record with another one is not of this case."""
-        defaults = to_flat(Config())
-        differing = {key: value for key, value in to_flat(self.config).items() if value != defaults.get(key)}
-        text = json.dumps(differing | {"ranks": self.ranks}, sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        """What tells a row of the record that is of this case from one of before a change of its recipe."""
+        return digest(self.config, self.ranks)
+
+
+def digest(config: Config, ranks: int = 1) -> str:
+    """A digest of all keys that differ from their defaults."""
+    defaults = to_flat(Config())
+    differing = {key: value for key, value in to_flat(config).items() if value != defaults.get(key)}
+    text = json.dumps(differing | {"ranks": ranks}, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
 def _at_density(recipe: str, density: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.study.cases import RECIPES, ROOT, Case
+from benchmarks.study.cases import ROOT, Case
 
 if TYPE_CHECKING:
     from dist_sparse.trainer import Hook
@@ -63,15 +63,14 @@ def train(case: Case, data_root: str) -> Row:
 
 def train_in(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> Row:
     """Make a run in a folder, which keeps what it saves."""
+    overrides = [*case.overrides, *in_folder(folder, data_root, keys)]
     if case.ranks > 1:
-        return row_of(case, *_on_ranks(case, _options(folder, case, data_root, keys), folder))
-    return row_of(case, *train_here(folder, case, data_root, keys))
+        return row_of(case, *_on_ranks(case, overrides, folder))
+    return row_of(case, *train_here(case.file, overrides))
 
 
-def train_here(
-    folder: Path, case: Case, data_root: str, keys: Mapping[str, object], hooks: Sequence["Hook"] = ()
-) -> tuple[dict[str, Any], float]:
-    """Make a run in this process; returns its summary and the CPU seconds that it took."""
+def train_here(recipe: Path, overrides: Sequence[str], hooks: Sequence["Hook"] = ()) -> tuple[dict[str, Any], float]:
+    """Make a run in this process with one thread; returns its summary and the CPU seconds that it took."""
     import torch
 
     from dist_sparse.config import load_config
@@ -79,20 +78,20 @@ def train_here(
 
     torch.set_num_threads(1)
     started = time.process_time()
-    config = load_config(str(RECIPES / f"{case.recipe}.yaml"), _options(folder, case, data_root, keys))
-    return train(config, hooks=hooks), time.process_time() - started
+    return train(load_config(str(recipe), list(overrides)), hooks=hooks), time.process_time() - started
 
 
-def _options(folder: Path, case: Case, data_root: str, keys: Mapping[str, object]) -> list[str]:
+def in_folder(folder: Path, data_root: str, keys: Mapping[str, object]) -> list[str]:
+    """The options that let a run write into a folder, and nowhere else."""
     keys = {"output": folder, "data.root": data_root, "tracking.wandb": "disabled", **keys}
-    return [*case.overrides, *(f"--{key}={value}" for key, value in keys.items())]
+    return [f"--{key}={value}" for key, value in keys.items()]
 
 
 def _on_ranks(case: Case, overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any], float]:
     """The summary of a run under torchrun, and the CPU seconds that its processes took."""
     before = os.times()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"]
-    command = [*torchrun, "-m", "dist_sparse.train", f"--config={RECIPES / f'{case.recipe}.yaml'}", *overrides]
+    command = [*torchrun, "-m", "dist_sparse.train", f"--config={case.file}", *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

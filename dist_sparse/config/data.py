@@ -45,7 +45,8 @@ class DataConfig:
     __pydantic_config__ = STRICT
 
     name: str = "digits"
-    """Data set: digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder, or noise (random images, for trials)."""
+    """Data set: digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder, or noise (random images, for
+    trials)."""
     root: AnyPath = "data"
     """Folder that holds the data sets."""
     limit: Count | None = None
@@ -55,7 +56,8 @@ class DataConfig:
     augment: bool = True
     """Augment training images (random crop and, where it makes sense, flip)."""
     crop_padding: Natural | None = None
-    """Pixels of padding before a small set's random crop. Default: digits 1, fashion_mnist 2, CIFAR 4, tiny_imagenet 8."""
+    """Pixels of padding before a small set's random crop. Default: digits 1, mnist and fashion_mnist 2, CIFAR 4,
+    tiny_imagenet 8."""
     padding_mode: Literal["zeros", "reflect"] | None = None
     """How a small set's padding is filled. Default: zeros."""
     mean: list[Fraction] | None = None

@@ -61,8 +61,9 @@ def _read_noise(_root: Path) -> tuple[Split, Split]:
     return split(_NOISE[0]), split(_NOISE[1])
 
 
-def _read_fashion_mnist(root: Path) -> tuple[Split, Split]:
-    folders = (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST)
+def _read_mnist(root: Path, name: str) -> tuple[Split, Split]:
+    """MNIST or Fashion-MNIST, from the folder that torchvision gives its files."""
+    folders = (root / name / "raw", *((DEBIAN_FASHION_MNIST,) if name == "FashionMNIST" else ()))
 
     def split(prefix: str) -> Split:
         images = read_idx(_find(f"{prefix}-images-idx3-ubyte", folders))
@@ -105,10 +106,10 @@ def _fashion_names(_root: Path) -> list[str]:
     return FashionMNIST.classes
 
 
-def _fetch_fashion_mnist(root: Path) -> None:
-    from torchvision.datasets import FashionMNIST
+def _fetch_mnist(root: Path, name: str) -> None:
+    from torchvision import datasets
 
-    FashionMNIST(root, download=True)
+    getattr(datasets, name)(root, download=True)
 
 
 def _read_cifar(root: Path, classes: int) -> tuple[Split, Split]:
@@ -150,6 +151,20 @@ SMALL_SETS = {
         read=_read_digits,
         class_names=lambda _root: "0123456789",
     ),
+    "mnist": SmallSet(
+        classes=10,
+        mean=(0.1307,),
+        std=(0.3081,),
+        crop_padding=2,
+        flip=False,
+        side=28,
+        train_size=60_000,
+        val_size=10_000,
+        read=partial(_read_mnist, name="MNIST"),
+        class_names=lambda _root: "0123456789",
+        layout="MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",
+        download=partial(_fetch_mnist, name="MNIST"),
+    ),
     "fashion_mnist": SmallSet(
         classes=10,
         mean=(0.2860,),
@@ -159,10 +174,10 @@ SMALL_SETS = {
         side=28,
         train_size=60_000,
         val_size=10_000,
-        read=_read_fashion_mnist,
+        read=partial(_read_mnist, name="FashionMNIST"),
         class_names=_fashion_names,
         layout="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",
-        download=_fetch_fashion_mnist,
+        download=partial(_fetch_mnist, name="FashionMNIST"),
         hint=", and Debian's package dataset-fashion-mnist is found by itself",
     ),
     "cifar10": SmallSet(

@@ -76,6 +76,16 @@ def test_fashion_mnist_files_gzipped_or_not(load, write_fashion, monkeypatch, tm
     assert data.train.split.labels.tolist() == labels.tolist()
 
 
+def test_mnist_is_read_from_a_folder_of_its_own(load, write_fashion, tmp_path):
+    write_fashion(tmp_path / "FashionMNIST" / "raw", "")
+    with pytest.raises(UserError, match=r"MNIST/raw/\{train,t10k\}-"):
+        load("mnist", root=str(tmp_path))
+    images, _ = write_fashion(tmp_path / "MNIST" / "raw", ".gz")
+    data = load("mnist", root=str(tmp_path))
+    assert torch.equal(data.train.split.images, torch.from_numpy(images)[:, None])
+    assert data.info.name == "mnist"
+
+
 @pytest.mark.skipif(
     not readers.DEBIAN_FASHION_MNIST.is_dir(), reason="needs the real files: apt-get install dataset-fashion-mnist"
 )

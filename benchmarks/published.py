@@ -1,0 +1,156 @@
+"""Train networks that fit a CPU core as papers did, and put the errors beside those that the papers print.
+
+    python -m benchmarks.published --data-root DIR [--seeds N] [--jobs N] [--summary]
+
+DIR holds MNIST (``MNIST/raw``; ``python -m dist_sparse.train --config configs/mnist/dense.yaml --data.download=true`` fetches
+it). Recipes are those of configs/mnist. A run takes four to nine minutes of a core; a finished one is a line of the record and
+is not made again.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from benchmarks.study.cases import ROOT, digest
+from benchmarks.study.pool import make
+from benchmarks.study.record import append, read
+from benchmarks.study.runs import in_folder, train_here
+from benchmarks.study.statistics import estimate
+from dist_sparse.config import Config, load_config
+
+SNIP, RIGL = "SNIP, arXiv 1810.02340, table 1", "RigL, arXiv 1911.11134, table 2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure that a paper prints."""
+
+    what: str
+    source: str
+    error: float
+    """Percent of the 10,000 test images."""
+    recipe: str
+    """Of configs/mnist."""
+    density: float | None = None
+    """Where it is not the recipe's."""
+
+
+ROWS = (
+    Published(what="dense", source=SNIP, error=1.7, recipe="dense"),
+    Published(what="SNIP, density 0.05", source=SNIP, error=1.6, recipe="snip"),
+    Published(what="SNIP, density 0.02", source=SNIP, error=2.4, recipe="snip", density=0.02),
+    Published(what="RigL, density 0.025", source=f"{RIGL} (end of training)", error=1.48, recipe="rigl"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One of our runs for a published figure."""
+
+    published: Published
+    seed: int
+
+    @property
+    def file(self) -> Path:
+        """The recipe's."""
+        return ROOT / "configs" / "mnist" / f"{self.published.recipe}.yaml"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What differs from the recipe; of `execution.compute` dense is the faster one for a network so small."""
+        density = [] if self.published.density is None else [f"--sparsity.density={self.published.density}"]
+        return [f"--seed={self.seed}", "--execution.compute=dense", *density]
+
+    @cached_property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return load_config(str(self.file), self.overrides)
+
+    @cached_property
+    def settings(self) -> str:
+        """What tells a row of the record that is of this run from one of before a change of its recipe."""
+        return digest(self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One finished run."""
+
+    what: str
+    seed: int
+    settings: str
+    error: float
+    """Percent, at the end of training."""
+    best_error: float
+    active_density: float
+    cpu_seconds: float
+
+
+def train(attempt: Attempt, data_root: str) -> Row:
+    """Make a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [*attempt.overrides, *in_folder(Path(folder), data_root, {"checkpoint.every": "100%"})]
+        summary, seconds = train_here(attempt.file, overrides)
+    return Row(
+        what=attempt.published.what,
+        seed=attempt.seed,
+        settings=attempt.settings,
+        error=round(100 * (1 - summary["last_top1"]), 4),
+        best_error=round(100 * (1 - summary["best_top1"]), 4),
+        active_density=round(summary["density"], 6),
+        cpu_seconds=round(seconds, 2),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A markdown table: the published errors, and ours."""
+    head = ["LeNet-300-100 on MNIST", "source", "error printed, %", "seeds", "ours, % (95 %)", "density", "CPU s"]
+    lines = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:"]]
+    for published in ROWS:
+        found = [row for row in rows if row.what == published.what]
+        if found:
+            mean = estimate([row.error for row in found])
+            ours = f"{mean.mean:.2f} ± {mean.half_width:.2f}" if mean.n > 1 else f"{mean.mean:.2f}"
+            density = f"{found[0].active_density:.4g}"
+            seconds = f"{sum(row.cpu_seconds for row in found) / len(found):.0f}"
+            lines.append([published.what, published.source, f"{published.error:g}", str(len(found)), ours, density, seconds])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-root", default="data", help="as data.root")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
+    parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "published.csv")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = arguments(argv)
+    attempts = [Attempt(published=published, seed=seed) for seed in range(given.seeds) for published in ROWS]
+    settings = {attempt.settings for attempt in attempts}
+    done = {row.settings for row in read(given.record, Row)}
+    failed = 0
+    todo = [] if given.summary else [attempt for attempt in attempts if attempt.settings not in done]
+    for attempt, row in make(todo, partial(train, data_root=given.data_root), given.jobs):
+        told = f"{attempt.published.what}, seed {attempt.seed}"
+        if isinstance(row, Exception):
+            failed += 1
+            print(f"{told}: failed: {row}", file=sys.stderr, flush=True)
+        else:
+            append(given.record, row)
+            print(f"{told}: error {row.error:.2f} % in {row.cpu_seconds:.0f} s", flush=True)
+    print(table([row for row in read(given.record, Row) if row.settings in settings]))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

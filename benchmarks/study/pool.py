@@ -1,0 +1,41 @@
+"""Making runs in parallel processes, a thread each."""
+
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from math import inf
+from typing import TypeVar
+
+_Case = TypeVar("_Case")
+_Row = TypeVar("_Row")
+
+
+def make(
+    todo: Iterable[_Case], one: Callable[[_Case], _Row], jobs: int, hours: float = inf
+) -> Iterator[tuple[_Case, _Row | Exception]]:
+    """Make runs, so many at a time, until all are made or the time is over; a failed one's error stands for its row."""
+    deadline = time.monotonic() + 3600 * hours
+    left, running = iter(todo), dict[Future[_Row], _Case]()
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_be_silent) as pool:
+        while True:
+            while len(running) < jobs and time.monotonic() < deadline and (case := next(left, None)) is not None:
+                running[pool.submit(one, case)] = case
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield running.pop(future), error or future.result()
+
+
+def _be_silent() -> None:
+    """What a run prints of its progress would be mixed with that of the others; what fails is raised."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 -- for as long as the process lives
