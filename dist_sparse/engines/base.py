@@ -135,6 +135,9 @@ class Engine(WeightAccess, ABC):
     def kept_grad(self, name: str) -> Tensor | Entries:
         return self.grad(name).clone()
 
+    def held_weight(self, name: str) -> Tensor | Entries:
+        return self.weight(name)
+
     def values(self, name: str) -> Tensor:
         return self.weight(name)
 

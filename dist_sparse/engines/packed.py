@@ -121,6 +121,10 @@ class PackedDDPEngine(DDPEngine):
         held = self._collected.get(name)
         return held if isinstance(held, Entries) else super().kept_grad(name)
 
+    def held_weight(self, name: str) -> Tensor | Entries:
+        layer, held = self._weights.layers.get(name), self._parameters[name].detach()
+        return held if layer is None else Entries(layer.shape, layer.positions, held.reshape(-1))
+
     def values(self, name: str) -> Tensor:
         return self._parameters[name].detach()
 

@@ -37,6 +37,11 @@ class WeightAccess(Protocol):
         ...
 
     @abstractmethod
+    def held_weight(self, name: str) -> Tensor | Entries:
+        """The weight as the engine holds it, whole or the active entries, to be read."""
+        ...
+
+    @abstractmethod
     def values(self, name: str) -> Tensor:
         """All entries of the weight that may be other than 0, in any shape and order, to be read."""
         ...

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -18,6 +19,23 @@ _DIAGONAL = 0x8040201008040201 - (1 << 64)
 def pack(mask: Tensor) -> Tensor:
     """Bits of a bool tensor of any shape as uint8 [ceil(numel / 8)]; element i is bit i % 8 of byte i // 8."""
     flat = mask.reshape(-1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(numpy.packbits(flat.numpy(), bitorder="little"))
+    return _gather(flat)
+
+
+def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The bool tensor of ``shape`` whose bits :func:`pack` gave."""
+    count = torch.Size(shape).numel()
+    if packed.device.type == "cpu":
+        flat = torch.from_numpy(numpy.unpackbits(packed.numpy(), count=count, bitorder="little")).view(torch.bool)
+    else:
+        flat = _spread(packed)[:count]
+    return flat.view(shape)
+
+
+def _gather(flat: Tensor) -> Tensor:
+    """As :func:`pack`, by torch; numpy takes a third of the time on the CPU."""
     missing = -flat.numel() % 8
     if missing:
         flat = torch.cat([flat, flat.new_zeros(missing)])
@@ -25,11 +43,10 @@ def pack(mask: Tensor) -> Tensor:
     return ((words * _GATHER) >> 56).to(torch.uint8)
 
 
-def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """The bool tensor of ``shape`` whose bits :func:`pack` gave."""
+def _spread(packed: Tensor) -> Tensor:
+    """All bits as a bool vector, by torch; numpy takes a tenth of the time on the CPU."""
     words = (packed.long() * _SPREAD) & _DIAGONAL
-    bits = words.view(torch.uint8) != 0
-    return bits[: torch.Size(shape).numel()].view(shape)
+    return words.view(torch.uint8) != 0
 
 
 class Unpacked(Mapping[str, Tensor]):

@@ -7,7 +7,7 @@ highest first, and by index, lowest first, where scores are equal (``torch.topk`
 import torch
 from torch import Tensor
 
-from dist_sparse.sparsity.tensors import select, where_true
+from dist_sparse.sparsity.tensors import count_true, select, where_true
 
 _LONG = 1 << 16
 """Units of a row from which on a sample of them bounds the best ones closely."""
@@ -27,7 +27,7 @@ def top_k(score: Tensor, k: Tensor, among: Tensor) -> Tensor:
         bool [S, U] with exactly ``k[s]`` true in row s, all of them candidates.
     """
     if len(score) == 1:
-        return _top_k_row(score.view(-1), int(k), among.view(-1)).view_as(score)
+        return best_of_row(score.view(-1), int(k), among.view(-1)).view_as(score)
     select = _top_k_short_rows if score.shape[1] <= _SHORT else _top_k_rows
     return select(torch.where(among, score, -torch.inf), k)
 
@@ -74,16 +74,16 @@ def best_of_all_rows(score: Tensor, k: int, among: Tensor) -> Tensor:
     A fraction of short rows taken row by row would round to nothing, or to far too much: 30 % of the 2 active units of a 2:4
     group. Taken over all rows it is exact, and rows that hold the worst units lose more (as in SRigL, arXiv 2305.02299).
     """
-    return _top_k_row(score.reshape(-1), k, among.reshape(-1)).view_as(among)
+    return best_of_row(score.reshape(-1), k, among.reshape(-1)).view_as(among)
 
 
-def _top_k_row(score: Tensor, k: int, among: Tensor) -> Tensor:
-    """One row [U]: find the k-th best score, then give up surplus equals from the end."""
+def best_of_row(score: Tensor, k: int, among: Tensor) -> Tensor:
+    """The ``k`` best candidates of one row [U]: find the k-th best score, then give up surplus equals from the end."""
     if k == 0:
         return torch.zeros_like(among)
     threshold = _kth_largest(score, k, among)
     chosen = (score >= threshold) & among
-    surplus = int(chosen.count_nonzero()) - k
+    surplus = count_true(chosen) - k
     if surplus:
         tied = where_true(chosen & (score == threshold))
         chosen[tied[-surplus:]] = False
@@ -108,12 +108,12 @@ def _upper(score: Tensor, k: int, among: Tensor, stride: int = 64) -> Tensor | N
     if rank >= len(sample):
         return None
     upper = (score >= sample.kthvalue(len(sample) - rank + 1).values) & among
-    return upper if int(upper.count_nonzero()) >= k else None
+    return upper if count_true(upper) >= k else None
 
 
 def _counts(mask: Tensor) -> Tensor:
     """How many are true in each row: int64 [S] on the CPU."""
-    return mask.count_nonzero().view(1).cpu() if len(mask) == 1 else mask.sum(1).cpu()
+    return torch.tensor([count_true(mask)]) if len(mask) == 1 else mask.sum(1).cpu()
 
 
 def _top_k_short_rows(score: Tensor, k: Tensor) -> Tensor:

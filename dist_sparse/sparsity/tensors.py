@@ -14,6 +14,15 @@ def where_true(mask: Tensor) -> Tensor:
     return torch.from_numpy(numpy.flatnonzero(flat.numpy()))
 
 
+def count_true(mask: Tensor) -> int:
+    """How many entries of a bool tensor are true. On the CPU numpy counts them several times as fast."""
+    if mask.device.type != "cpu":
+        return int(mask.count_nonzero())
+    import numpy
+
+    return int(numpy.count_nonzero(mask.numpy()))
+
+
 def select(tensor: Tensor, mask: Tensor) -> Tensor:
     """The entries of a tensor where a mask of its shape is true, in their flattened order."""
     return tensor.reshape(-1).index_select(0, where_true(mask))

@@ -24,6 +24,14 @@ def test_packs_like_numpy_and_back(shape: list[int], seed: int) -> None:
     assert torch.equal(bits.unpack(packed, mask.shape), mask)
 
 
+@given(SHAPES, st.integers(0, 2**31))
+def test_what_a_gpu_does_is_the_same(shape: list[int], seed: int) -> None:
+    mask = random_mask(shape, seed).view(-1)
+    packed = bits.pack(mask)
+    assert torch.equal(bits._gather(mask), packed)
+    assert torch.equal(bits._spread(packed)[: mask.numel()], mask)
+
+
 def test_every_byte() -> None:
     mask = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little")).bool()
     assert bits.pack(mask).tolist() == list(range(256))

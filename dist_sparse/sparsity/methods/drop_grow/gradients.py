@@ -41,6 +41,10 @@ class DenseGradients:
         """The sum of a layer's gradients, if they were added."""
         return whole(self._sums[name]) if name in self._sums else None
 
+    def held(self, name: str) -> Tensor | Entries | None:
+        """The same as it is held."""
+        return self._sums.get(name)
+
     def gathered_of(self, layers: Iterable[str]) -> list[Tensor]:
         """All numbers that sums and averages of some layers hold."""
         return [values_of(held[name]) for held in (self._sums, self.averages) for name in layers if name in held]

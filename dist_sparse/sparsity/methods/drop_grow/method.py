@@ -10,10 +10,12 @@ from dist_sparse.config.sparsity import SparsityConfig
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.access import Wanted
+from dist_sparse.sparsity.entries import Entries
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
+from dist_sparse.sparsity.methods.drop_grow.entrywise import grow_by_magnitude, kept_by_magnitude
 from dist_sparse.sparsity.methods.drop_grow.gradients import DenseGradients
 from dist_sparse.sparsity.methods.drop_grow.plan import DEFAULTS, DropAndGrowPlan, Form, Growth
 from dist_sparse.sparsity.methods.drop_grow.redistribution import (
@@ -29,7 +31,8 @@ from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.updating import Updating
 from dist_sparse.sparsity.schedules import drop_count
 from dist_sparse.sparsity.selection import at_least_top_k, drop_and_grow
-from dist_sparse.sparsity.tensors import is_finite
+from dist_sparse.sparsity.structures import Unstructured
+from dist_sparse.sparsity.tensors import count_true, is_finite
 
 
 class DropAndGrow(Updating):
@@ -153,9 +156,18 @@ class DropAndGrow(Updating):
     def _select(self, name: str, step: int, kept: Tensor, grow: Tensor | None = None) -> Tensor:
         """The new mask of one layer, which grows as many units as it drops or, where layers share, ``grow``."""
         active = self._structure.active(self.masks[name])
-        units = drop_and_grow(active, kept, self.grow_score(name, step), grow)
+        units = self._grown_by_entries(name, active, kept) if grow is None else None
+        if units is None:
+            units = drop_and_grow(active, kept, self.grow_score(name, step), grow)
         shape = self.access.weight(name).shape
         return self._structure.mask(units, shape, before=self.masks[name], choose_by=self._choice(name, step))
+
+    def _grown_by_entries(self, name: str, active: Tensor, kept: Tensor) -> Tensor | None:
+        """The same of single weights by a gradient of which entries are held; None if it takes more."""
+        gradient = self._gradients.held(name) if self._plan.growth == "gradient" else None
+        if not isinstance(gradient, Entries) or not isinstance(self._structure, Unstructured):
+            return None
+        return grow_by_magnitude(active, kept, gradient)
 
     def _choice(self, name: str, step: int) -> Tensor | None:
         """By what newly grown units choose their weights, where the structure leaves them a choice: as growth chooses units."""
@@ -167,6 +179,9 @@ class DropAndGrow(Updating):
 
     def _kept(self, name: str, fraction: float) -> Tensor:
         """Which active units of one layer are not dropped."""
+        held = self.access.held_weight(name) if self._plan.removal == "magnitude" else None
+        if isinstance(held, Entries) and isinstance(self._structure, Unstructured):
+            return kept_by_magnitude(held, fraction, round_up=self._rounds_up(name))
         return removal(
             self._plan.removal,
             self._structure,
@@ -200,7 +215,7 @@ class DropAndGrow(Updating):
         if not is_finite(gradient):
             return torch.ones_like(gradient, dtype=torch.bool)
         active = self._structure.active(self.masks[name])
-        dropped = drop_count(fraction, int(active.count_nonzero()), up=self._rounds_up(name))
+        dropped = drop_count(fraction, count_true(active), up=self._rounds_up(name))
         score = self._structure.score(scores.magnitude(gradient))
         return self._structure.weights_of(active | at_least_top_k(score, dropped, among=~active), gradient.shape)
 

@@ -9,6 +9,7 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.schedules import drop_count
 from dist_sparse.sparsity.selection import best_of_all_rows, top_k
 from dist_sparse.sparsity.structures import Structure
+from dist_sparse.sparsity.tensors import count_true
 
 Removal = Literal["magnitude", "set", "threshold", "taylor"]
 
@@ -37,7 +38,7 @@ def removal(
     if kind == "threshold":
         assert threshold is not None, "resolve() asks for one"
         return active & (score >= threshold)
-    total = int(active.count_nonzero())
+    total = count_true(active)
     count = drop_count(fraction, total, up=round_up)
     if kind == "set":
         signed = structure.split(weight.detach()).reshape(1, -1)
