@@ -159,8 +159,7 @@ class DropAndGrow(Updating):
         units = self._grown_by_entries(name, active, kept) if grow is None else None
         if units is None:
             units = drop_and_grow(active, kept, self.grow_score(name, step), grow)
-        shape = self.access.weight(name).shape
-        return self._structure.mask(units, shape, before=self.masks[name], choose_by=self._choice(name, step))
+        return self._structure.mask(units, self.masks.shape(name), before=self.masks[name], choose_by=self._choice(name, step))
 
     def _grown_by_entries(self, name: str, active: Tensor, kept: Tensor) -> Tensor | None:
         """The same of single weights by a gradient of which entries are held; None if it takes more."""
