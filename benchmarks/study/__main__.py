@@ -21,11 +21,12 @@ from math import inf
 from pathlib import Path
 
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
-from benchmarks.study.plot import AXES, picture
+from benchmarks.study.plot import AXES, ablation_picture, picture
 from benchmarks.study.pool import make
 from benchmarks.study.record import append, read
 from benchmarks.study.runs import Row, rows_of, train
-from benchmarks.study.table import AGAINST, intervals, tables
+from benchmarks.study.table import AGAINST, intervals, overview, tables
+from dist_sparse.report.drawing import Picture
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,7 +48,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw top-1 over density and over training FLOPs into it")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="draw top-1 over density and over training FLOPs into it, or an ablation's"
+    )
     parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "runs.csv")
     parser.add_argument("--data-root", default="data", help="as data.root; Debian's package is found by itself")
     return parser.parse_args(argv)
@@ -69,16 +72,23 @@ def report(found: dict[Case, Row], asked: Sequence[Case], given: argparse.Namesp
     """Print the tables of the runs that are on record, and draw the plots."""
     hours = sum(row.cpu_seconds for row in found.values()) / 3600
     print(f"\n{asked[0].network}, {given.epochs} epochs: {len(found)} of {len(asked)} runs, {hours:.2f} hours of a core\n")
+    print(overview(found), end="\n\n")
     print(tables(found, given.against))
     compared = list(intervals(found, given.against))
     beyond = sum(difference.differs_from_zero for difference in compared)
     print(f"\n{beyond} of {len(compared)} intervals leave 0 out; without any effect about {len(compared) / 20:.0f} would.")
     if given.plot and found:
         given.plot.mkdir(parents=True, exist_ok=True)
-        for over in AXES:
-            name = f"accuracy_over_{over.replace('active_', '').replace('train', 'training')}.svg"
-            title = f"Fashion-MNIST, {asked[0].network}, {given.epochs} epochs: mean and 95 % interval"
-            (given.plot / name).write_bytes(picture(found, over, title).svg())
+        for drawn in pictures(found, asked[0], given):
+            (given.plot / f"{drawn.name}.svg").write_bytes(drawn.svg())
+
+
+def pictures(found: dict[Case, Row], first: Case, given: argparse.Namespace) -> list[Picture]:
+    """The plots of what was asked for."""
+    what = f"Fashion-MNIST, {first.network}, {given.epochs} epochs: mean and 95 % interval"
+    if given.ablation:
+        return [ablation_picture(found, given.ablation, f"{ABLATIONS[given.ablation].key}; {what}")]
+    return [picture(found, over, what) for over in AXES]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

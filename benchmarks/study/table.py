@@ -34,6 +34,20 @@ def tables(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> str:
     return "\n\n".join(table(f"density {density:g}", {**dense, **of}, against) for density, of in grouped.items())
 
 
+def overview(found: Mapping[Case, Row]) -> str:
+    """One table of top-1 in percent: a line for each recipe, a column for each density, and what training cost at the last."""
+    grouped = groups(found)
+    dense = grouped.pop(1.0, {})
+    labels = list(dict.fromkeys(label for of in (dense, *grouped.values()) for label in of))
+    lines = [["top-1, %", *(f"{density:g}" for density in grouped), "training FLOPs"], ["---", *["---:"] * (len(grouped) + 1)]]
+    for label in labels:
+        of_density = [dense.get(label) or of.get(label) for of in grouped.values()]
+        cells = [_accuracy(estimate(list(top1(group).values()))) if group else "" for group in of_density]
+        last = [mean(row.train_flops for row in group.values()) for group in of_density if group]
+        lines.append([label, *cells, f"{last[-1]:.3f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def table(title: str, of: Mapping[str, Group], against: Sequence[str] = AGAINST) -> str:
     """The table of one density: differences are in points, within the seeds that both have."""
     compared = differences(of, against)

@@ -15,7 +15,7 @@ from benchmarks.study.plot import AXES, lines, picture
 from benchmarks.study.record import append, read
 from benchmarks.study.runs import Row, row_of, rows_of
 from benchmarks.study.statistics import paired
-from benchmarks.study.table import tables
+from benchmarks.study.table import overview, tables
 from dist_sparse.build import resolved
 from dist_sparse.config import to_flat
 from tests.command import Outcome, here, train_here
@@ -70,6 +70,23 @@ def test_summary_trains_nothing_and_draws(record: tuple[Path, Outcome], tmp_path
     assert said.code == 0 and "| dense | 1 |" in said.out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"accuracy_over_density.svg", "accuracy_over_training_flops.svg"}
+
+
+def test_an_ablation_has_a_plot_of_its_values(images: Path, tmp_path: Path) -> None:
+    asked = wanted(arguments(["--ablation", "drop_fraction", "--densities", "0.1", "0.02", "--seeds", "2"]))
+    for case in asked:
+        append(tmp_path / "runs.csv", row(case, 0.8 + 0.01 * case.seed))
+    words = ["--ablation", "drop_fraction", "--densities", "0.1", "0.02", "--seeds", "2", "--plot", str(tmp_path)]
+    assert here(main, [*words, "--summary", "--record", str(tmp_path / "runs.csv")]).code == 0
+    assert (tmp_path / "ablation_drop_fraction.svg").read_bytes().startswith(b"<?xml")
+    assert not list(tmp_path.glob("accuracy_*"))
+
+
+def test_the_overview_has_a_column_for_each_density(found: dict[Case, Row]) -> None:
+    dense = next(iter(cases("lenet_300_100", ["dense"], [0.1], 1, 8, None)))
+    lines = overview({dense: row(dense, 0.9), **found}).splitlines()
+    assert lines[0] == "| top-1, % | 0.1 | 0.02 | training FLOPs |"
+    assert lines[2:4] == ["| dense | 90.00 | 90.00 | 0.200 |", "| static | 80.00 ± 5.77 | 80.00 ± 5.77 | 0.200 |"]
 
 
 def test_a_cut_off_study_is_a_balanced_one() -> None:
