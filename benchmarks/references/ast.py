@@ -7,7 +7,7 @@ so our run beside it does, too. Its sub-nets' updates are offset by 10 rounds he
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.references.reference import INTERVAL, Comparison, Driver, Job, Reference
+from benchmarks.references.reference import INTERVAL, Comparison, Driver, Job, Reference, put_in_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,13 +56,9 @@ class Ast(Driver):
         layers = []
         for name, old in list(model.named_modules()):
             if isinstance(old, nn.Linear):
-                new = self._module.SparsLinear(
-                    old.in_features, old.out_features, old.bias is not None, len(self._densities), uspars=True
-                )
-                new.weight, new.bias = old.weight, old.bias
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, new)
-                layers.append(new)
+                sizes = (old.in_features, old.out_features, old.bias is not None)
+                layers.append(self._module.SparsLinear(*sizes, len(self._densities), uspars=True))
+                put_in_place(model, name, layers[-1])
         return layers
 
     def _switch(self, sub_net: int) -> None:

@@ -5,14 +5,13 @@ where they are in our recipe. Densities are Erdos-Renyi-kernel ones of all layer
 training script.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.references.reference import INTERVAL, Comparison, Driver, Gradients, Job, Reference, active_share
+from benchmarks.references.reference import INTERVAL, Comparison, Driver, Gradients, Job, Reference, active_share, put_in_place
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from dist_sparse.trainer import Trainer
 
 END, DROP_FRACTION, BLOCK = 0.75, 0.3, 4
@@ -36,19 +35,24 @@ class ShuffledBlocks(Driver):
         model = trainer.engine.model
         linear, blocks = import_module("linear"), import_module("extract_blocks")
         blocks.AgglomerativeClustering = _clustering
-        self._layers = {}
+        self._layers: dict[str, Any] = {}
+        self._updates: list[Callable[..., None]] = []
+        starts = {}
         for name, old in list(model.named_modules()):
             if isinstance(old, torch.nn.Conv2d):
-                at = (old.stride[0], old.padding[0])
-                self._layers[name] = self._module.SparseConv2d(old.in_channels, old.out_channels, old.kernel_size[0], *at)
+                at = (old.kernel_size[0], old.stride[0], old.padding[0])
+                new = self._module.SparseConv2d(old.in_channels, old.out_channels, *at)
+                start, update = new.init_conv_weight_mask, new.update_conv_weight_mask
             elif isinstance(old, torch.nn.Linear):
-                self._layers[name] = linear.SparseLinear(old.in_features, old.out_features)
+                new = linear.SparseLinear(old.in_features, old.out_features)
+                start, update = new.init_linear_weight_mask, new.update_linear_weight_mask1
             else:
                 continue
-            _replace(model, name, old, self._layers[name])
+            put_in_place(model, name, new)
+            self._layers[name], starts[name] = new, start
+            self._updates.append(update)
         densities = erdos_renyi({name: layer.weight.shape for name, layer in self._layers.items()}, self._job.density)
-        for name, layer in self._layers.items():
-            start = layer.init_conv_weight_mask if hasattr(layer, "kernel_size") else layer.init_linear_weight_mask
+        for name, start in starts.items():
             start(1 - densities[name], block_size=BLOCK)
 
     def gradients_ready(self, trainer: "Trainer") -> None:
@@ -58,10 +62,7 @@ class ShuffledBlocks(Driver):
         done = trainer.progress.step
         if done % INTERVAL == 0 and done - 1 < self._end:
             with self._gradients.given_back():
-                for layer in self._layers.values():
-                    update = (
-                        layer.update_conv_weight_mask if hasattr(layer, "kernel_size") else layer.update_linear_weight_mask1
-                    )
+                for update in self._updates:
                     update(done - 1, DROP_FRACTION, self._annealed_to, block_size=BLOCK)
 
     def density(self) -> float:
@@ -73,13 +74,6 @@ def _clustering(*, affinity: str, **named: Any) -> Any:
     from sklearn.cluster import AgglomerativeClustering
 
     return AgglomerativeClustering(metric=affinity, **named)
-
-
-def _replace(model: "nn.Module", name: str, old: Any, new: Any) -> None:
-    """Put a layer in the place of another, with the same parameters."""
-    new.weight, new.bias = old.weight, old.bias
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
 
 
 REFERENCE = Reference(

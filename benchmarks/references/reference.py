@@ -144,6 +144,14 @@ def active_share(masks: "Mapping[str, Tensor]") -> float:
     return sum(float(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
+def put_in_place(model: "nn.Module", name: str, layer: "Any") -> None:
+    """Let a reference's layer take the place of one of the model, with its parameters."""
+    parent, _, child = name.rpartition(".")
+    old = model.get_submodule(name)
+    layer.weight, layer.bias = old.weight, old.bias
+    setattr(model.get_submodule(parent), child, layer)
+
+
 def check_clone(reference: Reference, clone: Path) -> None:
     """Say so in one line, and end, where a folder is not a clone of the repository."""
     module = clone / reference.folder / reference.module.replace(".", os.sep)
