@@ -16,8 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from benchmarks.study.cases import ROOT, digest
-from benchmarks.study.pool import make
-from benchmarks.study.record import append, read
+from benchmarks.study.pool import make_and_keep
+from benchmarks.study.record import read
 from benchmarks.study.runs import in_folder, train_here
 from benchmarks.study.statistics import estimate
 from dist_sparse.config import Config, load_config
@@ -133,21 +133,19 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def say(attempt: Attempt, row: Row | None) -> str:
+    """A line on a run."""
+    told = f"{attempt.published.what}, seed {attempt.seed}"
+    return told if row is None else f"{told}: error {row.error:.2f} % in {row.cpu_seconds:.0f} s"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     attempts = [Attempt(published=published, seed=seed) for seed in range(given.seeds) for published in ROWS]
     settings = {attempt.settings for attempt in attempts}
     done = {row.settings for row in read(given.record, Row)}
-    failed = 0
     todo = [] if given.summary else [attempt for attempt in attempts if attempt.settings not in done]
-    for attempt, row in make(todo, partial(train, data_root=given.data_root), given.jobs):
-        told = f"{attempt.published.what}, seed {attempt.seed}"
-        if isinstance(row, Exception):
-            failed += 1
-            print(f"{told}: failed: {row}", file=sys.stderr, flush=True)
-        else:
-            append(given.record, row)
-            print(f"{told}: error {row.error:.2f} % in {row.cpu_seconds:.0f} s", flush=True)
+    failed = make_and_keep(todo, partial(train, data_root=given.data_root), given.record, say, given.jobs)
     print(table([row for row in read(given.record, Row) if row.settings in settings]))
     return int(failed > 0)
 

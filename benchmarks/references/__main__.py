@@ -19,9 +19,9 @@ from benchmarks.references import ast, dsb, granet, mest, rigl_torch
 from benchmarks.references.reference import Job, check_clone
 from benchmarks.references.runs import Row, known, table, train_job
 from benchmarks.study import runs
-from benchmarks.study.cases import ROOT
-from benchmarks.study.pool import make
-from benchmarks.study.record import append, read
+from benchmarks.study.cases import ROOT, Case
+from benchmarks.study.pool import make_and_keep
+from benchmarks.study.record import read
 from benchmarks.study.runs import rows_of, train
 
 OPTIONS = ("--granet", "--rigl-torch", "--mest", "--ast", "--dsb")
@@ -38,15 +38,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}"
     )
-    parser.add_argument("--densities", type=float, nargs="+", default=[0.02, 0.005], metavar="D")
+    parser.add_argument("--densities", type=float, nargs="+", metavar="D", help="default: those of each comparison")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--summary", action="store_true", help="print what is on record of all, and train nothing")
     parser.add_argument("--data-root", default="data", help="as data.root; Debian's package is found by itself")
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "study")
     given = parser.parse_args(argv)
-    if not clones(given):
+    if not (given.summary or clones(given)):
         parser.error(f"give a clone of one repository at least: {', '.join(f'{option} PATH' for option in OPTIONS)}")
     return given
 
@@ -59,53 +60,61 @@ def clones(given: argparse.Namespace) -> dict[str, Path]:
 def jobs(given: argparse.Namespace) -> Iterator[Job]:
     """The references' runs, the first seed of everything first."""
     for seed in range(given.seeds):
-        for density in given.densities:
-            for option in clones(given):
-                for comparison in REFERENCES[option].comparisons:
-                    if comparison.recipe not in given.methods:
-                        continue
-                    for setting in comparison.settings:
-                        yield Job(
-                            reference=REFERENCES[option],
-                            comparison=comparison,
-                            setting=setting,
-                            density=density,
-                            seed=seed,
-                            epochs=given.epochs,
-                            images=given.images,
-                        )
+        for option in REFERENCES if given.summary else clones(given):
+            for comparison in REFERENCES[option].comparisons:
+                if comparison.recipe in given.methods:
+                    for density in given.densities or comparison.densities:
+                        for setting in comparison.settings:
+                            yield Job(
+                                reference=REFERENCES[option],
+                                comparison=comparison,
+                                setting=setting,
+                                density=density,
+                                seed=seed,
+                                epochs=given.epochs,
+                                images=given.images,
+                            )
+
+
+def records(given: argparse.Namespace) -> tuple[Path, Path]:
+    """The files of our runs, which are the study's, and of theirs."""
+    return given.records / "runs.csv", given.records / "references.csv"
+
+
+def recorded(given: argparse.Namespace) -> list[tuple[Job, Row, float]]:
+    """What is on record of what is asked for: a reference's run, and top-1 of ours beside it."""
+    our_record, their_record = records(given)
+    asked, theirs = list(jobs(given)), read(their_record, Row)
+    top1 = {case: row.top1 for case, row in rows_of((job.ours for job in asked), read(our_record, runs.Row)).items()}
+    return [(job, row, top1[job.ours]) for job in asked if (row := known(job, theirs)) is not None and job.ours in top1]
+
+
+def say_ours(case: Case, row: runs.Row | None) -> str:
+    """A line on a run of ours."""
+    told = f"ours: {case.label}, density {case.density:g}, seed {case.seed}"
+    return told if row is None else f"{told}: {100 * row.top1:.2f} %"
+
+
+def say_theirs(job: Job, row: Row | None) -> str:
+    """A line on a run of a reference."""
+    name = f"{job.reference.option}: {job.comparison.recipe}, {job.setting}"
+    told = f"{name}, density {job.density:g}, seed {job.seed}"
+    return told if row is None else f"{told}: {100 * row.top1:.2f} %"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
-    asked, paths = list(jobs(given)), clones(given)
+    asked, paths = [] if given.summary else list(jobs(given)), clones(given)
     for option, path in paths.items():
         check_clone(REFERENCES[option], path)
-    our_record, their_record = given.records / "runs.csv", given.records / "references.csv"
-    failed = 0
-
-    def note(label: str, row: object, record: Path) -> None:
-        nonlocal failed
-        if isinstance(row, Exception):
-            failed += 1
-            print(f"{label}: failed: {row}", file=sys.stderr, flush=True)
-        else:
-            append(record, row)
-            print(f"{label}: {100 * row.top1:.2f} %", flush=True)
-
+    our_record, their_record = records(given)
     ours = list(dict.fromkeys(job.ours for job in asked))
     todo = [case for case in ours if case not in rows_of(ours, read(our_record, runs.Row))]
-    for case, row in make(todo, partial(train, data_root=given.data_root), given.jobs):
-        note(f"ours: {case.label}, density {case.density:g}, seed {case.seed}", row, our_record)
     left = [job for job in asked if known(job, read(their_record, Row)) is None]
-    for job, row in make(left, partial(train_job, clones=paths, data_root=given.data_root), given.jobs):
-        name = f"{job.reference.option}: {job.comparison.recipe}, {job.setting}"
-        note(f"{name}, density {job.density:g}, seed {job.seed}", row, their_record)
-
-    top1 = {case: row.top1 for case, row in rows_of(ours, read(our_record, runs.Row)).items()}
-    rows = read(their_record, Row)
-    both = [(job, row, top1[job.ours]) for job in asked if (row := known(job, rows)) is not None and job.ours in top1]
-    print(table(both))
+    failed = make_and_keep(todo, partial(train, data_root=given.data_root), our_record, say_ours, given.jobs)
+    one = partial(train_job, clones=paths, data_root=given.data_root)
+    failed += make_and_keep(left, one, their_record, say_theirs, given.jobs)
+    print(table(recorded(given)))
     return int(failed > 0)
 
 

@@ -81,6 +81,6 @@ REFERENCE = Reference(
     repository="HPC-Research-Lab/shuffled-block-sparse-training",
     folder=".",
     module="convolution",
-    comparisons=(Comparison(recipe="dsb", settings=("literal", "corrected"), network="cnn_4"),),
+    comparisons=(Comparison(recipe="dsb", settings=("literal", "corrected"), network="cnn_4", densities=(0.05,)),),
     driver=ShuffledBlocks,
 )

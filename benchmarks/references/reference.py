@@ -36,6 +36,7 @@ class Comparison:
     changed: tuple[tuple[str, object], ...] = ()
     """Keys of our recipe that give it the reference's choices."""
     network: str = "lenet_300_100"
+    densities: tuple[float, ...] = (0.02, 0.005)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
 from benchmarks.study.plot import AXES, ablation_picture, picture
-from benchmarks.study.pool import make
-from benchmarks.study.record import append, read
+from benchmarks.study.pool import make_and_keep
+from benchmarks.study.record import read
 from benchmarks.study.runs import Row, rows_of, train
 from benchmarks.study.table import AGAINST, intervals, overview, tables
 from dist_sparse.report.drawing import Picture
@@ -91,21 +91,18 @@ def pictures(found: dict[Case, Row], first: Case, given: argparse.Namespace) -> 
     return [picture(found, over, what) for over in AXES]
 
 
+def say(case: Case, row: Row | None) -> str:
+    """A line on a run."""
+    told = f"{case.label}, density {case.density:g}, seed {case.seed}"
+    return told if row is None else f"{told}: {100 * row.top1:.2f} % in {row.cpu_seconds:.0f} s"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     asked = wanted(given)
-    failed = 0
-    if not given.summary:
-        made = rows_of(asked, read(given.record, Row))
-        todo = [case for case in asked if case not in made]
-        for case, result in make(todo, partial(train, data_root=given.data_root), given.jobs, given.hours):
-            told = f"{case.label}, density {case.density:g}, seed {case.seed}"
-            if isinstance(result, Row):
-                append(given.record, result)
-                print(f"{told}: {100 * result.top1:.2f} % in {result.cpu_seconds:.0f} s", flush=True)
-            else:
-                failed += 1
-                print(f"{told}: failed: {result}", file=sys.stderr, flush=True)
+    made = rows_of(asked, read(given.record, Row))
+    todo = [] if given.summary else [case for case in asked if case not in made]
+    failed = make_and_keep(todo, partial(train, data_root=given.data_root), given.record, say, given.jobs, given.hours)
     report(rows_of(asked, read(given.record, Row)), asked, given)
     return int(failed > 0)
 

@@ -1,4 +1,4 @@
-"""Making runs in parallel processes, a thread each."""
+"""Making runs in parallel processes, a thread each, and keeping what comes of them."""
 
 import logging
 import multiprocessing
@@ -9,10 +9,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from math import inf
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from benchmarks.study.record import append
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _Case = TypeVar("_Case")
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound="DataclassInstance")
 
 
 def make(
@@ -32,6 +38,26 @@ def make(
                 if error is not None and not isinstance(error, Exception):
                     raise error
                 yield running.pop(future), error or future.result()
+
+
+def make_and_keep(
+    todo: Iterable[_Case],
+    one: Callable[[_Case], _Row],
+    record: Path,
+    say: Callable[[_Case, _Row | None], str],
+    jobs: int,
+    hours: float = inf,
+) -> int:
+    """Make runs, add each one's row to a record and print a line for it, in the words of ``say``; returns how many failed."""
+    failed = 0
+    for case, row in make(todo, one, jobs, hours):
+        if isinstance(row, Exception):
+            failed += 1
+            print(f"{say(case, None)}: failed: {row}", file=sys.stderr, flush=True)
+        else:
+            append(record, row)
+            print(say(case, row), flush=True)
+    return failed
 
 
 def _be_silent() -> None:
