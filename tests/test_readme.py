@@ -15,11 +15,14 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from benchmarks import methods
+from benchmarks import methods, published
+from benchmarks.references import runs as references
+from benchmarks.references.__main__ import arguments as references_arguments
+from benchmarks.references.__main__ import recorded
 from benchmarks.study.__main__ import arguments, wanted
 from benchmarks.study.record import read
 from benchmarks.study.runs import Row, rows_of
-from benchmarks.study.table import tables
+from benchmarks.study.table import overview, tables
 from dist_sparse.build import resolved
 from dist_sparse.config import parse_args
 from dist_sparse.sparsity.methods import METHODS
@@ -187,5 +190,20 @@ def test_the_tables_of_methods_are_those_of_the_runs_on_record() -> None:
 
 def test_the_tables_of_the_study_are_those_of_the_runs_on_record() -> None:
     given = arguments([])
-    rows = tables(rows_of(wanted(given), read(given.record, Row))).splitlines()
+    found = rows_of(wanted(given), read(given.record, Row))
+    every = overview(found).splitlines()
+    rows = [*every, *tables(found).splitlines()]
     assert len(rows) > 20 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
+    shown = TEXTS["README.md"].splitlines()
+    start = shown.index(every[0])
+    assert set(shown[start : shown.index("", start)]) < set(every) and f"{len(found)} runs of five seeds" in TEXTS["README.md"]
+
+
+def test_the_table_beside_references_is_that_of_the_runs_on_record() -> None:
+    rows = references.table(recorded(references_arguments(["--summary"]))).splitlines()
+    assert len(rows) > 2 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
+
+
+def test_the_table_of_published_errors_is_that_of_the_runs_on_record() -> None:
+    rows = published.table(read(ROOT / "benchmarks/records/study/published.csv", published.Row)).splitlines()
+    assert len(rows) > 2 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
