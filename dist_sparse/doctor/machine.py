@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dist_sparse.doctor.finding import Finding, size
 from dist_sparse.errors import UserError
+from dist_sparse.execution.compiling import compiler
 
 _FEWEST_FILES = 4096
 _LEAST_SHARED = 1e9
@@ -122,9 +123,8 @@ def disk_space(place: Path | None = None) -> Iterator[Finding]:
 
 def compilers() -> Iterator[Finding]:
     """The compilers that sparse kernels on the CPU (C++) and Triton's (C, with Python's headers) are made by."""
-    cxx = os.environ.get("CXX") or "c++"
     advice = "sparse kernels on the CPU need one: apt-get install g++, or set CXX; without it layers are computed densely"
-    yield _program("C++ compiler", cxx, advice)
+    yield _program("C++ compiler", compiler()[0], advice)
     cc = next((each for each in (os.environ.get("CC"), "gcc", "clang") if each and shutil.which(each)), "gcc")
     advice = "Triton and train.compile on a GPU need one: apt-get install gcc, or set CC"
     yield _program("C compiler", cc, advice)

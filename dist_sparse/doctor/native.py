@@ -11,6 +11,7 @@ from dist_sparse.doctor.finding import Finding, size
 from dist_sparse.doctor.machine import ask, usable_cores
 from dist_sparse.doctor.packages import wandb_key
 from dist_sparse.errors import UserError, one_line
+from dist_sparse.execution.compiling import compiler
 from dist_sparse.leaving import importing
 
 _TEST_ELEMENTS = 1 << 20
@@ -156,7 +157,7 @@ def deepspeed() -> Iterator[Finding]:
             raise
         return
     text = f"DeepSpeed {deepspeed.__version__} can be imported"
-    if not shutil.which("ninja") or not shutil.which(os.environ.get("CXX") or "c++"):
+    if not shutil.which("ninja") or not shutil.which(compiler()[0]):
         advice = "its first start builds an extension with ninja and a C++ compiler: pip install ninja; apt-get install g++"
         yield Finding(name="DeepSpeed", status="slow", text=text, advice=advice)
     else:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -43,19 +44,29 @@ def compiling(flags: tuple[str, ...] = ()) -> Iterator[Path | None]:
     Raises:
         NoKernels: there is no compiler, it cannot compile the sources, or the cache cannot be written.
     """
-    compiler = os.environ.get("CXX") or "c++"
-    if (program := shutil.which(compiler)) is None:
-        raise NoKernels(f"there is no C++ compiler ({compiler}; CXX names another)")
+    first, *options = compiler()
+    if (program := shutil.which(first)) is None:
+        raise NoKernels(f"there is no C++ compiler ({first}; CXX names another)")
     flags = (*_FLAGS, *flags)
     folder = cache_folder()
-    path = folder / f"kernels-{_digest(program, flags)}.so"
+    command = (program, *options)
+    path = folder / f"kernels-{_digest(command, flags)}.so"
     if not _is_whole(path):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            yield from _compile(program, flags, path)
+            yield from _compile(command, flags, path)
         except OSError as error:
             raise NoKernels(f"{folder} cannot be written: {error.strerror} (XDG_CACHE_HOME names another place)") from error
     yield path
+
+
+def compiler() -> list[str]:
+    """The C++ compiler's words: those of ``CXX``, which may begin with a wrapper and hold options, or c++."""
+    words = os.environ.get("CXX") or "c++"
+    try:
+        return shlex.split(words) or ["c++"]
+    except ValueError:  # a quotation without an end, which no program's name has
+        return [words]
 
 
 def _is_whole(path: Path) -> bool:
@@ -80,9 +91,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dist_sparse"
 
 
-def _digest(program: str, flags: tuple[str, ...]) -> str:
+def _digest(compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for part in (version_of(program), processor(), *flags, sources_digest()):
+    for part in (version_of(compiler), *compiler[1:], processor(), *flags, sources_digest()):
         digest.update(part.encode())
     return digest.hexdigest()
 
@@ -96,9 +107,9 @@ def sources_digest() -> str:
 
 
 @functools.cache
-def version_of(program: str) -> str:
+def version_of(compiler: tuple[str, ...]) -> str:
     """The first line in which a compiler tells of itself."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
+    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
     return done.stdout.partition("\n")[0]
 
 
@@ -112,17 +123,17 @@ def processor() -> str:
     return "\n".join(sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))))
 
 
-def _compile(program: str, flags: tuple[str, ...], path: Path) -> Iterator[None]:
+def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], path: Path) -> Iterator[None]:
     """Compile beside the path and put the whole file in its place: several processes may do so at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [program, *flags, "-o", str(made), str(SOURCES / "kernels.cpp")]
+        command = [*compiler, *flags, "-o", str(made), str(SOURCES / "kernels.cpp")]
         said = Path(folder) / "errors"
         code = yield from _wait(command, said)
         if code:
             lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
             errors = [line for line in lines if "error" in line] or lines or [f"it ends with {code} and says nothing"]
-            raise NoKernels(f"{program} cannot compile the kernels: {one_line(errors[0])[:200]}")
+            raise NoKernels(f"{compiler[0]} cannot compile the kernels: {one_line(errors[0])[:200]}")
         noted = _sum_of(made)
         noted.write_text(_sum(made), encoding="ascii")
         made.replace(path)

@@ -48,6 +48,21 @@ def test_a_library_is_kept_and_one_that_is_damaged_made_anew(cache: Path, monkey
     assert {each.suffix for each in path.parent.iterdir()} == {".so", ".sum"}
 
 
+def test_a_compiler_may_have_a_wrapper_and_options(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "native").mkdir()
+    (cache / "native" / "kernels.cpp").write_text('extern "C" int answer() { return ANSWER; }\n')
+    monkeypatch.setattr("dist_sparse.execution.compiling.SOURCES", cache / "native")
+    libraries = []
+    for answer in (41, 42):
+        monkeypatch.setenv("CXX", f"env c++ -DANSWER={answer}")
+        libraries.append(compiled())
+        assert ctypes.CDLL(str(libraries[-1])).answer() == answer
+    assert libraries[0] != libraries[1]
+    monkeypatch.setenv("CXX", "no'such")
+    with pytest.raises(NoKernels, match=r"^there is no C\+\+ compiler \(no'such; CXX names another\)$"):
+        compiled()
+
+
 def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(NoKernels, match=r"^there is no C\+\+ compiler \(no-such-compiler; CXX names another\)$"):
