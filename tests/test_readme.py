@@ -20,6 +20,7 @@ from benchmarks.references import runs as references
 from benchmarks.references.__main__ import arguments as references_arguments
 from benchmarks.references.__main__ import recorded
 from benchmarks.study.__main__ import arguments, wanted
+from benchmarks.study.cases import ABLATIONS
 from benchmarks.study.record import read
 from benchmarks.study.runs import Row, rows_of
 from benchmarks.study.table import overview, tables
@@ -197,6 +198,13 @@ def test_the_tables_of_the_study_are_those_of_the_runs_on_record() -> None:
     shown = TEXTS["README.md"].splitlines()
     start = shown.index(every[0])
     assert set(shown[start : shown.index("", start)]) < set(every) and f"{len(found)} runs of five seeds" in TEXTS["README.md"]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_tables_of_ablations_are_those_of_the_runs_on_record(name: str) -> None:
+    given = arguments(["--ablation", name, "--densities", "0.05" if name == "block_size" else "0.02"])
+    rows = tables(rows_of(wanted(given), read(given.record, Row))).splitlines()
+    assert len(rows) > 3 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
 
 
 def test_the_table_beside_references_is_that_of_the_runs_on_record() -> None:

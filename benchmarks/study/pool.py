@@ -1,5 +1,6 @@
 """Making runs in parallel processes, a thread each, and keeping what comes of them."""
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -24,20 +25,30 @@ _Row = TypeVar("_Row", bound="DataclassInstance")
 def make(
     todo: Iterable[_Case], one: Callable[[_Case], _Row], jobs: int, hours: float = inf
 ) -> Iterator[tuple[_Case, _Row | Exception]]:
-    """Make runs, so many at a time, until all are made or the time is over; a failed one's error stands for its row."""
+    """Make runs, so many at a time, until all are made or the time is over; a failed one's error stands for its row.
+
+    One at a time are made in this process, which prints their progress.
+    """
     deadline = time.monotonic() + 3600 * hours
-    left, running = iter(todo), dict[Future[_Row], _Case]()
+    left = itertools.takewhile(lambda _: time.monotonic() < deadline, todo)
+    if jobs == 1:
+        yield from ((case, _row_or_error(one, case)) for case in left)
+        return
+    running: dict[Future[_Row | Exception], _Case] = {}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_be_silent) as pool:
         while True:
-            while len(running) < jobs and time.monotonic() < deadline and (case := next(left, None)) is not None:
-                running[pool.submit(one, case)] = case
+            running |= {pool.submit(_row_or_error, one, case): case for case in itertools.islice(left, jobs - len(running))}
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield running.pop(future), error or future.result()
+                yield running.pop(future), future.result()
+
+
+def _row_or_error(one: Callable[[_Case], _Row], case: _Case) -> _Row | Exception:
+    try:
+        return one(case)
+    except Exception as error:
+        return error
 
 
 def make_and_keep(

@@ -11,6 +11,7 @@ from benchmarks.references.reference import INTERVAL, Job
 from benchmarks.references.runs import Row, table
 from benchmarks.study import runs
 from benchmarks.study.record import read
+from tests.command import logging_restored
 
 CORE = '''
 import torch
@@ -86,7 +87,8 @@ ARGUMENTS = ["--densities", "0.1", "--seeds", "1", "--epochs", "2", "--jobs", "1
 def test_the_class_masks_a_run_of_ours(clone: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--granet", str(clone), "--methods", "rigl_itop", *ARGUMENTS]
     words += ["--data-root", str(images), "--records", str(tmp_path)]
-    assert main(words) == 0
+    with logging_restored():
+        assert main(words) == 0
     said = capsys.readouterr().out
     (row,) = read(tmp_path / "references.csv", Row)
     assert (row.reference, row.method, row.setting, row.density, row.seed) == ("granet", "rigl_itop", "literal", 0.1, 0)
@@ -106,7 +108,8 @@ def test_a_scheduler_takes_the_place_of_steps(images: Path, tmp_path: Path) -> N
     (tmp_path / "rigl_torch").mkdir()
     (tmp_path / "rigl_torch" / "RigL.py").write_text(RIGL)
     words = ["--rigl-torch", str(tmp_path), *ARGUMENTS, "--data-root", str(images), "--records", str(tmp_path / "records")]
-    assert main(words) == 0
+    with logging_restored():
+        assert main(words) == 0
     assert (tmp_path / "rigl_torch" / "RigL.py.steps").read_text().split() == ["3000"] * 2
     (row,) = read(tmp_path / "records" / "references.csv", Row)
     assert row.active_density == pytest.approx(0.1, abs=1e-3)
@@ -120,7 +123,8 @@ def test_what_fails_is_told_and_not_recorded(
     core = clone / "CIFAR" / "sparselearning" / "core.py"
     core.write_text(CORE.replace("self.module = module", "raise ValueError('no such growth')"))
     words = ["--granet", str(clone), "--methods", "rigl_itop", *ARGUMENTS, "--data-root", str(images)]
-    assert main([*words, "--records", str(tmp_path)]) == 1
+    with logging_restored():
+        assert main([*words, "--records", str(tmp_path)]) == 1
     assert "granet: rigl_itop, literal, density 0.1, seed 0: failed: no such growth" in capsys.readouterr().err
     assert read(tmp_path / "references.csv", Row) == []
 
