@@ -44,7 +44,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
     parser.add_argument("--ablation", choices=list(ABLATIONS), help="change one key of a method instead of the method")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes of a run, at the same global batch")
-    parser.add_argument("--against", nargs="+", choices=known, default=list(AGAINST), metavar="NAME", help="compared to")
+    parser.add_argument("--against", nargs="+", choices=known, metavar="NAME", help="compared to; default: static and rigl")
     parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
@@ -53,7 +53,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "runs.csv")
     parser.add_argument("--data-root", default="data", help="as data.root; Debian's package is found by itself")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.against = given.against or (() if given.ablation else AGAINST)
+    return given
 
 
 def wanted(given: argparse.Namespace) -> list[Case]:

@@ -149,7 +149,9 @@ def cases(
 
 def ablated(ablation: Ablation, of: Iterable[Case]) -> Iterator[Case]:
     """The runs of an ablation, in the place of each of the plain ones; what a recipe has by itself is the plain run."""
+    from dist_sparse.build import resolved
+
     for case in of:
-        own = to_flat(case.config)[ablation.key]
+        own = to_flat(resolved(case.config))[ablation.key]
         for value in ablation.values:
             yield case if str(own) == str(value) else replace(case, changed=((ablation.key, value),))
