@@ -13,9 +13,9 @@ with its 100 epochs: phases of 5 epochs from 10 % to 85 % of the run (compressed
 
 Deviations from the authors' code: counts are exact with ties, and biases and norms keep their momentum.
 
-Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``): at density 0.1 it is 0.71 ± 0.41 points below
-GMP; at 0.02 and below it is unstable at a rate of 0.1, since the loss explodes where all weights are trained again beside few
-that have grown large. A lower rate helps.
+Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``): at density 0.1 it is 0.71 ± 0.41 points
+below GMP; at 0.02 and below it is unstable at a rate of 0.1, since the loss explodes where all weights are trained again
+beside few that have grown large. A lower rate helps.
 """
 
 import logging

@@ -20,8 +20,8 @@ and zeros, every rank holds the same masks, and growth, removal and the momentum
 is a density: the reference's ImageNet command passes 0.0 for a dense start and so masks everything.
 
 Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: -0.14 ± 0.19 points to
-GMP at density 0.02 and +0.12 ± 0.41 at 0.005, so that regrowth brings nothing which these runs show; the paper reports gains on
-CIFAR and ImageNet.
+GMP at density 0.02 and +0.12 ± 0.41 at 0.005, so that regrowth brings nothing which these runs show; the paper reports gains
+on CIFAR and ImageNet.
 """
 
 import dataclasses

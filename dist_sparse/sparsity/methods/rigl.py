@@ -23,8 +23,8 @@ Deviations from the references: the gradient is the mean over ranks and micro-ba
 0 is kept before an inactive one.
 
 Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: itop is 0.49 ± 0.22
-points above original at density 0.005, 0.06 ± 0.24 at 0.02, and 0.16 ± 0.11 below it at 0.1. With equal epochs GMP from a dense start is 1.07 ± 0.28
-above it at 0.02, for seven times its FLOPs.
+points above original at density 0.005, 0.06 ± 0.24 at 0.02, and 0.16 ± 0.11 below it at 0.1. With equal epochs GMP from a
+dense start is 1.07 ± 0.28 above it at 0.02, for seven times its FLOPs.
 """
 
 from dist_sparse.sparsity.methods.drop_grow.method import DropAndGrow

@@ -18,8 +18,8 @@ Deviations from the reference: the total is conserved exactly (there every share
 so that 70 weights become 71); only inactive weights grow (there an active one of zero momentum may be picked); m is an
 average beside the optimizer, so that any optimizer serves, and a newly grown weight starts without momentum.
 
-Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from RigL,
--0.00 ± 0.17 points at density 0.02 and +0.20 ± 0.38 at 0.005, while all gradients are computed at every step.
+Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from
+RigL, -0.00 ± 0.17 points at density 0.02 and +0.20 ± 0.38 at 0.005, while all gradients are computed at every step.
 """
 
 from dist_sparse.config.duration import Length

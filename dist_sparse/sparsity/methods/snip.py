@@ -15,8 +15,8 @@ fan-in, kernels per filter, patterns), the best of each set stay, at the densiti
 Deviation from the paper: none in the score (dividing by the sum of all changes no order); its networks are initialised by
 variance scaling, here by whatever the model does.
 
-Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not above random masks of
-Erdos-Renyi densities, -0.30 ± 1.17 points at density 0.02 and +1.34 ± 5.02 at 0.005.
+Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not above random masks
+of Erdos-Renyi densities, -0.30 ± 1.17 points at density 0.02 and +1.34 ± 5.02 at 0.005.
 """
 
 from collections.abc import Mapping, Sequence

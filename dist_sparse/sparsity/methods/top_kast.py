@@ -11,8 +11,8 @@ Every ``interval`` steps, after the optimizer's step, in each layer with dense w
 What B leaves out keeps its value, and returns as others shrink; ``optim.weight_decay`` would shrink it too: leave it at 0.
 Defaults: B twice as dense as A, decay 1e-4, interval 100 (the paper finds one update in 100 steps enough). No code is public.
 
-Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from dense
-training at density 0.1, and 0.71 ± 0.37 points below RigL at 0.01.
+Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from
+dense training at density 0.1, and 0.71 ± 0.37 points below RigL at 0.01.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,9 +26,9 @@ regrown groups last. An update follows the step of the sub-net as GraNet's does 
 interval that K does not divide is kept on average. Overflow repeats the sub-net. One sub-net with ``ast.unused: zero`` (its
 default then) is GraNet, bit for bit while GraNet empties no layer.
 
-Found here (LeNet-300-100 on Fashion-MNIST at densities 0.04 and 0.02, five seeds, ``benchmarks/README.md``), with 95 % intervals:
-with correction and without is not told apart (+0.03 ± 0.45 points without), where the paper reports a gain; the sparsest sub-net
-is 0.82 ± 0.26 above RigL.
+Found here (LeNet-300-100 on Fashion-MNIST at densities 0.04 and 0.02, five seeds, ``benchmarks/README.md``), with 95 %
+intervals: with correction and without is not told apart (+0.03 ± 0.45 points without), where the paper reports a gain; the
+sparsest sub-net is 0.82 ± 0.26 above RigL.
 """
 
 from collections.abc import Mapping, Sequence

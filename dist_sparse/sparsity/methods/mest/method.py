@@ -28,8 +28,8 @@ active weights that are exactly 0 leave; the gradient term acts (there it is rea
 removed or grown is zeroed (there a weight that is removed and regrown at once goes on with its old momentum); profiles that
 are not uniform stay so. The first mutation, before any gradient, goes by |w| alone.
 
-Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: EM&S is above EM at every
-density (+0.38 ± 0.24 points at 0.02), and the removal gradient brings nothing (-0.16 ± 0.14 with lambda 1).
+Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: EM&S is above EM at
+every density (+0.38 ± 0.24 points at 0.02), and the removal gradient brings nothing (-0.16 ± 0.14 with lambda 1).
 """
 
 from bisect import bisect_right
