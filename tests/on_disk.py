@@ -65,17 +65,17 @@ def write_cifar(root: Path, classes: int) -> None:
     (root / cls.base_folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
 
 
-def write_fashion_mnist(root: Path) -> None:
-    """idx files, gzipped; 60 images and 20."""
+def write_mnist(root: Path, name: str) -> None:
+    """idx files of MNIST or FashionMNIST, gzipped; 60 images and 20, which are Fashion-MNIST's in both."""
     files = _files("fashionMNIST")
     for prefix, chosen in (("train", 3 * files), ("t10k", files)):
         images = np.stack([np.asarray(Image.open(path).convert("L")) for path, _ in chosen])
-        write_idx(root, prefix, images, np.array([label for _, label in chosen], dtype=np.uint8))
+        write_idx(root / name, prefix, images, np.array([label for _, label in chosen], dtype=np.uint8))
 
 
 def write_idx(root: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """A split of Fashion-MNIST: its images [N, 28, 28] and labels [N] of bytes."""
-    folder = root / "FashionMNIST" / "raw"
+    """A split in MNIST's form: its images [N, 28, 28] and labels [N] of bytes."""
+    folder = root / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (("images-idx3", images), ("labels-idx1", labels)):
         sizes = np.array(values.shape, dtype=">i4").tobytes()
@@ -89,7 +89,8 @@ def write_all(root: Path) -> Path:
     write_tiny_imagenet(root / "tiny_imagenet")
     write_cifar(root / "cifar10", 10)
     write_cifar(root / "cifar100", 100)
-    write_fashion_mnist(root / "fashion_mnist")
+    write_mnist(root / "fashion_mnist", "FashionMNIST")
+    write_mnist(root / "mnist", "MNIST")
     return root
 
 

@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
@@ -66,14 +67,14 @@ class Job:
     epochs: int
     images: int | None
 
-    @property
+    @cached_property
     def ours(self) -> Case:
         """Our run."""
         of = self.comparison
         given = {"density": self.density, "seed": self.seed, "epochs": self.epochs, "images": self.images}
         return Case(recipe=of.recipe, network=of.network, changed=of.changed, **given)
 
-    @property
+    @cached_property
     def dense(self) -> Case:
         """The run whose data, initial weights, optimizer and schedule the reference gets: ours without masks."""
         return replace(self.ours, recipe="dense", density=1.0, changed=())

@@ -162,7 +162,10 @@ def test_image_size_pads_with_black_on_all_sides(load):
     [
         ({"image_size": 7}, "data.image_size=7 is less than the 8 pixels of digits; small sets only grow"),
         ({"crop_padding": 8}, "data.crop_padding=8 should be less than the 8 pixels of digits's images"),
-        ({"name": "cifar"}, "data.name='cifar' is unknown; did you mean cifar10 or cifar100? known: digits, fashion_mnist, "),
+        (
+            {"name": "cifar"},
+            "data.name='cifar' is unknown; did you mean cifar10 or cifar100? known: digits, mnist, ",
+        ),
         ({"auto_augment": "v0"}, "data.auto_augment is for image_folder; digits lies on the device as it is; python -m "),
         ({"color_jitter": 0.4}, "data.color_jitter is for image_folder; digits lies on the device as it is; python -m "),
         ({"crop_mode": "border"}, "data.crop_mode is for image_folder; digits lies on the device as it is"),

@@ -14,5 +14,5 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for prefix, count in (("train", 256), ("t10k", 100)):
         pixels = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        write_idx(folder, prefix, pixels, draw.integers(10, size=count, dtype=np.uint8))
+        write_idx(folder / "FashionMNIST", prefix, pixels, draw.integers(10, size=count, dtype=np.uint8))
     return folder
