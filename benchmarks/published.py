@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from benchmarks.study.cases import ROOT, digest
+from benchmarks.study.numbers import count
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
 from benchmarks.study.runs import in_folder, train_here
@@ -126,8 +127,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-root", default="data", help="as data.root")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--seeds", type=count, default=5, help="how many, from 0 on")
+    parser.add_argument("--jobs", type=count, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
     parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "published.csv")
     return parser.parse_args(argv)

@@ -20,6 +20,7 @@ from benchmarks.references.reference import Job, check_clone
 from benchmarks.references.runs import Row, known, table, train_job
 from benchmarks.study import runs
 from benchmarks.study.cases import ROOT, Case
+from benchmarks.study.numbers import count, density
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
 from benchmarks.study.runs import rows_of, train
@@ -38,11 +39,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}"
     )
-    parser.add_argument("--densities", type=float, nargs="+", metavar="D", help="default: those of each comparison")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--densities", type=density, nargs="+", metavar="D", help="default: those of each comparison")
+    parser.add_argument("--seeds", type=count, default=5, help="how many, from 0 on")
+    parser.add_argument("--epochs", type=count, default=8)
+    parser.add_argument("--images", type=count, help="of the 60,000 to train with; default: all")
+    parser.add_argument("--jobs", type=count, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record of all, and train nothing")
     parser.add_argument("--data-root", default="data", help="as data.root; Debian's package is found by itself")
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "study")
@@ -107,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked, paths = [] if given.summary else list(jobs(given)), clones(given)
     for option, path in paths.items():
         check_clone(REFERENCES[option], path)
+    if paths and not asked:
+        raise SystemExit(f"--methods {' '.join(given.methods)}: none is compared to {', '.join(paths)}")
     our_record, their_record = records(given)
     ours = list(dict.fromkeys(job.ours for job in asked))
     todo = [case for case in ours if case not in rows_of(ours, read(our_record, runs.Row))]

@@ -21,6 +21,7 @@ from math import inf
 from pathlib import Path
 
 from benchmarks.study.cases import ABLATIONS, BLOCKS, DENSITIES, METHODS, NETWORKS, NM, ROOT, Case, ablated, cases
+from benchmarks.study.numbers import count, density
 from benchmarks.study.plot import AXES, ablation_picture, picture
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
@@ -38,15 +39,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=known, metavar="NAME", help=f"of {', '.join(known)}; default: all that fit"
     )
-    parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES), metavar="D")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
+    parser.add_argument("--densities", type=density, nargs="+", default=list(DENSITIES), metavar="D")
+    parser.add_argument("--seeds", type=count, default=5, help="how many, from 0 on")
+    parser.add_argument("--epochs", type=count, default=8)
+    parser.add_argument("--images", type=count, help="of the 60,000 to train with; default: all")
     parser.add_argument("--ablation", choices=list(ABLATIONS), help="change one key of a method instead of the method")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes of a run, at the same global batch")
+    parser.add_argument("--ranks", type=count, nargs="+", default=[1], help="processes of a run, at the same global batch")
     parser.add_argument("--against", nargs="+", choices=known, metavar="NAME", help="compared to; default: static and rigl")
     parser.add_argument("--hours", type=float, default=inf, help="start no further run after so long")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=count, default=2, help="runs at a time")
     parser.add_argument("--summary", action="store_true", help="print what is on record, and train nothing")
     parser.add_argument(
         "--plot", type=Path, metavar="FOLDER", help="draw top-1 over density and over training FLOPs into it, or an ablation's"

@@ -16,6 +16,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks.study.cases import METHODS, ROOT, Case
+from benchmarks.study.numbers import count, density
 from benchmarks.study.record import append, read
 from benchmarks.study.runs import Row, train_in
 from benchmarks.study.statistics import paired
@@ -101,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.study.overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", default="rigl", choices=[name for name in METHODS if name != "dense"])
-    parser.add_argument("--density", type=float, default=0.02)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--images", type=int, help="of the 60,000 to train with; default: all")
+    parser.add_argument("--density", type=density, default=0.02)
+    parser.add_argument("--ranks", type=count, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--epochs", type=count, default=8)
+    parser.add_argument("--images", type=count, help="of the 60,000 to train with; default: all")
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "records" / "study" / "runs.csv")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the overlaps over epochs: FILE.svg")

@@ -73,6 +73,9 @@ def make_and_keep(
 
 def _be_silent() -> None:
     """What a run prints of its progress would be mixed with that of the others; what fails is raised."""
+    from dist_sparse.data.images.workers import die_with_parent
+
+    die_with_parent()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 -- for as long as the process lives

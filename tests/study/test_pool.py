@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.study.__main__ import arguments
 from benchmarks.study.pool import make, make_and_keep
 from benchmarks.study.record import read
 
@@ -39,3 +40,10 @@ def test_all_are_made_and_a_failed_one_is_told(jobs: int, tmp_path: Path, capfd:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_none_begins_after_the_time_is_over(jobs: int) -> None:
     assert list(make([1], row_of, jobs, hours=0)) == []
+
+
+@pytest.mark.parametrize("words", [["--jobs", "0"], ["--seeds", "none"], ["--densities", "0"], ["--densities", "2"]])
+def test_a_number_that_cannot_be_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(words)
+    assert f"error: argument {words[0]}: {words[1]!r} should be " in capsys.readouterr().err.splitlines()[-1]

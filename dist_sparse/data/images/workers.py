@@ -27,6 +27,11 @@ _SECONDS = 1.0
 def begin_worker(number: int) -> None:
     """In a worker, before its first sample: leave signals to the parent, but die with it, even of its SIGKILL."""
     leave_signals_to_parent(number)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """In a process that multiprocessing has started: end with the one that started it, however that ends."""
     parent = multiprocessing.parent_process()
     with contextlib.suppress(OSError, AttributeError):  # not Linux: torch's own watch takes five seconds longer
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
