@@ -22,6 +22,7 @@ from dist_sparse.data.identity import IDENTITY, other_classes, other_samples
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 from dist_sparse.stored import check_shards, read_checkpoint, shards_name, step_of
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class CheckpointStore:
             False where the file system refused (a full disk, say), after a warning. The checkpoints before are still there.
         """
         _check_plain(state, "state")
-        state = packed_state.pack(state) if self._packed else state
+        state = packed_state.pack(state) if self._packed else packed_state.unpack(state)
         path, self.refusal = self.path(step), None
         place = path
         try:
@@ -142,7 +143,7 @@ class CheckpointStore:
         candidates = self.paths()[::-1] + [path for path in [self.best_path] if path.exists()]
         for path in candidates:
             try:
-                state = self.load(path)
+                state = read_checkpoint(path, packed=True)
                 check_shards(path, state, thoroughly=True)
                 if check is not None:
                     check(state, path)
@@ -261,7 +262,7 @@ def _step_of(path: Path) -> int:
 
 def _check_plain(value: object, where: str) -> None:
     """Fail at the first save, not at the first resume, over a leaf that cannot be read back (such as NumPy's float)."""
-    if isinstance(value, Tensor) or type(value) in _SCALARS:
+    if isinstance(value, Tensor | PackedTensor) or type(value) in _SCALARS:
         return
     assert type(value) in (dict, OrderedDict, list, tuple), f"{where}: a {type(value).__name__} is not plain"
     if isinstance(value, dict):

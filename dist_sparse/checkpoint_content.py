@@ -19,6 +19,7 @@ from dist_sparse.errors import UserError
 from dist_sparse.progress import Progress
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 from dist_sparse.stored import check_whole, first_of, misfits_of
 
 
@@ -60,7 +61,7 @@ def _check_networks(state: Mapping[str, Any]) -> None:
     averaged = _require(isinstance(each := state.get("state_dict_ema"), dict | None), "state_dict_ema", each, "weights or None")
     for key, tree in (("state_dict", weights), ("state_dict_ema", averaged or {})):
         for name, value in tree.items():
-            _require(isinstance(value, Tensor), f"{key}.{name}", value, "a tensor")
+            _require(isinstance(value, Tensor | PackedTensor), f"{key}.{name}", value, "a tensor")
     if averaged is not None and (misfits := misfits_of(averaged, weights)):
         raise _Wrong(f"'state_dict_ema' does not fit 'state_dict': {'; '.join(misfits)}")
     config = _entry(state, "config", dict)
@@ -81,14 +82,14 @@ def _mask_states(method: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         yield f"method.masks[{number}]", _require(isinstance(each, dict), f"method.masks[{number}]", each, "masks")
 
 
-def _check_masks(place: str, state: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+def _check_masks(place: str, state: dict[str, Any], weights: Mapping[str, Tensor | PackedTensor]) -> None:
     masks, explored = (_entry(state, key, dict, within=place) for key in ("masks", "explored"))
     if masks.keys() != explored.keys():
         raise _Wrong(f"'{place}.explored' is of other layers than the masks: {first_of(masks.keys() ^ explored.keys())}")
     for name, mask in masks.items():
         if name not in weights:
             raise _Wrong(f"'{place}.masks.{name}' is of no weight of the model")
-        numel = weights[name].numel()
+        numel = weights[name].shape.numel()
         for key, packed in (("masks", mask), ("explored", explored[name])):
             entry = f"{place}.{key}.{name}"
             sound = isinstance(packed, Tensor) and packed.dtype == torch.uint8 and packed.shape == (-(-numel // 8),)
@@ -99,7 +100,7 @@ def _check_masks(place: str, state: dict[str, Any], weights: Mapping[str, Tensor
             raise _Wrong(f"'{place}.explored.{name}' lacks weights that are active in the mask")
 
 
-def _check_norms(method: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+def _check_norms(method: dict[str, Any], weights: Mapping[str, Tensor | PackedTensor]) -> None:
     """The sets of batch norms of a method that trains several networks."""
     if not isinstance(method["masks"], list):
         return

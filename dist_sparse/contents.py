@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from dist_sparse.errors import UserError
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 
 ENTRY = "contents"
 """Where a checkpoint holds them."""
@@ -53,7 +54,7 @@ def check_contents(state: dict[str, Any], path: Path) -> bool:
 
 def describe(value: object) -> str:
     """A value of a checkpoint in a few words, for a message."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | PackedTensor):
         return f"[{', '.join(map(str, value.shape))}] {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict | list | tuple):
         return f"{next(name for name in _CONTAINERS if name in type(value).__name__.lower())} of {len(value)}"

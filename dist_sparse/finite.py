@@ -11,6 +11,7 @@ from dist_sparse.distributed import everyones, max_over_ranks
 from dist_sparse.engines.base import Engine
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.sparsity.methods.base import Method
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 from dist_sparse.sparsity.tensors import is_finite
 
 _log = logging.getLogger(__name__)
@@ -103,8 +104,8 @@ class Soundness:
 
 def _tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of a tree of dicts, lists and tuples, by the keys on the way to them."""
-    if isinstance(tree, Tensor):
-        yield path, tree
+    if isinstance(tree, Tensor | PackedTensor):
+        yield path, tree.values if isinstance(tree, PackedTensor) else tree
     elif isinstance(tree, Mapping | list | tuple):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from _tensors(value, f"{path}.{key}" if path else str(key))

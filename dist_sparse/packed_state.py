@@ -1,6 +1,7 @@
 """A checkpoint's tensors as bits and values: those of which most entries are zeros take the room of the others.
 
-Nothing is lost but the sign of zeros, which masks leave behind and nothing computes by.
+Nothing is lost but the sign of zeros, which masks leave behind and nothing computes by. In a file a
+:class:`.PackedTensor` is a mapping of its three parts.
 """
 
 import copy
@@ -10,31 +11,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 
 _BITS, _VALUES, _SHAPE = "bits", "values", "shape"
 _LEAST = 1024
 """Entries of a tensor below which packing is not worth a thought."""
 _MOST = 0.5
 """The share of entries that may be values."""
+_MAY_STAY = ("state_dict", "state_dict_ema", "optimizer")
+"""Entries of a checkpoint that an engine with packed weights takes as they are."""
 
 
 def pack(tree: Any) -> Any:
-    """A tree of mappings, lists and tuples with its sparse tensors packed."""
+    """A tree of mappings, lists and tuples as a file holds it, with sparse tensors packed."""
     if isinstance(tree, Tensor):
-        return _packed(tree)
+        tree = _packed(tree)
+    if isinstance(tree, PackedTensor):
+        return {_BITS: tree.bits, _VALUES: tree.values, _SHAPE: list(tree.shape)}
     return _each(tree, pack)
 
 
 def unpack(tree: Any) -> Any:
-    """The way back; a tree without packed tensors is as it was.
+    """A tree with all tensors whole, of a file's or of an engine's; one without packed tensors is as it was.
 
     Raises:
         ValueError: bits and values do not belong together.
     """
+    tree = _held(tree)
+    return tree.whole() if isinstance(tree, PackedTensor) else _each(tree, unpack)
+
+
+def unpack_all_but_networks(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's state, in which sparse weights and the optimizer's state of them stay :class:`.PackedTensor`.
+
+    Raises:
+        ValueError: bits and values do not belong together.
+    """
+    return {key: _stay(tree) if key in _MAY_STAY else unpack(tree) for key, tree in state.items()}
+
+
+def _stay(tree: Any) -> Any:
+    tree = _held(tree)
+    return tree if isinstance(tree, PackedTensor) else _each(tree, _stay)
+
+
+def _held(tree: Any) -> Any:
     if isinstance(tree, Mapping) and tree.keys() == {_BITS, _VALUES, _SHAPE}:
-        return _whole(tree[_BITS], tree[_VALUES], torch.Size(tree[_SHAPE]))
-    return _each(tree, unpack)
+        tree = PackedTensor(tree[_BITS], tree[_VALUES], torch.Size(tree[_SHAPE]))
+        tree.check()
+    return tree
 
 
 def _each(tree: Any, change: Callable[[Any], Any]) -> Any:
@@ -49,19 +74,10 @@ def _each(tree: Any, change: Callable[[Any], Any]) -> Any:
     return tree
 
 
-def _packed(tensor: Tensor) -> Any:
+def _packed(tensor: Tensor) -> Tensor | PackedTensor:
     if not tensor.is_floating_point() or tensor.numel() < _LEAST:
         return tensor
-    flat = tensor.detach().reshape(-1)
-    held = flat != 0
-    if int(held.count_nonzero()) > _MOST * len(flat):
+    held = tensor.detach() != 0
+    if int(held.count_nonzero()) > _MOST * tensor.numel():
         return tensor
-    return {_BITS: bits.pack(held), _VALUES: flat[held], _SHAPE: list(tensor.shape)}
-
-
-def _whole(packed: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    if len(packed) != -(-shape.numel() // 8) or bits.popcount(packed) != len(values):
-        raise ValueError(f"{len(values)} values do not fit the bits of {list(shape)}")
-    whole = values.new_zeros(shape)
-    whole.view(-1)[bits.unpack(packed, (shape.numel(),))] = values
-    return whole
+    return PackedTensor.of(tensor.detach(), held)

@@ -141,7 +141,7 @@ def _prepare(
     checkpoint = choose_checkpoint(config, folder, ranks)
     with distributed.agreeing_on_errors():
         given, config = config, resolved(config)
-        state = None if checkpoint is None else read_checkpoint(checkpoint)
+        state = None if checkpoint is None else read_checkpoint(checkpoint, packed=config.execution.storage == "packed")
         parts = build_parts(config, ranks, state)
         if checkpoint is not None and state is not None:
             state = accepted(state, checkpoint, parts, folder)

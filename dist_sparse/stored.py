@@ -13,17 +13,21 @@ from dist_sparse.contents import check_contents, describe
 from dist_sparse.errors import UserError
 from dist_sparse.files import damaged_record
 from dist_sparse.inputs import check_file
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 
 _ENTRIES = {"state_dict": dict, "method": dict, "progress": dict, "config": dict, "data": dict, "world_size": int}
 _NAMED = 3
 """So many tensors of a kind are named in one line; the others are counted."""
 
 
-def read_checkpoint(path: Path | str, map_location: torch.device | str = "cpu", *, mapped: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path | str, map_location: torch.device | str = "cpu", *, mapped: bool = False, packed: bool = False
+) -> dict[str, Any]:
     """The state in a file, each byte checked against checksums, and each entry against what it says of itself.
 
     Args:
         mapped: leave tensors on the disk until they are used.
+        packed: leave sparse weights, and the optimizer's state of them, :class:`.PackedTensor` where the file packs them.
 
     Raises:
         UserError: no such file, or not a whole and sound checkpoint; the entry that is wrong is named.
@@ -46,7 +50,7 @@ def read_checkpoint(path: Path | str, map_location: torch.device | str = "cpu", 
         raise UserError(f"{path}: not a checkpoint of this program, but a {type(state).__name__}")
     check_contents(state, Path(path))
     try:
-        return packed_state.unpack(state)
+        return packed_state.unpack_all_but_networks(state) if packed else packed_state.unpack(state)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a sound checkpoint: {error}") from None
 
@@ -57,7 +61,7 @@ def probe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: as :func:`read_checkpoint` and :func:`check_shards`.
     """
-    state = read_checkpoint(path, mapped=True)
+    state = read_checkpoint(path, mapped=True, packed=True)
     check_shards(path, state, thoroughly=True)
     return state
 
@@ -126,7 +130,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], path: Path) -> No
         raise UserError(f"{path} does not fit the run's model: {' '.join(str(error).split())}") from error
 
 
-def misfits_of(weights: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
+def misfits_of(weights: Mapping[str, Any], expected: Mapping[str, Tensor | PackedTensor]) -> list[str]:
     """What keeps ``weights`` from being those of the model whose tensors are ``expected``, a phrase for each kind."""
     shapes = [
         f"{name} {describe(weights[name])} instead of {describe(tensor)}"
@@ -148,11 +152,15 @@ def first_of(names: Iterable[str]) -> str:
     return ", ".join(every[:_NAMED]) + more
 
 
-def _same_kind(value: object, tensor: Tensor) -> bool:
+def _same_kind(value: object, tensor: Tensor | PackedTensor) -> bool:
     """Another floating dtype is a conversion that the model makes."""
     return (
-        isinstance(value, Tensor)
+        isinstance(value, Tensor | PackedTensor)
         and value.shape == tensor.shape
-        and value.is_floating_point() == tensor.is_floating_point()
-        and value.layout == tensor.layout
+        and value.dtype.is_floating_point == tensor.dtype.is_floating_point
+        and _layout(value) == _layout(tensor)
     )
+
+
+def _layout(tensor: Tensor | PackedTensor) -> torch.layout:
+    return (tensor.values if isinstance(tensor, PackedTensor) else tensor).layout

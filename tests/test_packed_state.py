@@ -12,8 +12,9 @@ from dist_sparse import evaluate
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.errors import UserError
 from dist_sparse.packed_state import pack, unpack
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 from tests.command import here, train_here
-from tests.values import QUIET
+from tests.values import QUIET, SMALL_RESNET
 
 
 def sparse(dtype: torch.dtype, density: float = 0.1) -> Tensor:
@@ -62,6 +63,41 @@ def test_a_file_is_smaller_and_a_run_goes_on_from_it_as_from_a_plain_one(tmp_pat
     assert packed < plain / 4
     begun = {**values, "model.checkpoint": tmp_path / "packed", "train.epochs": 1, "output": tmp_path / "begun"}
     assert train_here(begun).code == 0
+
+
+@pytest.mark.parametrize("more", [{"sparsity.method": "rigl"}, {"sparsity.method": "gmp", "optim.name": "adamw"}])
+def test_packed_weights_are_written_and_read_without_being_whole(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        **QUIET,
+        **SMALL_RESNET,
+        **more,
+        "execution.compute": "dense",
+        "sparsity.density": 0.05,
+        "sparsity.update.interval": 5,
+        "train.epochs": 2,
+        "train.ema": 0.9,
+        "resume": "auto",
+    }
+    found: list[dict[str, Any]] = []
+    for first, then, form in (
+        ("packed", "packed", "packed"),
+        ("packed", "packed", "plain"),
+        ("masked", "packed", "packed"),
+        ("packed", "masked", "packed"),
+    ):
+        folder = tmp_path / first / then / form
+        run = {**values, "checkpoint.format": form, "output": folder}
+        with monkeypatch.context() as patched:
+            if first == then == form:
+                patched.delattr(PackedTensor, "whole")
+            assert train_here({**run, "execution.storage": first}, interrupt_after=13).code == 130
+            assert train_here({**run, "execution.storage": then}).code == 0
+        found.append(CheckpointStore.load(CheckpointStore(folder / "checkpoints", keep=1).paths()[-1]))
+    for part in ("state_dict", "state_dict_ema", "optimizer"):
+        for other in found[1:]:
+            torch.testing.assert_close(other[part], found[0][part], rtol=0, atol=0)
 
 
 def test_bits_that_do_not_fit_are_told(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ class Engine(WeightAccess, ABC):
         masks.multiply_({name: parameters[name].detach() for name in masks.names})
 
     def plain_state(self, model: nn.Module) -> dict[str, Any]:
-        """The state of the model or of a copy, as one of timm's has it."""
+        """The state of the model or of a copy, as one of timm's has it; each tensor may be a :class:`.PackedTensor`."""
         return model.state_dict()
 
     def load_plain_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -189,7 +189,8 @@ class Engine(WeightAccess, ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` loads into a plain model."""
+        """Model, optimizer and loss scaler; on the first rank at least. Its entry ``state_dict`` is that of a
+        plain model. Sparse tensors may be :class:`.PackedTensor` (:func:`dist_sparse.packed_state.unpack` makes them whole)."""
 
     def save_shards(self, folder: Path) -> dict[str, int] | None:
         """Write what :meth:`state_dict` cannot hold to a folder; returns the files' sizes, None without any. Collective.

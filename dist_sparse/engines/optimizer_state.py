@@ -6,6 +6,8 @@ from typing import Any
 from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
+from dist_sparse.sparsity.packed_tensor import PackedTensor
+
 
 def parameter_state(optimizer: Optimizer) -> MutableMapping[Tensor, dict[str, Any]]:
     """An optimizer's state by parameter. timm's lookahead keeps it in the optimizer that it wraps."""
@@ -51,4 +53,4 @@ def with_each_state(
 
 def has_shape(value: Any, shape: Size) -> bool:
     """A tensor of a weight's shape, such as its momentum; step counters and factored moments are not."""
-    return isinstance(value, Tensor) and value.shape == shape
+    return isinstance(value, Tensor | PackedTensor) and value.shape == shape

@@ -28,6 +28,7 @@ from dist_sparse.sparsity.access import Wanted
 from dist_sparse.sparsity.agreement import assign_owners
 from dist_sparse.sparsity.entries import Entries, values_of, whole
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.packed_tensor import whole as whole_of
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class PackedDDPEngine(DDPEngine):
             _log.info("DDP's buckets were built anew for %d layers: %.3f s", len(replaced), time.perf_counter() - started)
 
     def set_values(self, values: Mapping[str, Tensor]) -> None:
-        super().set_values(self._weights.pack(values))
+        super().set_values(self._weights.take_over(values))
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         return self._expanded_state(name, super().optimizer_state(name))
@@ -184,19 +185,19 @@ class PackedDDPEngine(DDPEngine):
         return sum(layer.index_bytes for layer in self._weights.layers.values())
 
     def plain_state(self, model: nn.Module) -> dict[str, Any]:
-        return self._weights.expand(model.state_dict())
+        return self._weights.hand_over(model.state_dict())
 
     def load_plain_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        model.load_state_dict(self._weights.pack(state))
+        model.load_state_dict(self._weights.take_over(state))
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        return {**state, "optimizer": self._with_each_state(state["optimizer"], self._expanded_state)}
+        return {**state, "optimizer": self._with_each_state(state["optimizer"], self._handed_over)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._weights.masks.load_state_dict(state["method"])  # by which all else is packed
         self._follow(self._weights.masks)
-        super().load_state_dict({**state, "optimizer": self._with_each_state(state["optimizer"], self._packed_state)})
+        super().load_state_dict({**state, "optimizer": self._with_each_state(state["optimizer"], self._taken_over)})
 
     def _expanded_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
         if (layer := self._weights.layers.get(name)) is None:
@@ -204,7 +205,13 @@ class PackedDDPEngine(DDPEngine):
         shape = self._parameters[name].shape
         return {key: layer.expand(value) if has_shape(value, shape) else value for key, value in state.items()}
 
-    def _packed_state(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+    def _handed_over(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
         if (layer := self._weights.layers.get(name)) is None:
             return state
+        shape = self._parameters[name].shape
+        return {key: layer.hand_over(value) if has_shape(value, shape) else value for key, value in state.items()}
+
+    def _taken_over(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        if (layer := self._weights.layers.get(name)) is None:
+            return {key: whole_of(value) for key, value in state.items()}
         return {key: layer.pack(value) if has_shape(value, layer.shape) else value for key, value in state.items()}

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from dist_sparse.execution.products import Products
 from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.packed_tensor import PackedTensor
 from dist_sparse.sparsity.tensors import where_true
 
 Collect = Callable[[str, Tensor], None]
@@ -67,9 +68,17 @@ class PackedLayer:
         self._take(packed)
         return Move.between(before, self.positions, self.shape.numel())
 
-    def pack(self, weight: Tensor) -> Tensor:
-        """The active entries [active, 1] of a tensor of the weight's shape."""
-        return weight.reshape(-1).index_select(0, self.positions)[:, None]
+    def pack(self, weight: Tensor | PackedTensor) -> Tensor:
+        """The active entries [active, 1] of a tensor of the weight's shape, on the tensor's device."""
+        if isinstance(weight, PackedTensor):
+            if weight.bits.equal(self.packed.to(weight.bits.device)):
+                return weight.values[:, None]
+            weight = weight.whole()
+        return weight.reshape(-1).index_select(0, self.positions.to(weight.device))[:, None]
+
+    def hand_over(self, values: Tensor) -> PackedTensor:
+        """The weight from its active entries [active, 1], which are not copied."""
+        return PackedTensor(self.packed, values.detach().reshape(-1), self.shape)
 
     def expand(self, values: Tensor) -> Tensor:
         """The weight with its zeros, from its active entries [active, 1]."""

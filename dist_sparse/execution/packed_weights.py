@@ -9,6 +9,7 @@ from dist_sparse.distributed import AgreedError
 from dist_sparse.execution.packed_layer import Move, PackedLayer
 from dist_sparse.execution.packed_modules import pack_module
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.packed_tensor import PackedTensor, whole
 
 
 class PackedWeights:
@@ -73,13 +74,13 @@ class PackedWeights:
             copy, {name: Move.between(before, now[name], self.layers[name].shape.numel()) for name, before in moved.items()}
         )
 
-    def expand(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A network's tensors by name, with packed ones whole."""
-        return {name: self.layers[name].expand(each) if name in self.layers else each for name, each in tensors.items()}
+    def hand_over(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | PackedTensor]:
+        """A network's tensors by name, to be kept outside of it: packed ones with the bits that tell where they belong."""
+        return {name: self.layers[name].hand_over(each) if name in self.layers else each for name, each in tensors.items()}
 
-    def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back."""
-        return {name: self.layers[name].pack(each) if name in self.layers else each for name, each in tensors.items()}
+    def take_over(self, tensors: Mapping[str, Tensor | PackedTensor]) -> dict[str, Tensor]:
+        """The way back, from whole tensors too."""
+        return {name: self.layers[name].pack(each) if name in self.layers else whole(each) for name, each in tensors.items()}
 
 
 def _check_unshared(model: nn.Module, names: Iterable[str]) -> None:

@@ -13,8 +13,10 @@ from dist_sparse.errors import UserError
 from dist_sparse.execution.packed_layer import PackedLayer
 from dist_sparse.execution.packed_modules import pack_module
 from dist_sparse.execution.packed_weights import PackedWeights
+from dist_sparse.packed_state import unpack
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.packed_tensor import whole
 
 SHAPE = torch.Size([6, 5, 3, 3])
 
@@ -108,7 +110,7 @@ def test_a_network_and_its_copies_move_together() -> None:
     for net in (model, average):
         (replaced,) = packed.move(net, moves).items()
         assert replaced[0] is not replaced[1] and dict(net.named_parameters())["0.weight"] is replaced[1]
-        state = packed.expand(net.state_dict())
+        state = unpack(packed.hand_over(net.state_dict()))
         assert list(state) == list(model.state_dict())
         assert torch.equal(state["0.weight"], before * masks["0.weight"])
 
@@ -120,13 +122,13 @@ def test_a_copy_remembers_what_was_inactive_within_an_update_only() -> None:
     packed = PackedWeights(model, masks)
     average = copy.deepcopy(model)
     packed.copied()
-    before = packed.expand(average.state_dict())["0.weight"]
+    before = whole(packed.hand_over(average.state_dict())["0.weight"])
     for active in (torch.zeros(4, 4), torch.eye(4)):
         masks.replace({"0.weight": active.bool()})
         packed.move(model, packed.moves())
     packed.move_copy(average)
-    assert torch.equal(packed.expand(average.state_dict())["0.weight"], before * torch.eye(4))
-    assert not packed.expand(model.state_dict())["0.weight"].any()
+    assert torch.equal(whole(packed.hand_over(average.state_dict())["0.weight"]), before * torch.eye(4))
+    assert not whole(packed.hand_over(model.state_dict())["0.weight"]).any()
 
 
 def test_a_weight_of_several_modules_is_refused() -> None:
