@@ -35,6 +35,7 @@ from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.planning import plan_masks
+from dist_sparse.sparsity.agreement import most_owned
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 
 _META = torch.device("meta")
@@ -269,7 +270,7 @@ def _memory(
     parameters = list(model.parameters())
     whole, buffers, size = _bytes(parameters), _bytes(list(model.buffers())), parameters[0].element_size()
     state = _state_bytes(config, model, optimizer) + (whole if engine.copies_weights else 0)
-    bits = -(-masked // 8)
+    bits, owned = -(-masked // 8), most_owned({name: shape.numel() for name, shape in shapes.items()}, world_size)
     if packed:  # an optimizer that takes them keeps as much for each weight
         held = whole - (masked - packed) * size
         state, whole = round(state * held / whole), held
@@ -281,7 +282,7 @@ def _memory(
         masks=(in_memory + bits) * forecast.mask_copies,
         masks_on_cpu=(in_memory * size + 2 * bits) * forecast.mask_copies,
         indices=4 * packed,
-        method=masked * forecast.weight_copies * size,
+        method=(masked * forecast.weight_copies + owned * forecast.owned_copies) * size,
         ema=whole + buffers if config.train.ema is not None else 0,
     )
 

@@ -4,7 +4,7 @@ Each layer belongs to one rank. Only the owner selects; the bit-packed masks are
 everywhere by construction, the work is shared between ranks, and nothing rests on two devices breaking a tie alike.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,12 @@ def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
         load[owner] += sizes[name]
         owners[name] = owner
     return owners
+
+
+def most_owned(sizes: Mapping[str, int], world_size: int) -> int:
+    """How much of all layers the rank has that owns most."""
+    owners = assign_owners(sizes, world_size)
+    return max(sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(world_size))
 
 
 class Disagreement(RuntimeError):
@@ -85,6 +91,25 @@ class Agreement:
             offsets[owner] += size
         return vectors_of
 
+    def from_owners(
+        self, owned: Callable[[str], Tensor], dtype_of: Callable[[str], torch.dtype]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Every layer's tensor, of the layer's shape, one after another from its owner. Collective.
+
+        Args:
+            owned: this rank's tensor of a layer that it decides.
+            dtype_of: by layer; the same on every rank.
+        """
+        for name, shape in self._shapes.items():
+            if mine := self._owners[name] == self._rank:
+                tensor = owned(name).to(dtype_of(name)).contiguous()
+            else:
+                tensor = torch.empty(shape, dtype=dtype_of(name), device=self._device)
+            assert not mine or tensor.shape == shape
+            if self._world_size > 1:
+                dist.broadcast(tensor, self._owners[name])
+            yield name, tensor
+
     def total(self, values: Tensor) -> Tensor:
         """The element-wise sum over all ranks, in place. Collective."""
         if self._world_size > 1:
@@ -93,10 +118,14 @@ class Agreement:
 
     def all_finite(self, tensors: Iterable[Tensor]) -> bool:
         """Whether these are finite, and those that the other ranks ask about. Collective; the host waits for the device."""
+        return bool(self.finite_on_device(tensors))
+
+    def finite_on_device(self, tensors: Iterable[Tensor]) -> Tensor:
+        """The same as a bool on the device, for which no host waits. Collective."""
         bad = torch.zeros((), dtype=torch.int64, device=self._device)
         for tensor in tensors:
             bad += ~is_finite(tensor)
-        return not self.total(bad).item()
+        return self.total(bad) == 0
 
     def verify(self, digests_of_masks: Callable[[], Mapping[str, int]]) -> None:
         """Compare the masks' digests, which are taken only if there is another rank. Collective.

@@ -1,5 +1,7 @@
 """What is asked of large tensors at every mask update, in the fastest way that there is."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,8 @@ def is_finite(tensor: Tensor) -> Tensor:
     if not tensor.numel() or tensor.is_complex():
         return tensor.isfinite().all()
     return torch.stack(tensor.aminmax()).isfinite().all()  # what is not a number is both, and it is one pass, without a copy
+
+
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether all entries of some tensors are finite, as a bool on their device."""
+    return torch.stack([is_finite(tensor) for tensor in tensors]).all()

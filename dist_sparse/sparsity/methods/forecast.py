@@ -49,7 +49,9 @@ class Forecast:
     mask_copies: int = 1
     """Masks of every masked layer that are held at once."""
     weight_copies: int = 0
-    """Further tensors of every masked layer's shape and type that are held: dense weights, summed or averaged gradients."""
+    """Further tensors of every masked layer's shape and type that are held, such as dense weights."""
+    owned_copies: int = 0
+    """The same of the layers alone that a rank decides: summed or averaged gradients."""
     estimate: str = ""
     """Why the densities of single layers are not exact (the overall density is); empty where they are."""
 

@@ -29,11 +29,11 @@ from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.methods.base import Decision, Method, Network
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.dense_weights import DenseWeights
-from dist_sparse.sparsity.methods.drop_grow.gradients import all_finite
 from dist_sparse.sparsity.methods.forecast import Forecast, NetworkForecast
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.structures import NM, Structure
+from dist_sparse.sparsity.tensors import all_finite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,35 +1,37 @@
-"""The dense gradients that an update goes by: summed over the last steps before it, or averaged over all steps."""
+"""The dense gradients that an update goes by: summed over the last steps before it, or averaged over all steps.
 
-from collections.abc import Iterable, Mapping, Sequence
+Each layer's are with its owner alone, who decides its mask by them; a checkpoint gathers them.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dist_sparse.sparsity.access import WeightAccess
+from dist_sparse.sparsity.agreement import Agreement
 from dist_sparse.sparsity.entries import Entries, values_of, whole
-from dist_sparse.sparsity.tensors import is_finite
+from dist_sparse.sparsity.methods.owned_gradients import OwnedGradients
 
 _MEMORY = 0.9
 """The share of the average gradient that stays from one step to the next (SNFS's momentum)."""
 
 
-def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether all entries of all tensors are finite, as a bool on their device."""
-    return torch.stack([is_finite(tensor) for tensor in tensors]).all()
-
-
 class DenseGradients:
     """Sums and averages by layer name, taken between a step's last backward and the masking of its gradients."""
 
-    def __init__(self, access: WeightAccess) -> None:
-        self._access = access
+    def __init__(self, access: WeightAccess, agreement: Agreement) -> None:
+        self._access, self._agreement = access, agreement
+        self._owned = OwnedGradients(access, agreement)
         self._sums: dict[str, Tensor | Entries] = {}
         self.averages: dict[str, Tensor] = {}
+        self._summing = self._averaging = False
+        """There are sums, and averages; also where none is this rank's."""
 
-    def add(self, layers: Iterable[str]) -> None:
-        """Add this step's gradients of some layers to the sums (which rank as the mean does). Collective."""
-        layers = list(layers)
+    def add(self) -> None:
+        """Add this step's gradients to the sums (which rank as the mean does). Collective."""
+        layers, self._summing = self._agreement.owned(), True
         with self._access.gathered(gradients=layers):
             for name in layers:
                 if (before := self.sum_of(name)) is None:
@@ -52,28 +54,30 @@ class DenseGradients:
     def forget_sums(self) -> None:
         """The next step that is added begins them anew."""
         self._sums.clear()
+        self._summing = False
 
-    def average(self, layers: Sequence[str]) -> None:
-        """MaskUpdate the averages towards this step's gradients, unless one of these is not finite. Collective.
+    def average(self) -> None:
+        """Move the averages towards this step's gradients, unless one of any layer is not finite. Collective.
 
         This happens at every step, so that no host waits to see which it was.
         """
+        layers, self._averaging = self._agreement.owned(), True
         with self._access.gathered(gradients=layers):
             gradients = {name: self._access.grad(name) for name in layers}
-            finite = all_finite(gradients.values())
+            finite = self._agreement.finite_on_device(gradients.values())
             for name, gradient in gradients.items():
                 if name not in self.averages:
-                    self.averages[name] = torch.zeros_like(gradient)
+                    self.averages[name] = torch.zeros_like(gradient, dtype=self._owned.dtype_of(name))
                 average = self.averages[name]
-                average.copy_(torch.where(finite, average.lerp(gradient, 1 - _MEMORY), average))
+                average.copy_(torch.where(finite, average.lerp(gradient.to(average.dtype), 1 - _MEMORY), average))
 
     def state_dict(self) -> dict[str, Any]:
-        sums = {name: whole(gradient).cpu() for name, gradient in self._sums.items()}
-        averages = {name: average.cpu().clone() for name, average in self.averages.items()}
-        return {"gradients": sums, "averages": averages}
+        """The same on every rank. Collective."""
+        return {
+            "gradients": self._owned.gathered(self._sums) if self._summing else {},
+            "averages": self._owned.gathered(self.averages) if self._averaging else {},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._sums, self.averages = (
-            {name: tensor.to(self._access.weight(name).device) for name, tensor in state[key].items()}
-            for key in ("gradients", "averages")
-        )
+        self._summing, self._averaging = bool(state["gradients"]), bool(state["averages"])
+        self._sums, self.averages = {**self._owned.own(state["gradients"])}, self._owned.own(state["averages"])

@@ -85,7 +85,7 @@ class DropAndGrow(Updating):
     def __init__(self, plan: DropAndGrowPlan, **held: Any) -> None:
         super().__init__(plan, **held)
         self._plan, self._seed = plan, plan.context.run.seed
-        self._gradients = DenseGradients(self.access)
+        self._gradients = DenseGradients(self.access, self.agreement)
 
     @classmethod
     def form(cls, config: SparsityConfig) -> Form:
@@ -220,11 +220,9 @@ class DropAndGrow(Updating):
 
     def collect(self, step: int) -> None:
         if self._plan.needs_gradient and self._counts(step):
-            # One step is enough by default, and then only the owner keeps a copy, and only until the step ends. Over several
-            # steps every rank keeps all layers, so that any rank's checkpoint holds them; so it is with averages.
-            self._gradients.add(self.agreement.owned() if self._plan.gradient_steps == 1 else self.masks.names)
+            self._gradients.add()
         if self._plan.needs_average:
-            self._gradients.average(self.masks.names)
+            self._gradients.average()
 
     def chooses(self, step: int) -> bool:
         return super().chooses(step) or (self._plan.needs_gradient and self._counts(step))

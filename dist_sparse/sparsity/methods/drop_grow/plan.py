@@ -105,7 +105,7 @@ class DropAndGrowPlan(ScheduledPlan):
             networks=[NetworkForecast(initial=densities, updates=updates)],
             dense_gradient_steps=range(len(made)) if self.needs_average else sorted(summing),
             replaced_steps=indices if self.form == "original" else [],
-            weight_copies=self.needs_average + summed,
+            owned_copies=self.needs_average + summed,
             estimate="" if self.redistribution == "none" else REDISTRIBUTED,
         )
 

@@ -47,6 +47,7 @@ from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
 from dist_sparse.sparsity.methods.initial import initial_masks, largest_masks
 from dist_sparse.sparsity.methods.mest.bounds import Bounds, Phase, plan_bounds, resolve_bounds
+from dist_sparse.sparsity.methods.owned_gradients import OwnedGradients
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.selection import top_k
 
@@ -75,7 +76,7 @@ class MestPlan(Plan):
             densities = {name: count / self.context.shapes[name].numel() for name, count in active.items()}
             updates.append(MaskUpdate(index=index, from_index=index, densities=densities))
         networks = [NetworkForecast(initial=self.initial_densities, updates=updates)]
-        return Forecast(networks=networks, weight_copies=int(self.removal_gradient > 0))
+        return Forecast(networks=networks, owned_copies=int(self.removal_gradient > 0))
 
 
 class Mest(Method):
@@ -92,7 +93,10 @@ class Mest(Method):
         self._bounds, self._lambda = plan.bounds, plan.removal_gradient
         self._mutated_at = -1  # steps done when a mutation was last due
         self._moved_before: int | None = None  # the step before whose forward the masks moved
+        self._owned = OwnedGradients(self.access, self.agreement)
         self._gradients: dict[str, Tensor] = {}
+        """Of this rank's layers, of the last step; no rank has any where not :attr:`_has_gradients`."""
+        self._has_gradients = False
 
     @classmethod
     def complete(cls, config: SparsityConfig) -> SparsityConfig:
@@ -128,9 +132,9 @@ class Mest(Method):
     def after_backward(self, step: int) -> Decision:
         self.access.mask_gradients(self.masks)
         if self._lambda:
-            # All layers on every rank, so that any rank's checkpoint holds them.
-            with self.access.gathered(gradients=self.masks.names):
-                self._gradients = {name: self.access.grad(name).clone() for name in self.masks.names}
+            owned, self._has_gradients = self.agreement.owned(), True
+            with self.access.gathered(gradients=owned):
+                self._gradients = {name: self.access.grad(name).clone() for name in owned}
         return self.after_overflow(step)
 
     def after_overflow(self, step: int) -> Decision:
@@ -174,10 +178,10 @@ class Mest(Method):
         return self._structure.mask(kept | grown, weight.shape, before=self.masks[name], choose_by=choice)
 
     def state_dict(self) -> dict[str, Any]:
-        gradients = {name: gradient.cpu() for name, gradient in self._gradients.items()}
+        gradients = self._owned.gathered(self._gradients) if self._has_gradients else {}
         return {**super().state_dict(), "mutated_at": self._mutated_at, "gradients": gradients}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._mutated_at = state["mutated_at"]
-        self._gradients = {name: tensor.to(self.access.weight(name).device) for name, tensor in state["gradients"].items()}
+        self._has_gradients, self._gradients = bool(state["gradients"]), self._owned.own(state["gradients"])
