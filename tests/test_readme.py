@@ -43,6 +43,10 @@ RUN = [
     if command.reason is None and command.text not in {earlier.text for earlier in COMMANDS[:index]}
 ]
 """What several files say is run once, in the first of them."""
+FURTHER_STUDIES = [
+    ["--methods", "static_nm", "rigl_nm", "gmp_nm", "srste"],
+    ["--network", "cnn_4", "--methods", "dense", "static", "rigl", "ssb", "dsb", "--densities", "0.05"],
+]
 FIGURE = "benchmarks/records/study/accuracy_over_density.svg"
 
 
@@ -198,6 +202,13 @@ def test_the_tables_of_the_study_are_those_of_the_runs_on_record() -> None:
     shown = TEXTS["README.md"].splitlines()
     start = shown.index(every[0])
     assert set(shown[start : shown.index("", start)]) < set(every) and f"{len(found)} runs of five seeds" in TEXTS["README.md"]
+
+
+@pytest.mark.parametrize("words", FURTHER_STUDIES, ids=["N:M", "cnn_4"])
+def test_the_tables_of_further_studies_are_those_of_the_runs_on_record(words: list[str]) -> None:
+    given = arguments(words)
+    rows = tables(rows_of(wanted(given), read(given.record, Row))).splitlines()
+    assert len(rows) > 2 and set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
