@@ -1,11 +1,12 @@
 """What the ranks of a world are asked to do. Results are plain numbers, text and lists, the same type on every rank."""
 
+import contextlib
 import copy
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
 from dist_sparse.sparsity.global_selection import global_top_k
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.drop_grow.gradients import DenseGradients
 from dist_sparse.sparsity.methods.shuffled_block.method import ShuffledBlock
 from dist_sparse.tracking import Tracker
 from dist_sparse.trainer import Hook, Trainer
@@ -158,6 +160,52 @@ def decide(sizes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, list
     masks = agreement.decide(select)
     agreement.verify(lambda: {name: bits.digest(bits.pack(mask)) for name, mask in masks.items()})
     return agreement.owned(), {name: mask.tolist() for name, mask in masks.items()}, chosen
+
+
+class _Gradients:
+    """What an engine gives :class:`DenseGradients`: gradients that are one number each, the same on all ranks."""
+
+    def __init__(self, shapes: dict[str, torch.Size]) -> None:
+        self.shapes, self.values = shapes, dict.fromkeys(shapes, 0.0)
+
+    def gathered(self, *, gradients: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+        self.asked = list(gradients)
+        return contextlib.nullcontext()
+
+    def grad(self, name: str) -> torch.Tensor:
+        assert name in self.asked
+        return torch.full(self.shapes[name], self.values[name])
+
+    kept_grad = grad
+
+    def weight(self, name: str) -> torch.Tensor:
+        return torch.empty(()).expand(self.shapes[name])
+
+
+def keep_gradients(sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Sums and averages of three steps' gradients, of which the second is not finite in one layer, and again from a checkpoint.
+
+    Returns:
+        The layers that this rank owns and that it holds, and the state after each step, as lists.
+    """
+    shapes = {name: torch.Size(shape) for name, shape in sizes.items()}
+    agreement = Agreement(shapes, rank=dist.get_rank(), world_size=dist.get_world_size(), device=torch.device("cpu"))
+    access: Any = _Gradients(shapes)
+    kept, states = DenseGradients(access, agreement), []
+    for step in range(3):
+        access.values = {name: 1.0 + step + number for number, name in enumerate(sizes)}
+        kept.add()
+        if step == 1:
+            access.values[next(iter(sizes))] = torch.inf
+        kept.average()
+        states.append(kept.state_dict())
+        kept = DenseGradients(access, agreement)
+        kept.load_state_dict(states[-1])
+    values = [
+        {what: {name: sorted(set(tensor.view(-1).tolist())) for name, tensor in held.items()} for what, held in state.items()}
+        for state in states
+    ]
+    return {"owned": agreement.owned(), "held": [list(kept.averages), list(kept._sums)], "states": values}
 
 
 def select_globally(scores: dict[str, list[float]], among: dict[str, list[bool]], k: int) -> dict[str, list[bool]]:
