@@ -2,13 +2,15 @@
 
 import argparse
 import contextlib
+import ctypes
 import json
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.resnet50 import DROP_FRACTION, build, start
+from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import UpdateConfig
@@ -26,6 +29,7 @@ from dist_sparse.memory import keep_memory
 from dist_sparse.plan.outlook import Memory, look_ahead
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.step import TrainStep
+from dist_sparse.stored import read_checkpoint
 
 MODELS = ("resnet50", "deit_small_patch16_224", "vit_large_patch16_224")
 OPTIMIZERS = ("sgd", "adamw")
@@ -83,6 +87,10 @@ class Process(NamedTuple):
     """The model's own weights."""
     curve: list[tuple[float, float]]
     """Seconds, and resident memory above what it was before the model was built."""
+    written: float
+    """What it grows by while it writes a checkpoint of bits and values (``checkpoint.format=packed``)."""
+    read: float
+    """The same while it reads it, to go on from it."""
 
     @property
     def peak(self) -> float:
@@ -98,12 +106,13 @@ def resident_table(found: Mapping[str, Process]) -> str:
     """What processes grow by at their peak."""
     dense = found["dense"].peak - found["dense"].own
     rows = [
-        "| ResNet-50, SGD, batch 2 at 64 x 64 | peak growth, MB | over the model's own | / dense |",
-        "| --- | ---: | ---: | ---: |",
+        "| ResNet-50, SGD, batch 2 at 64 x 64 | peak growth, MB | over the model's own | / dense | checkpoint written | read |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case, process in found.items():
         above = process.peak - process.own
-        rows.append(f"| {case} | {process.peak:.0f} | {above:.0f} | {above / dense:.2f} |")
+        checkpoint = f"{process.written:.0f} | {process.read:.0f}"
+        rows.append(f"| {case} | {process.peak:.0f} | {above:.0f} | {above / dense:.2f} | {checkpoint} |")
     return "\n".join(rows)
 
 
@@ -151,8 +160,21 @@ def main() -> None:
         for number in range(1, _STEPS + 1):
             step.forward_backward(number, images, labels)
             step.optimizer_step(number)
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(Path(folder), keep=1, packed=True)
+        written = _growth(lambda: store.save(_STEPS, trained.engine.state_dict()))
+        read = _growth(lambda: read_checkpoint(store.path(_STEPS), packed=storage == "packed"))
     own = sum(parameter.numel() * 4 for parameter in timm.create_model("resnet50").parameters())
-    print(json.dumps({"own": own / 1e6, "curve": curve}))
+    print(json.dumps({"own": own / 1e6, "curve": curve, "written": written, "read": read}))
+
+
+def _growth(act: Callable[[], object]) -> float:
+    """What the process grows by at its peak, after it has given back what it holds for nothing."""
+    ctypes.CDLL(None).malloc_trim(0)
+    curve: list[tuple[float, float]] = []
+    with _watched(curve):
+        act()
+    return max((memory for _, memory in curve), default=0.0)
 
 
 @contextlib.contextmanager
