@@ -94,7 +94,7 @@ tests() {
 tell "gpu_check on $device, $(date -u +%FT%TZ)"
 # What it finds broken, such as a package that is missing, is for the reader: no part of this check has failed by that.
 # shellcheck disable=SC2016 # the inner shell expands it
-part doctor 60 bash -c '"$0" -m dist_sparse.doctor || true' "$python"
+part doctor 120 bash -c '"$0" -m dist_sparse.doctor || true' "$python"
 tests "tests: kernels" 60 tests/gpu/test_kernels.py
 tests "tests: methods against the CPU" 150 tests/gpu/test_training.py -k test_masks_are_those_of_the_cpu
 tests "tests: precision, formats, resume" 100 tests/gpu/test_training.py -k "not test_masks_are_those_of_the_cpu"

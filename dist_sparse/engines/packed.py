@@ -148,25 +148,21 @@ class PackedDDPEngine(DDPEngine):
     def _follow(self, masks: Masks) -> None:
         """Repack what is held of layers whose masks have moved: weights, gradients, the optimizer's state."""
         assert masks is self._weights.masks, "one set of masks"
-        if not (moves := self._weights.moves()):
-            return
         everything, started = parameter_state(self._optimizer), time.perf_counter()
-        for name, move in moves.items():
+        replaced: dict[nn.Parameter, nn.Parameter] = {}
+        for name, move in self._weights.moves():
             held = self._parameters[name]
             for key, value in everything.get(held, {}).items():
                 if has_shape(value, held.shape):
                     everything[held][key] = move(value)
-        gradients = {name: move(grad) for name, move in moves.items() if (grad := self._parameters[name].grad) is not None}
-        replaced = self._weights.move(self.model, moves)
-        replace_parameters(self._optimizer, replaced)
-        self._parameters = dict(self.model.named_parameters())
-        for name, gradient in gradients.items():
-            parameter = self._parameters[name]
-            if parameter.grad is None:
-                parameter.grad = gradient
-            else:
-                parameter.grad.copy_(gradient)
+            gradient = None if held.grad is None else move(held.grad)
+            if (parameter := self._weights.move(self.model, name, move)) is not held:
+                parameter.grad, replaced[held] = gradient, parameter
+            elif held.grad is not None and gradient is not None:
+                held.grad.copy_(gradient)
         if replaced:
+            replace_parameters(self._optimizer, replaced)
+            self._parameters = dict(self.model.named_parameters())
             self._wrap()
             _log.info("DDP's buckets were built anew for %d layers: %.3f s", len(replaced), time.perf_counter() - started)
 

@@ -1,7 +1,7 @@
 """The masked layers of a network, packed: inactive weights do not exist, neither have they gradients nor optimizer state."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -34,31 +34,33 @@ class PackedWeights:
         """By layer the positions by which the network's copy is packed, if there is one."""
         self._version = masks.version
 
-    def moves(self) -> dict[str, Move]:
-        """Follow the masks; returns what is to be done with what was packed of each layer whose mask is another one now."""
-        if self._version == self.masks.version:
-            return {}
-        self._version, packed = self.masks.version, self.masks.packed()
-        changed = [name for name, layer in self.layers.items() if not layer.packed.equal(packed[name])]
-        return {name: self.layers[name].move_to(packed[name].clone()) for name in changed}
+    def moves(self) -> Iterator[tuple[str, Move]]:
+        """Follow the masks: what is to be done with what was packed of each layer whose mask is another one now.
 
-    def move(self, model: nn.Module, moves: Mapping[str, Move]) -> dict[nn.Parameter, nn.Parameter]:
-        """Move the values of a network, or of its moving average: in place where a layer has as many as before.
+        A layer at a time, so that what it takes to move one is gone before the next. All are to be taken.
+        """
+        if self._version == self.masks.version:
+            return
+        self._version, packed = self.masks.version, self.masks.packed()
+        for name, layer in self.layers.items():
+            if not layer.packed.equal(packed[name]):
+                yield name, layer.move_to(packed[name].clone())
+
+    def move(self, model: nn.Module, name: str, move: Move) -> nn.Parameter:
+        """Move a layer's values in a network, or in its moving average: in place where it has as many as before.
 
         Returns:
-            The parameters that others have replaced.
+            The parameter that has them now.
         """
-        replaced = {}
-        for name, move in moves.items():
-            module = _module_of(model, name)
-            held = module._parameters["weight"]
-            assert held is not None
-            moved = move(held.detach())
-            if moved.shape == held.shape:
-                held.detach().copy_(moved)
-            else:
-                replaced[held] = module._parameters["weight"] = nn.Parameter(moved, requires_grad=held.requires_grad)
-        return replaced
+        module = _module_of(model, name)
+        held = module._parameters["weight"]
+        assert held is not None
+        moved = move(held.detach())
+        if moved.shape == held.shape:
+            held.detach().copy_(moved)
+            return held
+        replacing = module._parameters["weight"] = nn.Parameter(moved, requires_grad=held.requires_grad)
+        return replacing
 
     def copied(self) -> None:
         """The network was copied, such as for its moving average: :meth:`move_copy` is to have what it takes."""
@@ -70,9 +72,8 @@ class PackedWeights:
         now = {name: layer.positions for name, layer in self.layers.items()}
         moved = {name: before for name, before in self._of_copy.items() if before is not now[name]}
         self._of_copy = now
-        self.move(
-            copy, {name: Move.between(before, now[name], self.layers[name].shape.numel()) for name, before in moved.items()}
-        )
+        for name, before in moved.items():
+            self.move(copy, name, Move.between(before, now[name], self.layers[name].shape.numel()))
 
     def hand_over(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | PackedTensor]:
         """A network's tensors by name, to be kept outside of it: packed ones with the bits that tell where they belong."""

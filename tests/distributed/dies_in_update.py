@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from unittest import mock
 
 from torch import nn
@@ -12,19 +11,21 @@ from dist_sparse import train
 from dist_sparse.execution.packed_layer import Move
 from dist_sparse.execution.packed_weights import PackedWeights
 
-move = PackedWeights.move
+move_layer = PackedWeights.move
 
 
-def die_at_third_move(self: PackedWeights, model: nn.Module, moves: Mapping[str, Move]) -> Any:
-    """The first update moves the network and its average. Of the second, masks and the optimizer's state have moved by then."""
-    self.__dict__["moved"] = self.__dict__.get("moved", 0) + bool(moves)
-    if self.__dict__["moved"] == 3:
+def die_in_second_update(self: PackedWeights, model: nn.Module, name: str, move: Move) -> nn.Parameter:
+    """Each update moves the network, layer by layer, and then its average: of the second, one layer has moved by then."""
+    seen = self.__dict__.setdefault("seen", [])
+    if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return move(self, model, moves)
+    if not seen or seen[-1] is not model:
+        seen.append(model)
+    return move_layer(self, model, name, move)
 
 
 def main(argv: Sequence[str], dies: bool) -> int:
     if not dies or os.environ["RANK"] != "1":
         return train.main(argv)
-    with mock.patch.object(PackedWeights, "move", die_at_third_move):
+    with mock.patch.object(PackedWeights, "move", die_in_second_update):
         return train.main(argv)

@@ -104,12 +104,13 @@ def test_a_network_and_its_copies_move_together() -> None:
     before = weight.detach() * masks["0.weight"]
     packed = PackedWeights(model, masks)
     average = copy.deepcopy(model)
-    assert packed.moves() == {}
+    assert list(packed.moves()) == []
     masks.replace({"0.weight": torch.rand(weight.shape) < 0.2})
-    moves = packed.moves()
+    ((name, move),) = packed.moves()
     for net in (model, average):
-        (replaced,) = packed.move(net, moves).items()
-        assert replaced[0] is not replaced[1] and dict(net.named_parameters())["0.weight"] is replaced[1]
+        held = dict(net.named_parameters())[name]
+        replacing = packed.move(net, name, move)
+        assert replacing is not held and dict(net.named_parameters())[name] is replacing
         state = unpack(packed.hand_over(net.state_dict()))
         assert list(state) == list(model.state_dict())
         assert torch.equal(state["0.weight"], before * masks["0.weight"])
@@ -125,7 +126,8 @@ def test_a_copy_remembers_what_was_inactive_within_an_update_only() -> None:
     before = whole(packed.hand_over(average.state_dict())["0.weight"])
     for active in (torch.zeros(4, 4), torch.eye(4)):
         masks.replace({"0.weight": active.bool()})
-        packed.move(model, packed.moves())
+        for name, move in packed.moves():
+            packed.move(model, name, move)
     packed.move_copy(average)
     assert torch.equal(whole(packed.hand_over(average.state_dict())["0.weight"]), before * torch.eye(4))
     assert not whole(packed.hand_over(model.state_dict())["0.weight"]).any()
