@@ -1,10 +1,11 @@
 """Runs beside published figures: what is recorded, and the table."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import published
+from benchmarks import published, published_plain
 from benchmarks.published import ROWS, Attempt, Row, main
 from benchmarks.study.record import append, read
 from tests.command import logging_restored
@@ -28,6 +29,19 @@ def test_a_run_is_recorded_once(
     assert main(["--record", str(record), "--seeds", "1", "--data-root", str(tmp_path)]) == 0
     assert read(record, Row) == [found]
     assert f"| {row.what} | {row.source} | 1.48 | 1 | {found.error:.2f} | {found.best_error:.2f} |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["dense"], ["snip", "--density=0.1", "--redraw", "--init=fan_in"], ["rigl"]])
+def test_the_plain_program_trains(
+    words: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "MNIST").symlink_to(images / "FashionMNIST")
+    monkeypatch.setattr(published_plain, "RIGL_INTERVAL", 2)
+    monkeypatch.setattr(published_plain, "BATCH", 10)
+    published_plain.main([*words, f"--data-root={tmp_path}", "--steps=5"])
+    assert re.fullmatch(
+        r"error [\d.]+ %, least of the last ten thousand steps [\d.]+ %, of all [\d.]+ %\n", capsys.readouterr().out
+    )
 
 
 def test_every_figure_has_a_recipe_of_its_density() -> None:

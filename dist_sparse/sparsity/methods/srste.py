@@ -16,6 +16,9 @@ Every rank computes it from weights that are the same on all; validation compare
 
 Deviations from the authors' code: equal magnitudes are kept by index, so that every group holds exactly N (a threshold keeps
 all that tie); the optimizer's own weight decay is on all weights there too, and stays so.
+
+Found here (LeNet-300-100 on Fashion-MNIST, 1:4, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from
+random 1:4 masks that stay, -0.00 ± 0.22 points, nor from RigL's, +0.07 ± 0.27.
 """
 
 from collections.abc import Sequence

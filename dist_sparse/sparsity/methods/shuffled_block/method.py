@@ -30,6 +30,9 @@ Tiny-ImageNet); what is inactive has no value and no momentum, so that what ente
 convolutions whose blocks do not fit follow RigL, for nothing speaks for freezing them (there their masks never move, and with
 block size 0 no convolution's does); a layer that its blocks would fill is dense; there are B blocks even if fewer hold a weight
 that is not 0; clusters of equal size stand in the order of their lowest row.
+
+Found here (cnn_4 on Fashion-MNIST at density 0.05, five seeds, ``benchmarks/README.md``), with 95 % intervals: DSB with blocks
+of 4 is 1.13 ± 0.43 points below RigL, 0.32 ± 0.31 below random masks that stay, and not told apart from SSB, +0.06 ± 0.58.
 """
 
 from collections.abc import Mapping
