@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, relu
 
+from benchmarks.study.numbers import count, density
+
 SIZES = ((300, 784), (100, 300), (10, 100))
 BATCH, LOOKED_AT = 100, 1000
 RIGL_DENSITIES, RIGL_INTERVAL, RIGL_END, RIGL_DROP = (0.01, 0.109, 1.0), 100, 50_000, 0.3
@@ -36,6 +38,8 @@ def read(root: Path, kind: str) -> tuple[Tensor, Tensor]:
 def _bytes(file: Path) -> np.ndarray:
     """Of the file, or of its gzipped form."""
     gzipped = file.with_name(f"{file.name}.gz")
+    if not (file.exists() or gzipped.exists()):
+        raise SystemExit(f"error: no {file}, gzipped or not; --data-root should be the folder that holds MNIST/raw")
     return np.frombuffer(file.read_bytes() if file.exists() else gzip.decompress(gzipped.read_bytes()), dtype=np.uint8)
 
 
@@ -68,8 +72,8 @@ def snip_masks(weights: list[Tensor], gradients: Sequence[Tensor], density: floa
 
 def random_masks(weights: list[Tensor]) -> list[Tensor]:
     masks = [torch.zeros_like(weight) for weight in weights]
-    for mask, density in zip(masks, RIGL_DENSITIES, strict=True):
-        mask.view(-1)[torch.randperm(mask.numel())[: round(density * mask.numel())]] = 1
+    for mask, share in zip(masks, RIGL_DENSITIES, strict=True):
+        mask.view(-1)[torch.randperm(mask.numel())[: round(share * mask.numel())]] = 1
     return masks
 
 
@@ -159,14 +163,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("method", choices=("dense", "snip", "rigl"))
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="as data.root")
-    parser.add_argument("--density", type=float, default=0.05, help="of snip")
+    parser.add_argument("--density", type=density, default=0.05, help="of snip")
     parser.add_argument(
         "--init", choices=("glorot", "glorot_uniform", "fan_in"), help="default: glorot, of rigl glorot_uniform"
     )
     parser.add_argument("--redraw", action="store_true", help="draw the weights anew once the masks are chosen")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, help="default: 5e-4, of rigl 1e-4")
-    parser.add_argument("--steps", type=int, help="default: 54,000, of rigl 120,000")
+    parser.add_argument("--steps", type=count, help="default: 54,000, of rigl 120,000")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     rigl = args.method == "rigl"

@@ -48,3 +48,10 @@ def test_every_figure_has_a_recipe_of_its_density() -> None:
     densities = [Attempt(published=row, seed=0).config.sparsity.density for row in ROWS]
     assert densities == [None, None, 0.05, 0.02, 0.05, 0.02, None]
     assert len({Attempt(published=row, seed=seed).settings for row in ROWS for seed in (0, 1)}) == 2 * len(ROWS)
+
+
+def test_the_plain_program_says_where_images_should_be(tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"^error: no .*/MNIST/raw/train-images-idx3-ubyte, gzipped or not; --data-root should be"
+    ):
+        published_plain.main(["snip", f"--data-root={tmp_path}"])
