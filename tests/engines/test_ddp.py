@@ -14,8 +14,10 @@ from torch.nn.functional import cross_entropy
 from dist_sparse import distributed
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.packed import PackedDDPEngine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
+from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.sparsity.masks import Masks
 
 CPU = torch.device("cpu")
@@ -237,3 +239,24 @@ def test_agreeing_on_errors() -> None:
         raise UserError("no such folder")
     with pytest.raises(ZeroDivisionError), distributed.agreeing_on_errors():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("active", [40, 60], ids=["as many", "more"])
+def test_packed_gradients_and_momentum_follow_the_masks(active: int) -> None:
+    model, masks = small_net(), Masks({"0.weight": torch.empty(6, 3, 3, 3)})
+    draws = torch.Generator().manual_seed(1)
+    before, after = (torch.randperm(162, generator=draws).argsort().view(6, 3, 3, 3) < count for count in (40, active))
+    masks.replace({"0.weight": before})
+    weights = PackedWeights(model, masks)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    weights.replaced.clear()
+    engine = PackedDDPEngine(model, optimizer, cross_entropy, weights=weights, precision=Precision(device=CPU))
+    engine.forward_backward(IMAGES, LABELS, masks)
+    engine.step(skip=False)
+    engine.forward_backward(IMAGES, LABELS, masks)
+    held = {"grad": engine.grad("0.weight"), "momentum": engine.optimizer_state("0.weight")["momentum_buffer"]}
+    masks.replace({"0.weight": after})
+    engine.mask_weights(masks)
+    now = {"grad": engine.grad("0.weight"), "momentum": engine.optimizer_state("0.weight")["momentum_buffer"]}
+    for key, tensor in held.items():
+        assert tensor.count_nonzero() and torch.equal(now[key], tensor * after), key
