@@ -1,13 +1,16 @@
-"""The dense weights of AST and SR-STE, kept beside the model while it runs with masked ones.
+"""Dense weights that are kept beside the model while it runs with masked ones: those of AST, SR-STE and Top-KAST.
 
 They are exchanged in place, so that the model keeps its modules and names and nothing that wraps it notices.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.base import Decision, Method, Network
+from dist_sparse.sparsity.methods.plan import Plan
 
 
 class DenseWeights:
@@ -41,3 +44,30 @@ class DenseWeights:
             yield
         finally:
             self.restore()
+
+
+class KeepsDenseWeights(Method):
+    """Every forward has masked weights and every optimizer's step dense ones: what is inactive keeps its value.
+
+    Put it before another base. A subclass's ``after_backward`` begins with ``self._dense.restore()``.
+    """
+
+    dense_weights = "what its forward leaves out keeps its value, and a mask of averaged weights is not the averaged network's"
+
+    def __init__(self, plan: Plan, **held: Any) -> None:
+        super().__init__(plan, **held)
+        self._dense = DenseWeights(self.access)
+
+    def before_forward(self, step: int) -> None:
+        if not self._dense.applied:  # an earlier micro-batch of the step has applied them
+            self._dense.apply(self.masks)
+
+    def after_overflow(self, step: int) -> Decision:
+        self._dense.restore()
+        return super().after_overflow(step)
+
+    def _zero_inactive(self) -> None:
+        """Inactive weights keep their values."""
+
+    def networks(self) -> Sequence[Network]:
+        return [Network(label="", masks=self.masks, applied=lambda: self._dense.masked(self.masks))]

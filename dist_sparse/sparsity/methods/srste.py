@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from dist_sparse.sparsity import scores
-from dist_sparse.sparsity.methods.base import Decision, Method, Network
+from dist_sparse.sparsity.methods.base import Decision
 from dist_sparse.sparsity.methods.context import Context
-from dist_sparse.sparsity.methods.dense_weights import DenseWeights
+from dist_sparse.sparsity.methods.dense_weights import KeepsDenseWeights
 from dist_sparse.sparsity.methods.forecast import Forecast, NetworkForecast
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.plan import Plan
@@ -52,17 +52,15 @@ class SrStePlan(Plan):
         return Forecast(networks=networks, chosen_every_step=True, dense_gradient_steps=range(len(made)), weight_copies=1)
 
 
-class SrSte(Method):
+class SrSte(KeepsDenseWeights):
     """Masks that follow the dense weights at every step."""
 
     name = "srste"
     uses = frozenset({"density", "keep_dense", "structure", "srste.decay"})
-    dense_weights = "its weights are dense, and a mask of their average is not the average network's"
 
     def __init__(self, plan: SrStePlan, **held: Any) -> None:
         super().__init__(plan, **held)
         self._structure, self._decay = plan.structure, plan.decay
-        self._dense = DenseWeights(self.access)
 
     @classmethod
     def refusal(cls, structure: Structure) -> str | None:
@@ -82,10 +80,6 @@ class SrSte(Method):
             decay=context.config.srste.decay,
         )
 
-    def before_forward(self, step: int) -> None:
-        if not self._dense.applied:  # an earlier micro-batch of the step has applied them
-            self._dense.apply(self.masks)
-
     def gradient_masks(self, step: int) -> None:
         """Straight through: every gradient moves its weight."""
 
@@ -95,10 +89,6 @@ class SrSte(Method):
         with self.access.gathered(weights=names, gradients=names):
             for name in names:
                 self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
-        return Decision()
-
-    def after_overflow(self, step: int) -> Decision:
-        self._dense.restore()
         return Decision()
 
     def after_step(self, step: int) -> None:
@@ -111,9 +101,3 @@ class SrSte(Method):
 
     def _mask(self, name: str) -> Tensor:
         return best_units(scores.magnitude(self.access.weight(name)), self._structure.n, self._structure)
-
-    def _zero_inactive(self) -> None:
-        """Inactive weights keep their values."""
-
-    def networks(self) -> Sequence[Network]:
-        return [Network(label="", masks=self.masks, applied=lambda: self._dense.masked(self.masks))]

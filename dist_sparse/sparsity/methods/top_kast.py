@@ -27,10 +27,10 @@ from dist_sparse.errors import UserError
 from dist_sparse.sparsity import scores
 from dist_sparse.sparsity.distributions import allocate
 from dist_sparse.sparsity.masks import Masks
-from dist_sparse.sparsity.methods.base import Decision, Network
+from dist_sparse.sparsity.methods.base import Decision
 from dist_sparse.sparsity.methods.context import Context
 from dist_sparse.sparsity.methods.defaults import fill
-from dist_sparse.sparsity.methods.dense_weights import DenseWeights
+from dist_sparse.sparsity.methods.dense_weights import KeepsDenseWeights
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast, scheduled_updates
 from dist_sparse.sparsity.methods.initial import best_units, largest_masks
 from dist_sparse.sparsity.methods.plan import ScheduledPlan
@@ -58,17 +58,16 @@ class TopKastPlan(ScheduledPlan):
         return Forecast(networks=[network], mask_copies=2, weight_copies=1)
 
 
-class TopKast(Updating):
+class TopKast(KeepsDenseWeights, Updating):
     """Forward with the largest weights, backward with more of them."""
 
     name = "top_kast"
     uses = Updating.uses - {"table"} | {"update.interval", "top_kast.backward_density", "top_kast.decay"}
-    dense_weights = "what its forward leaves out keeps its value, and a mask of averaged weights is not the averaged network's"
 
     def __init__(self, plan: TopKastPlan, *, remask: bool, **held: Any) -> None:
         del remask  # an optimizer's weight decay gives momentum to weights that are not 0, whether it keeps zeros or not
         super().__init__(plan, remask=True, **held)
-        self._plan, self._dense = plan, DenseWeights(self.access)
+        self._plan = plan
         self._backward = Masks({name: self.access.weight(name) for name in self.masks.names})
 
     @classmethod
@@ -116,10 +115,6 @@ class TopKast(Updating):
         weight = self.access.weight
         return self.agreement.decide(lambda name: best_units(scores.magnitude(weight(name)), units[name], self._structure))
 
-    def before_forward(self, step: int) -> None:
-        if not self._dense.applied:
-            self._dense.apply(self.masks)
-
     def after_backward(self, step: int) -> Decision:
         self._dense.restore()
         names, decay = self.masks.names, self._plan.context.config.top_kast.decay
@@ -129,10 +124,6 @@ class TopKast(Updating):
                 self.access.grad(name).add_(self.access.weight(name) * factor, alpha=decay)
         return super().after_backward(step)
 
-    def after_overflow(self, step: int) -> Decision:
-        self._dense.restore()
-        return Decision()
-
     def update(self, step: int, regular: int) -> None:
         with self.one_update():
             self._backward.replace(self._largest(self._plan.backward))
@@ -141,9 +132,6 @@ class TopKast(Updating):
     def _zero_inactive(self) -> None:
         """Weights keep their values; those that are not trained have no momentum."""
         self.access.mask_optimizer_state(self._backward)
-
-    def networks(self) -> Sequence[Network]:
-        return [Network(label="", masks=self.masks, applied=lambda: self._dense.masked(self.masks))]
 
     def digests(self, *, in_memory: bool = False) -> dict[str, int]:
         backward = self._backward.digests(in_memory=in_memory)
