@@ -29,10 +29,10 @@ def main() -> None:
     sizes = (_file_size(trainee, trainee.method.state_dict(), packed=packed) / 1e6 for packed in (False, True))
     print("weights, masks and record in a checkpoint: {:.1f} MB, with checkpoint.format=packed {:.1f} MB\n".format(*sizes))
     print(state_memory.table(), end="\n\n")
-    found = state_memory.processes(args.density)
-    print(state_memory.resident_table(found), end="\n\n")
+    kept, returned = state_memory.processes(args.density), state_memory.processes(args.density, **state_memory.RETURNING)
+    print(state_memory.resident_table(kept, returned), end="\n\n")
     if args.plot:
-        state_memory.plot(found, args.plot)
+        state_memory.plot(returned, args.plot)
     print(timing.setting(device))
 
 

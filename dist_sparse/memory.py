@@ -1,6 +1,7 @@
 """How the process takes memory from the system."""
 
 import ctypes
+import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _BYTES = 1 << 30
@@ -10,8 +11,11 @@ def keep_memory() -> None:
     """Let the C library keep memory that is given back to it, up to a gigabyte at the end of the heap, where it can.
 
     By default it returns every large piece to the system and has it filled with zeros again, page by page: on the CPU that
-    costs more than computing a tensor of 50 MB.
+    costs more than computing a tensor of 50 MB. Where the environment sets one of its two thresholds (mallopt(3)), they stay
+    as they are: ``MALLOC_MMAP_THRESHOLD_=131072`` lets a process hold no more than it needs, which takes longer.
     """
+    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt is not None:
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
