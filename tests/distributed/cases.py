@@ -18,6 +18,8 @@ import torch.distributed as dist
 from dist_sparse import distributed, errors
 from dist_sparse.build import build_parts, build_trainer, resolved
 from dist_sparse.config import Config, with_values
+from dist_sparse.execution import available
+from dist_sparse.execution.kernels import kernels
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.agreement import Agreement, MaskDisagreement
@@ -99,6 +101,13 @@ def train_seeded_apart(values: dict[str, Any], folder: str) -> Trained:
     torch.manual_seed(17 + dist.get_rank())
     random.seed(17 + dist.get_rank())
     return train(values, folder)
+
+
+def train_without_compiler(values: dict[str, Any], folder: str) -> Trained:
+    """Train as a process does that finds no C++ compiler."""
+    without = mock.patch.object(available, "kernels", kernels.__wrapped__)  # as in a new process
+    with without, mock.patch.dict(os.environ, CXX="no-such-compiler"):
+        return train(values, folder)
 
 
 def train_in_blocks(values: dict[str, Any], folder: str) -> tuple[dict[str, list[int]], bool]:

@@ -48,6 +48,19 @@ def test_masks_do_not_depend_on_ranks_nor_on_execution(
             assert trained.losses == pytest.approx(dense.losses, rel=1e-9)
 
 
+def test_so_where_there_is_no_compiler(worlds: Worlds, tmp_path: Path) -> None:
+    """Layers whose rows agree in groups of 16 are computed in plain torch."""
+    values = {**CONVOLUTIONS, **KEYS["rigl"], "sparsity.method": "rigl", "sparsity.structure": "block:16x1"}
+    values["sparsity.keep_dense"] = ["first", "last", "conv1.*", "*.downsample.*"]
+    dense = worlds(1).run(cases.train, values, str(tmp_path / "dense"))[0]
+    assert dense.updates >= 3
+    for size in SIZES[:2]:
+        for trained in worlds(size).run(cases.train_without_compiler, {**values, **SPARSE}, str(tmp_path / str(size))):
+            assert max(trained.column("execution/sparse_layers").values()) > 0
+            assert trained.digests == dense.digests
+            assert trained.losses == pytest.approx(dense.losses, rel=1e-9)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int) -> None:
     goes_on_as_if_nothing_had_been(worlds(size), tmp_path, {**RUN, **SPARSE}, kills=(2, 8))
