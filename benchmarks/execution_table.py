@@ -19,8 +19,12 @@ import torch
 from benchmarks.timing import setting
 
 ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "records" / "execution"
+HEAD = """\
+| network, structure, density | sparse / dense | packed / dense | sparse / dense bf16 | `python -m benchmarks.execution` |
+| --- | ---: | ---: | ---: | --- |"""
 _DENSITIES = ((0.2, "erk"), (0.1, "erk"), (0.05, "erk"), (0.02, "erk"), (0.1, "uniform"))
-_STRUCTURES = ("block:1x4", "block:16x16", "filter", "channel")
+_STRUCTURES = ("block:1x4", "block:16x16", "filter", "channel", "kernel", "kernel_per_filter", "fan_in")
 _CIFAR = "--size 32 --classes 10 --batch 128"
 _DEIT = "--model deit_small_patch16_224 --size 224 --batch 8"
 CELLS: Mapping[str, str] = {
@@ -42,29 +46,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="the lines whose name has this text in it")
     parser.add_argument("--rounds", type=int, default=3, help="times each step is measured")
-    parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "records" / "execution")
+    parser.add_argument("--records", type=Path, default=RECORDS)
     args = parser.parse_args()
     args.records.mkdir(parents=True, exist_ok=True)
-    print("| network, structure, density | sparse / dense | packed / dense | `python -m benchmarks.execution` |")
-    print("| --- | ---: | ---: | --- |")
+    print(HEAD)
     for name, options in CELLS.items():
         if args.only in name:
-            ratios = _ratios(name, options, args.rounds, args.records)
-            print(f"| {name} | {ratios} | `{options}` |", flush=True)
+            _measure(name, options, args.rounds, args.records)
+            print(line(name, args.records), flush=True)
     print(f"\n{setting(torch.device('cpu'))}")
 
 
-def _ratios(name: str, options: str, rounds: int, records: Path) -> str:
-    """Of whole steps, with masked and with packed weights, from the records or from a process; what went wrong, if it did."""
-    record = records / f"{name.translate(str.maketrans({',': '', ' ': '-', ':': '_'}))}.json"
+def line(name: str, records: Path = RECORDS) -> str:
+    """Of whole steps, with masked and with packed weights and over dense bf16: what is on record, or that nothing is."""
+    record = _record(name, records)
     if not record.exists():
-        command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(options)]
-        command += ["--rounds", str(rounds), "--no-layers", "--json", str(record)]
-        found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-        if found.returncode:
-            return (found.stderr.strip().splitlines() or ["failed"])[-1] + " |"
+        return f"| {name} | failed | | | `{CELLS[name]}` |"
     step = json.loads(record.read_text())["step"]
-    return f"{step['sparse_over_dense']:.2f} | {step['packed_over_dense']:.2f}"
+    ratios = (f"{step[key]:.2f}" for key in ("sparse_over_dense", "packed_over_dense", "sparse_over_dense_bf16"))
+    return f"| {name} | {' | '.join(ratios)} | `{CELLS[name]}` |"
+
+
+def _record(name: str, records: Path) -> Path:
+    return records / f"{name.translate(str.maketrans({',': '', ' ': '-', ':': '_'}))}.json"
+
+
+def _measure(name: str, options: str, rounds: int, records: Path) -> None:
+    """In a process, unless it is on record; a failure is told and leaves none."""
+    record = _record(name, records)
+    if record.exists():
+        return
+    command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(options)]
+    command += ["--rounds", str(rounds), "--no-layers", "--bf16", "--json", str(record)]
+    found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if found.returncode:
+        print(found.stderr, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from benchmarks import methods, published
+from benchmarks import execution_table, methods, published
 from benchmarks.references import runs as references
 from benchmarks.references.__main__ import arguments as references_arguments
 from benchmarks.references.__main__ import recorded
@@ -228,3 +228,8 @@ def test_the_table_beside_references_is_that_of_the_runs_on_record() -> None:
 def test_the_table_of_published_errors_is_that_of_the_runs_on_record() -> None:
     rows = published.table(read(ROOT / "benchmarks/records/study/published.csv", published.Row)).splitlines()
     assert set(rows) - set(TEXTS["benchmarks/README.md"].splitlines()) == set()
+
+
+def test_the_table_of_sparse_execution_is_that_of_the_steps_on_record() -> None:
+    rows = [*execution_table.HEAD.splitlines(), *map(execution_table.line, execution_table.CELLS)]
+    assert set(rows) - set(TEXTS["dist_sparse/execution/README.md"].splitlines()) == set()
