@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import timm
@@ -216,7 +217,9 @@ def test_synchronising_buffers_keeps_the_first_ranks() -> None:
     engine = engine_of(model)
     train(engine, 2)
     before = copy.deepcopy(dict(model.named_buffers()))
-    engine.synchronise_buffers()
+    with mock.patch.object(dist, "broadcast", wraps=dist.broadcast) as broadcast:
+        engine.synchronise_buffers()
+    assert [call.args[0].dtype for call in broadcast.call_args_list] == [torch.float32, torch.int64], "one of each type"
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert int(before["1.num_batches_tracked"]) == 2
 
