@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from dist_sparse.sparsity.access import WeightAccess
 from dist_sparse.sparsity.masks import Masks
 from dist_sparse.sparsity.methods.base import Decision, Method, Network
@@ -49,7 +51,7 @@ class DenseWeights:
 class KeepsDenseWeights(Method):
     """Every forward has masked weights and every optimizer's step dense ones: what is inactive keeps its value.
 
-    Put it before another base. A subclass's ``after_backward`` begins with ``self._dense.restore()``.
+    Put it before another base. A subclass's ``after_backward`` begins with :meth:`_restore_and_decay`.
     """
 
     dense_weights = "what its forward leaves out keeps its value, and a mask of averaged weights is not the averaged network's"
@@ -61,6 +63,14 @@ class KeepsDenseWeights(Method):
     def before_forward(self, step: int) -> None:
         if not self._dense.applied:  # an earlier micro-batch of the step has applied them
             self._dense.apply(self.masks)
+
+    def _restore_and_decay(self, factor: Callable[[str], Tensor], decay: float) -> None:
+        """Give the model its dense weights back, and let each layer's shrink by ``decay`` times ``factor(name)``."""
+        self._dense.restore()
+        names = self.masks.names
+        with self.access.gathered(weights=names, gradients=names):
+            for name in names:
+                self.access.grad(name).add_(self.access.weight(name) * factor(name), alpha=decay)
 
     def after_overflow(self, step: int) -> Decision:
         self._dense.restore()

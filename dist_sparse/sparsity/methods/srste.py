@@ -84,11 +84,7 @@ class SrSte(KeepsDenseWeights):
         """Straight through: every gradient moves its weight."""
 
     def after_backward(self, step: int) -> Decision:
-        self._dense.restore()
-        names = self.masks.names
-        with self.access.gathered(weights=names, gradients=names):
-            for name in names:
-                self.access.grad(name).add_(self.access.weight(name) * ~self.masks[name], alpha=self._decay)
+        self._restore_and_decay(lambda name: ~self.masks[name], self._decay)
         return Decision()
 
     def after_step(self, step: int) -> None:

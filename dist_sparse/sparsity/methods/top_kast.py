@@ -116,12 +116,9 @@ class TopKast(KeepsDenseWeights, Updating):
         return self.agreement.decide(lambda name: best_units(scores.magnitude(weight(name)), units[name], self._structure))
 
     def after_backward(self, step: int) -> Decision:
-        self._dense.restore()
-        names, decay = self.masks.names, self._plan.context.config.top_kast.decay
-        with self.access.gathered(weights=names, gradients=names):
-            for name, density in self.masks.densities().items():
-                factor = self.masks[name] + ~self.masks[name] / density
-                self.access.grad(name).add_(self.access.weight(name) * factor, alpha=decay)
+        masks, densities = self.masks, self.masks.densities()
+        decay = self._plan.context.config.top_kast.decay
+        self._restore_and_decay(lambda name: masks[name] + ~masks[name] / densities[name], decay)
         return super().after_backward(step)
 
     def update(self, step: int, regular: int) -> None:
