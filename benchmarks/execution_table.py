@@ -48,12 +48,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times each step is measured")
     parser.add_argument("--records", type=Path, default=RECORDS)
     args = parser.parse_args()
+    names = [name for name in CELLS if args.only in name]
+    if not names:
+        parser.error(f"--only={args.only}: no line has this in its name; there are: {'; '.join(CELLS)}")
     args.records.mkdir(parents=True, exist_ok=True)
     print(HEAD)
-    for name, options in CELLS.items():
-        if args.only in name:
-            _measure(name, options, args.rounds, args.records)
-            print(line(name, args.records), flush=True)
+    for name in names:
+        _measure(name, args.rounds, args.records)
+        print(line(name, args.records), flush=True)
     print(f"\n{setting(torch.device('cpu'))}")
 
 
@@ -71,12 +73,12 @@ def _record(name: str, records: Path) -> Path:
     return records / f"{name.translate(str.maketrans({',': '', ' ': '-', ':': '_'}))}.json"
 
 
-def _measure(name: str, options: str, rounds: int, records: Path) -> None:
+def _measure(name: str, rounds: int, records: Path) -> None:
     """In a process, unless it is on record; a failure is told and leaves none."""
     record = _record(name, records)
     if record.exists():
         return
-    command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(options)]
+    command = [sys.executable, "-m", "benchmarks.execution", *shlex.split(CELLS[name])]
     command += ["--rounds", str(rounds), "--no-layers", "--bf16", "--json", str(record)]
     found = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if found.returncode:

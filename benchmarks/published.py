@@ -19,7 +19,7 @@ from benchmarks.study.cases import ROOT, digest
 from benchmarks.study.numbers import count
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
-from benchmarks.study.runs import in_folder, train_here
+from benchmarks.study.runs import check_data, in_folder, train_here
 from benchmarks.study.statistics import Estimate, estimate
 from dist_sparse.config import Config, load_config
 
@@ -178,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {attempt.settings for attempt in attempts}
     done = {row.settings for row in read(given.record, Row)}
     todo = [] if given.summary else [attempt for attempt in attempts if attempt.settings not in done]
+    if todo:
+        check_data(todo[0].config, given.data_root)
     failed = make_and_keep(todo, partial(train, data_root=given.data_root), given.record, say, given.jobs)
     print(table([row for row in read(given.record, Row) if row.settings in settings]))
     return int(failed > 0)

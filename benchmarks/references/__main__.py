@@ -23,7 +23,7 @@ from benchmarks.study.cases import ROOT, Case
 from benchmarks.study.numbers import count, density
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
-from benchmarks.study.runs import rows_of, train
+from benchmarks.study.runs import check_data, rows_of, train
 
 OPTIONS = ("--granet", "--rigl-torch", "--mest", "--ast", "--dsb")
 REFERENCES = {each.REFERENCE.option: each.REFERENCE for each in (granet, rigl_torch, mest, ast, dsb)}
@@ -114,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = list(dict.fromkeys(job.ours for job in asked))
     todo = [case for case in ours if case not in rows_of(ours, read(our_record, runs.Row))]
     left = [job for job in asked if known(job, read(their_record, Row)) is None]
+    if todo or left:
+        check_data(asked[0].ours.config, given.data_root)
     failed = make_and_keep(todo, partial(train, data_root=given.data_root), our_record, say_ours, given.jobs)
     one = partial(train_job, clones=paths, data_root=given.data_root)
     failed += make_and_keep(left, one, their_record, say_theirs, given.jobs)

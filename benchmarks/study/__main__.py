@@ -25,7 +25,7 @@ from benchmarks.study.numbers import count, density
 from benchmarks.study.plot import AXES, ablation_picture, picture
 from benchmarks.study.pool import make_and_keep
 from benchmarks.study.record import read
-from benchmarks.study.runs import Row, rows_of, train
+from benchmarks.study.runs import Row, check_data, rows_of, train
 from benchmarks.study.table import AGAINST, intervals, overview, tables
 from dist_sparse.report.drawing import Picture
 
@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = wanted(given)
     made = rows_of(asked, read(given.record, Row))
     todo = [] if given.summary else [case for case in asked if case not in made]
+    if todo:
+        check_data(todo[0].config, given.data_root)
     failed = make_and_keep(todo, partial(train, data_root=given.data_root), given.record, say, given.jobs, given.hours)
     report(rows_of(asked, read(given.record, Row)), asked, given)
     return int(failed > 0)

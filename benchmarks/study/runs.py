@@ -7,11 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.study.cases import ROOT, Case
+from dist_sparse.config import Config
+from dist_sparse.errors import UserError
 
 if TYPE_CHECKING:
     from dist_sparse.trainer import Hook
@@ -53,6 +55,21 @@ def row_of(case: Case, summary: dict[str, Any], cpu_seconds: float) -> Row:
         train_flops=round(summary["train_flops_relative"], 6),
         cpu_seconds=round(cpu_seconds, 2),
     )
+
+
+def check_data(config: Config, data_root: str) -> None:
+    """Before the first run of many: else each of them would fail.
+
+    Raises:
+        SystemExit: the images are not in the folder; with a line that names it.
+    """
+    from dist_sparse.data.readers import SMALL_SETS
+    from dist_sparse.data.small_set import read_small
+
+    try:
+        read_small(replace(config.data, root=data_root), SMALL_SETS[config.data.name])
+    except UserError as error:
+        raise SystemExit(f"--data-root={data_root}: {error}") from None
 
 
 def train(case: Case, data_root: str) -> Row:

@@ -31,6 +31,13 @@ def test_a_run_is_recorded_once(
     assert f"| {row.what} | {row.source} | 1.48 | 1 | {found.error:.2f} | {found.best_error:.2f} |" in capsys.readouterr().out
 
 
+def test_without_the_images_no_run_begins(tmp_path: Path) -> None:
+    record = tmp_path / "published.csv"
+    with pytest.raises(SystemExit, match=r"^--data-root=.*/nowhere: mnist is missing or damaged: expected .*idx3"):
+        main(["--record", str(record), "--data-root", str(tmp_path / "nowhere")])
+    assert not record.exists()
+
+
 @pytest.mark.parametrize("words", [["dense"], ["snip", "--density=0.1", "--redraw", "--init=fan_in"], ["rigl"]])
 def test_the_plain_program_trains(
     words: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
