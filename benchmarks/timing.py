@@ -37,6 +37,8 @@ class Timings:
 
 
 def _quartiles(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     low, middle, high = quantiles(values, n=4, method="inclusive")
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 

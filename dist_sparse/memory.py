@@ -12,7 +12,7 @@ def keep_memory() -> None:
 
     By default it returns every large piece to the system and has it filled with zeros again, page by page: on the CPU that
     costs more than computing a tensor of 50 MB. Where the environment sets one of its two thresholds (mallopt(3)), they stay
-    as they are: ``MALLOC_MMAP_THRESHOLD_=131072`` lets a process hold no more than it needs, which takes longer.
+    as they are: ``MALLOC_MMAP_THRESHOLD_=131072`` lets a process hold no more than it needs, at the price of that time.
     """
     if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
         return
