@@ -15,7 +15,7 @@ SMALL = {
     "data.name": "digits",
     "data.limit": 640,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 2,
     "train.batch_size": 128,
     "sparsity.method": "rigl",

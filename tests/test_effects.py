@@ -16,7 +16,7 @@ from tests.command import Outcome, here, train_here, words
 SMALL: dict[str, Any] = {
     "engine.device": "cpu",
     "tracking.wandb": "offline",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "data.limit": 256,
     "train.epochs": 1,
     "train.batch_size": 32,

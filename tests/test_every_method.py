@@ -36,7 +36,7 @@ def short(path: Path) -> dict[str, Any]:
     config = load_config(str(path)).sparsity
     keys = {**SHORT, "config": path}
     if config.method in ("granet", "snfs") or config.init == "snip":  # whose forecast is a guess
-        keys |= {"model.name": "cifar_resnet20", "model.kwargs": {"width": 0.5}}
+        keys |= {"model.name": "cifar_resnet20", "model.kwargs": {"width": 0.5, "blocks": 1}}
     if config.update.interval is not None:
         keys["sparsity.update.interval"] = "4 steps"
     if config.method == "ast":

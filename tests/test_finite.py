@@ -17,7 +17,7 @@ from tests.values import LOGGED
 NORMS = {
     **LOGGED,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 1,
     "train.batch_size": 180,
     "checkpoint.every": 1,

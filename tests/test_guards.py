@@ -15,7 +15,7 @@ from tests.values import QUIET, TINY_VIT
 SMALL: dict[str, Any] = {
     **QUIET,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "data.limit": 256,
     "train.epochs": 1,
     "train.batch_size": 16,

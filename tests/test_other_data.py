@@ -24,7 +24,7 @@ VALUES = {
     "data.workers": 0,
     "data.image_size": 32,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 2,
     "train.batch_size": 4,
     "sparsity.method": "static",
@@ -133,7 +133,7 @@ def test_exported_weights_come_with_what_their_outputs_mean(finished, tmp_path):
         about.items()
         >= {
             "model": "cifar_resnet20",
-            "model_kwargs": {"width": 0.25},
+            "model_kwargs": {"width": 0.25, "blocks": 1},
             "classes": 2,
             "channels": 3,
             "image_size": 32,
@@ -142,7 +142,7 @@ def test_exported_weights_come_with_what_their_outputs_mean(finished, tmp_path):
             "class_names": ["flower", "temple"],
         }.items()
     )
-    model = timm.create_model("cifar_resnet20", num_classes=2, width=0.25)
+    model = timm.create_model("cifar_resnet20", num_classes=2, width=0.25, blocks=1)
     model.load_state_dict(torch.load(tmp_path / "out" / "subnet1.pt", weights_only=True), strict=True)
 
 

@@ -29,7 +29,7 @@ from tests.values import QUIET
 RUN = {
     **QUIET,
     "data.limit": 60,
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 2,
     "train.batch_size": 20,
     "checkpoint.every": "2 steps",

@@ -28,7 +28,7 @@ from tests.values import QUIET
 SMALL: dict[str, Any] = {
     **QUIET,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "data.limit": 256,
     "train.epochs": 2,
     "train.batch_size": 64,
@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
 
 
 def network(classes: int = 10, name: str = "cifar_resnet20", **kwargs: Any) -> nn.Module:
-    kwargs = kwargs or {"width": 0.25}
+    kwargs = kwargs or {"width": 0.25, "blocks": 1}
     torch.manual_seed(7)
     model = timm.create_model(name, num_classes=classes, in_chans=1, **kwargs)
     with torch.no_grad():
@@ -170,7 +170,7 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda path: torch.save([1], path), "not a sound file of weights: "),
     "no weights": (lambda path: torch.save({"epoch": 3}, path), "not a state dict, nor one under state_dict, model, "),
     "another width": (
-        lambda path: torch.save(network(width=0.5).state_dict(), path),
+        lambda path: torch.save(network(width=0.5, blocks=1).state_dict(), path),
         "does not fit cifar_resnet20: of another shape or type: conv1.weight [8, 1, 3, 3] float32 instead of ",
     ),
     "another network": (
@@ -263,7 +263,7 @@ def test_an_exported_sparse_file(tmp_path: Path) -> None:
     expected = CheckpointStore.load(tmp_path / "run" / "checkpoints" / "step_00000008.pt")["state_dict"]
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
-    other = train_here({**SMALL, "model.kwargs": {"width": 0.5}, "model.checkpoint": tmp_path / "net.safetensors"})
+    other = train_here({**SMALL, "model.kwargs": {"width": 0.5, "blocks": 1}, "model.checkpoint": tmp_path / "net.safetensors"})
     assert other.code == 2
     assert len(other.errors) == 1 and "does not fit" in other.errors[0]
 

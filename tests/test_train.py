@@ -247,7 +247,7 @@ def test_a_larger_backward_costs_what_it_computes(tmp_path: Path) -> None:
     values = {
         **QUIET,
         "train.epochs": 1,
-        "model.kwargs": {"width": 0.25},
+        "model.kwargs": {"width": 0.25, "blocks": 1},
         "optim.weight_decay": 0.0,
         "sparsity.method": "top_kast",
         "sparsity.density": 0.25,

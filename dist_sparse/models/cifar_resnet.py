@@ -50,7 +50,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(SmallImageNet):
     """Stem, three stages of ``blocks`` basic blocks, global average pooling, linear classifier.
 
-    ``width`` multiplies the 16, 32 and 64 channels of the stages (rounded to whole channels).
+    ``6 * blocks + 2`` layers have weights. ``width`` multiplies the 16, 32 and 64 channels of the stages (whole ones).
     """
 
     def __init__(
@@ -87,23 +87,24 @@ _CFG = small_image_cfg(first_conv="conv1")
 default_cfgs = generate_default_cfgs({"cifar_resnet20": _CFG, "cifar_resnet32": _CFG, "cifar_resnet56": _CFG})
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
-    return cast(CifarResNet, build_model_with_cfg(CifarResNet, variant, pretrained, **kwargs))
+def _create(variant: str, pretrained: bool, blocks: int, kwargs: dict[str, Any]) -> CifarResNet:
+    """A variant's number of blocks is a default, as in timm: ``kwargs`` may name another."""
+    return cast(CifarResNet, build_model_with_cfg(CifarResNet, variant, pretrained, **{"blocks": blocks, **kwargs}))
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """He et al. (CVPR 2016), MEST (NeurIPS 2021)"""
-    return _create("cifar_resnet20", pretrained, blocks=3, **kwargs)
+    return _create("cifar_resnet20", pretrained, 3, kwargs)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """He et al. (CVPR 2016); MEST, AST with width 2"""
-    return _create("cifar_resnet32", pretrained, blocks=5, **kwargs)
+    return _create("cifar_resnet32", pretrained, 5, kwargs)
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """He et al. (CVPR 2016)"""
-    return _create("cifar_resnet56", pretrained, blocks=9, **kwargs)
+    return _create("cifar_resnet56", pretrained, 9, kwargs)

@@ -19,13 +19,13 @@ MODEL = {key: value for key, value in PATTERNS.items() if key.startswith("model"
 SHORT = {
     **MODEL,
     "train.precision": "fp64",
-    "data.limit": 192,
+    "data.limit": 320,
     "train.batch_size": 32,
-    "train.epochs": 2,
+    "train.epochs": 1,
     "optim.lr": 0.02,
     "sparsity.keep_dense": ["first", "last", "*.downsample.*"],
 }
-"""12 steps."""
+"""10 steps."""
 EVERY_STEP = {"sparsity.update.interval": "1 steps"}
 EVERY_OTHER_STEP = {"sparsity.update.interval": "2 steps"}
 ENDLESS = {"sparsity.update.end": "100%", "sparsity.update.drop_schedule": "constant", "sparsity.update.drop_fraction": 0.6}

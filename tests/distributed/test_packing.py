@@ -11,7 +11,7 @@ from tests.distributed.world import World
 
 VALUES = {
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 1,
     "train.batch_size": 128,
     "sparsity.density": 0.2,

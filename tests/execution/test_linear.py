@@ -101,7 +101,7 @@ def test_rows_in_fours(**case: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", ["x86-64-v3", "x86-64"])
 def test_vectors_of_other_processors(machine: str) -> None:
-    library = Kernels(compiled((f"-march={machine}",)))
+    library = Kernels(compiled((f"-march={machine}", "-O1")))  # which takes half the time to make)
 
     @settings(max_examples=100, deadline=None)
     @given(channels_out=st.integers(1, 17).map(lambda groups: 4 * groups), groups=st.booleans(), **CASE)

@@ -13,7 +13,7 @@ _COMMON: dict[str, Any] = {
     "data.name": "digits",
     "data.limit": 72,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 4,
     "train.batch_size": 24,
     "train.eval_batch_size": 64,

@@ -16,7 +16,7 @@ BASE = {
     "data.limit": 48,
     "train.batch_size": 16,
     "train.epochs": 1,
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     **LOGGED,
 }
 """Three steps of a small network on digits; what is drawn goes over it."""

@@ -95,7 +95,12 @@ def test_the_quickstart_ends_by_naming_the_report_of_its_run(clone: Path) -> Non
     older.parent.mkdir(parents=True)
     older.touch()
     os.utime(older, (0, 0))
-    small = ["--train.epochs=3", "--train.batch_size=128", "--model.kwargs={width: 0.25}", "--tracking.wandb=disabled"]
+    small = [
+        "--train.epochs=3",
+        "--train.batch_size=128",
+        "--model.kwargs={width: 0.25, blocks: 1}",
+        "--tracking.wandb=disabled",
+    ]
     said = run("quickstart", *small, root=clone)
     assert said.returncode == 0, said.stderr
     (made,) = (path for path in (clone / "runs").iterdir() if path.name != "older")
@@ -123,7 +128,12 @@ def test_the_same_words_on_two_nodes_make_one_run(clone: Path, tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     words = ["--nnodes=2", f"--rdzv-endpoint=127.0.0.1:{port}", "--nproc-per-node=1", f"--config={DIGITS}"]
-    words += ["--train.epochs=3", "--train.batch_size=128", "--model.kwargs={width: 0.25}", f"--output={tmp_path / 'run'}"]
+    words += [
+        "--train.epochs=3",
+        "--train.batch_size=128",
+        "--model.kwargs={width: 0.25, blocks: 1}",
+        f"--output={tmp_path / 'run'}",
+    ]
     command = ["bash", str(clone / "launchers/torchrun.sh"), *words]
     nodes = [
         subprocess.Popen(command, cwd=clone, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

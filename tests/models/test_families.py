@@ -128,3 +128,8 @@ def test_table_names_them_all() -> None:
     lines = table().splitlines()
     assert [line.split()[0] for line in lines[1 : len(NAMES) + 1]] == NAMES
     assert lines[1].split()[1:3] == ["272,474", "3x32x32"] and all(len(line) <= 100 for line in lines)
+
+
+def test_a_variant_s_number_of_blocks_is_a_default() -> None:
+    model = timm.create_model("cifar_resnet20", blocks=1)
+    assert [len(stage) for stage in (model.layer1, model.layer2, model.layer3)] == [1, 1, 1]

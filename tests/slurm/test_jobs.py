@@ -27,7 +27,7 @@ pytestmark = pytest.mark.waits
 
 TINY = (
     "--engine.device=cpu",
-    "--model.kwargs={width: 0.25}",
+    "--model.kwargs={width: 0.25, blocks: 1}",
     "--train.epochs=4",
     "--train.validate_every=4",
     "--checkpoint.every=200 steps",

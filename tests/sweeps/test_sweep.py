@@ -16,7 +16,7 @@ from tests.sweeps.stand_in_server import ENTITY, StandInServer
 
 pytestmark = pytest.mark.waits
 
-TINY = ["--train.batch_size=128", "--train.epochs=8", "--model.kwargs={width: 0.25}", "--tracking.log_every=5"]
+TINY = ["--train.batch_size=128", "--train.epochs=8", "--model.kwargs={width: 0.25, blocks: 1}", "--tracking.log_every=5"]
 
 
 def small_grid() -> dict[str, Any]:

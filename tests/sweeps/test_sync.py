@@ -16,7 +16,7 @@ RUN = {
     "tracking.artifacts": True,
     "tracking.tags": ["mine"],
     "train.epochs": 3,
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "sparsity.density": 0.2,
     "sparsity.update.interval": "5 steps",
 }

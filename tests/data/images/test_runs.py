@@ -17,7 +17,7 @@ RUN = {
     "data.progressive.end": "2 epochs",
     "data.progressive.multiple": 8,
     "model.name": "cifar_resnet20",
-    "model.kwargs": {"width": 0.25},
+    "model.kwargs": {"width": 0.25, "blocks": 1},
     "train.epochs": 3,
     "train.batch_size": 4,
     "train.accumulation": 2,
