@@ -16,17 +16,23 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-_NORMS = {F.batch_norm, F.group_norm, F.layer_norm}
+_KEEP_THE_SHAPE = {F.batch_norm, F.group_norm, F.layer_norm, F.gelu, F.softmax}
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Leaves norms out, which keep the shape: on the meta device torch spends most of a forward on them."""
+    """Leaves out what keeps the shape: on the meta device torch spends most of a forward on norms and on adding biases."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _NORMS:
+        if func in _KEEP_THE_SHAPE:
             return _input(*args, **(kwargs or {}))
+        if func is F.linear:
+            return _without_bias(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
     return input
+
+
+def _without_bias(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(input, weight)
