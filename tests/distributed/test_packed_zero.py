@@ -55,3 +55,15 @@ def test_all_that_is_held_follows_the_masks(worlds: Worlds, tmp_path: Path, stag
     """Gradients too, which no method needs that keeps its numbers: its updates take the place of the step, or come after it."""
     values = {**RUN, **PACKED, "sparsity.method": "set", "optim.name": "adamw", **zero(stage)}
     assert worlds(2).run(zero_cases.follow, values, str(tmp_path)) == [[], []]
+
+
+def test_another_storage_is_refused_when_a_run_goes_on(worlds: Worlds, tmp_path: Path) -> None:
+    """DeepSpeed's own files hold the optimizer's state in the sizes of the parameters."""
+    values = {**SELDOM, **zero(1)}
+    for was, now in (("masked", "packed"), ("packed", "masked")):
+        run = {**values, "output": tmp_path / was, "execution.storage": was}
+        assert {outcome.code for outcome in worlds(2).run(cases.command, run, interrupt_after=4)} == {130}
+        first, other = worlds(2).run(cases.command, {**run, "execution.storage": now})
+        assert (first.code, other.code) == (2, 2)
+        (line,) = first.errors
+        assert f"cannot resume with execution.storage={now} a run with {was}: engine.zero.stage=1 keeps" in line
