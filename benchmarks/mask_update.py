@@ -114,8 +114,10 @@ class PackedBench:
         method, step = self._trainee.method, next(self._steps)
         wanted = method.wanted_gradients(step)
         self._engine._micro_batches = 1  # a step's boundary
-        for name, gradient in self._grads.items():
-            self._engine._collect(wanted, name, gradient)
+        self._engine._collected.listen(wanted)
+        for name, layer in self._engine._packed.layers.items():
+            assert layer.collect is not None
+            layer.collect(name, self._grads[name])
         method.after_backward(step)
         self._engine._collected.clear()
 

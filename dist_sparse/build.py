@@ -30,7 +30,7 @@ from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
-from dist_sparse.executing import check_settles, check_shrink, check_storage, execution_of
+from dist_sparse.executing import check_counts, check_settles, check_shrink, check_storage, execution_of
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.guards import check_course, check_sync_batch_norm, check_training_mode
 from dist_sparse.models import build_model, check_sizes
@@ -219,6 +219,7 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock, saved)
     check_settles(config, plan)
+    check_counts(config, plan)
     check_course(config, plan, scheduler, clock)
     return Parts(
         config=config,

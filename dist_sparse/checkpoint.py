@@ -234,6 +234,16 @@ def check_world(saved: int, current: int, engine: Capabilities) -> list[str]:
     return [f"{so_far}; not so where batch norm, mixup, cutmix or dropout work on each rank's share of the batch"]
 
 
+def check_same_storage(saved: Mapping[str, Any], current: Mapping[str, Any], engine: Capabilities) -> None:
+    """Refuse with a UserError another storage where the engine's own files hold parameters in their sizes."""
+    was, now = (config.get("execution.storage", "masked") for config in (saved, current))
+    if was != now and engine.fixes_sizes:
+        raise UserError(
+            f"cannot resume with execution.storage={now} a run with {was}: {engine.cause} keeps the optimizer's state in the "
+            f"sizes of its parameters; execution.storage={was} goes on"
+        )
+
+
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 

@@ -150,7 +150,7 @@ def check_storage(config: Config) -> None:
     if method.dense_weights:
         reason = f"cannot go with sparsity.method={config.sparsity.method}, which trains inactive weights too"
     elif not engine.packs_weights:
-        reason = f"is ddp's; {engine.cause} shares out parameters of fixed sizes"
+        reason = f"cannot go with {engine.cause}, which cuts each weight into parts that ranks gather; a lower stage or ddp can"
     elif config.train.compile:
         reason = "cannot go with train.compile=true, which keeps the weights that it has compiled for"
     elif config.train.precision == "fp16":
@@ -158,6 +158,17 @@ def check_storage(config: Config) -> None:
     if reason:
         raise UserError(f"execution.storage=packed {reason}; execution.storage=masked takes it")
     check_flattenable(config.optim, Capabilities(cause="execution.storage=packed", otherwise="execution.storage=masked"))
+
+
+def check_counts(config: Config, plan: Plan) -> None:
+    """Refuse with a UserError packed weights whose number changes, where the engine's parameters keep their sizes."""
+    engine = capabilities_of(config.engine)
+    if config.execution.storage == "packed" and engine.fixes_sizes and not plan.keeps_counts and plan.context.shapes:
+        raise UserError(
+            f"execution.storage=packed cannot go with {engine.cause}, whose parameters keep their sizes, where "
+            f"sparsity.method={config.sparsity.method} changes how many weights of a layer are active; "
+            "engine.name=ddp or execution.storage=masked takes it"
+        )
 
 
 def check_shrink(config: Config) -> None:

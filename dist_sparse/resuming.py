@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_sparse import distributed
 from dist_sparse.build import Parts
-from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_world
+from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_same_storage, check_world
 from dist_sparse.checkpoint_content import check_fits, check_networks
 from dist_sparse.config import Config, to_flat
 from dist_sparse.data.normalisation import check_kept
@@ -54,6 +54,7 @@ def check_state(state: dict[str, Any], path: Path, parts: Parts) -> None:
     check_kept(saved, parts.config.data)
     unknown = check_data(state["data"], dataclasses.asdict(parts.data.info))
     changes = check_resumable(saved, to_flat(parts.config))
+    check_same_storage(saved, to_flat(parts.config), capabilities_of(parts.config.engine))
     check_fits(
         state,
         path,

@@ -46,7 +46,10 @@ def test_on_cuda_it_has_to_be_asked_for(compute: Compute, device: str | None, re
             "cannot go with sparsity.method=srste",
         ),
         ({"sparsity.method": "top_kast"}, "cannot go with sparsity.method=top_kast"),
-        ({"engine.name": "deepspeed", "engine.zero.stage": 2}, "is ddp's; engine.zero.stage=2 shares out"),
+        (
+            {"engine.name": "deepspeed", "engine.zero.stage": 3},
+            "cannot go with engine.zero.stage=3, which cuts each weight into parts that ranks gather; a lower stage or ddp can",
+        ),
         ({"train.compile": True}, "cannot go with train.compile=true"),
         ({"train.precision": "fp16"}, "cannot go with train.precision=fp16"),
         ({"optim.name": "muon"}, "optim.name=muon: does not step every weight by itself, as execution.storage=packed needs"),
@@ -59,6 +62,44 @@ def test_packed_weights_are_refused_where_they_cannot_be(values: dict[str, Any],
         check_storage(resolved(with_values(Config(), given)))
     assert reason in str(refused.value) and "execution.storage=masked takes it" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+SETTLED: dict[str, Any] = {"sparsity.mest.keep": [0.3], "sparsity.mest.grow_to": [0.3], "sparsity.mest.decay": []}
+MOVED: dict[str, Any] = {**SETTLED, "sparsity.mest.keep": [0.2]}
+CHANGING: dict[str, tuple[dict[str, Any], bool]] = {
+    "static": ({}, False),
+    "static by SNIP": ({"sparsity.method": "static", "sparsity.init": "snip"}, True),
+    "set": ({}, False),
+    "rigl": ({}, False),
+    "rigl that redistributes": ({"sparsity.method": "rigl", "sparsity.update.redistribution": "momentum"}, True),
+    "snfs": ({}, True),
+    "snfs without redistribution": ({"sparsity.method": "snfs", "sparsity.update.redistribution": "none"}, False),
+    "mest": ({**MOVED}, True),
+    "mest that rests": ({**SETTLED, "sparsity.method": "mest"}, False),
+    "shuffled_block": ({}, False),
+    **dict.fromkeys(
+        ("granet", "granet_uniform", "gmp", "gmp_uniform", "acdc"), ({"sparsity.update.interval": "2 steps"}, True)
+    ),
+}
+"""Whether the number of a layer's active weights changes, within an update too."""
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_numbers_that_change_are_refused_where_parameters_keep_their_sizes(name: str) -> None:
+    keys, changes = CHANGING[name]
+    values = {"sparsity.method": name, "sparsity.density": 0.3, "train.epochs": 2, **keys}
+    values |= {"engine.name": "deepspeed", "engine.zero.stage": 2, "execution.storage": "packed"}
+    if not changes:
+        look_ahead(with_values(Config(), values), 2)
+        return
+    with pytest.raises(UserError) as refused:
+        look_ahead(with_values(Config(), values), 2)
+    assert str(refused.value) == (
+        "execution.storage=packed cannot go with engine.zero.stage=2, whose parameters keep their sizes, where "
+        f"sparsity.method={values['sparsity.method']} changes how many weights of a layer are active; engine.name=ddp or "
+        "execution.storage=masked takes it"
+    )
+    look_ahead(with_values(Config(), {**values, "engine.name": "ddp", "engine.zero.stage": None}), 2)
 
 
 @pytest.mark.parametrize("storage", ["masked", "packed"])

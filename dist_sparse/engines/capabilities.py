@@ -27,6 +27,9 @@ class Capabilities:
     packs_weights: bool = False
     """Masked weights can be stored as their active ones alone: ``execution.storage=packed``."""
 
+    fixes_sizes: bool = False
+    """Parameters keep their sizes: packed weights whose numbers change are refused."""
+
     loses_units: bool = False
     """The model can become narrower between two steps: ``execution.shrink``."""
 

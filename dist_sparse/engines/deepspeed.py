@@ -58,6 +58,8 @@ class DeepSpeedEngine(ShardedEngine):
             cause=f"engine.zero.stage={stage}",
             otherwise="engine.name=ddp or engine.zero.stage=0",
             flattens_weights=True,
+            packs_weights=stage < 3,
+            fixes_sizes=True,
             steps_pieces=stage > 0,
             counts_steps_once=stage > 0,
             fixed_world=stage > 0,
@@ -87,9 +89,13 @@ class DeepSpeedEngine(ShardedEngine):
         precision: Precision,
         weights: PackedWeights | None = None,
     ) -> "DeepSpeedEngine":
-        assert weights is None, "refused"
+        from dist_sparse.engines.packed_zero import PackedDeepSpeedEngine  # which is derived from this one
+
         settings, accumulation = deepspeed_settings(config, world_size()), config.train.accumulation
-        return cls(model, optimizer, loss, precision=precision, accumulation=accumulation, settings=settings)
+        held: dict[str, Any] = {"precision": precision, "accumulation": accumulation, "settings": settings}
+        if weights is not None:
+            return PackedDeepSpeedEngine(model, optimizer, loss, weights=weights, **held)
+        return cls(model, optimizer, loss, **held)
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.build import capabilities_of, check_engine
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import parameter_state
-from dist_sparse.executing import check_storage
+from dist_sparse.executing import check_counts, check_storage
 from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_course, check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
@@ -202,6 +202,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
+    check_counts(config, plan)
     made = check_course(config, plan, scheduler, clock)
     flops = _training_flops(config, model, info, clock, ranks)
     warn_of_idle(given, world_size, typed)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from dist_sparse.execution.kernels import kernels
 from tests.command import metrics, words
 from tests.distributed import cases, dies_in_update, forks
+from tests.distributed.test_deepspeed import zero
 from tests.distributed.test_every_method import KEYS, SHORT
 from tests.distributed.test_masks import SHUFFLED, SIZES
 from tests.distributed.test_resume import RUN, goes_on_as_if_nothing_had_been
@@ -18,6 +20,7 @@ from tests.distributed.world import World
 
 Worlds = Callable[[int], World]
 PACKED = {"execution.storage": "packed"}
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
 SPARSE = {"sparsity.density": 0.3, "sparsity.distribution": "uniform"}
 
 
@@ -44,6 +47,7 @@ def runs() -> list[Any]:
         "rigl-blocks": {**rigl, **sparse, "sparsity.structure": "block:4x1"},
         "mest-sparse-average": {**mest, **sparse, "train.ema": 0.9},
         "gmp-sparse-accumulation-clipping-average": {**gmp, **sparse, **together},
+        "rigl-accumulation": {**rigl, "train.accumulation": 4},
         "rigl-gradients-of-two-steps": {**rigl, "sparsity.update.gradient_steps": 2, "train.accumulation": 2},
         "mest-by-gradient-adamw": {**mest, "sparsity.mest.removal_gradient": 0.1, "optim.name": "adamw"},
         "shuffled-blocks": {**SHORT, **SPARSE, **SHUFFLED},
@@ -63,6 +67,17 @@ def test_masks_and_losses_are_those_of_masked_weights(
             assert trained.digests == masked.digests
             for column in ("train/loss", "val/loss", "val/ema_loss"):
                 assert trained.column(column) == pytest.approx(masked.column(column), rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", [{}, pytest.param(zero(2), marks=NEEDS_DEEPSPEED)], ids=["ddp", "deepspeed"])
+def test_between_micro_batches_a_rank_holds_whole_gradients_of_its_own_layers(
+    worlds: Worlds, tmp_path: Path, engine: dict[str, Any]
+) -> None:
+    values = {**RUN, **PACKED, **engine, "sparsity.update.form": "itop", "sparsity.update.interval": "1 steps"}
+    ranks = worlds(2).run(cases.whole_gradients_held, values, str(tmp_path))
+    for owned, held in ranks:
+        assert owned and [sorted(names) for names in held] == [sorted(owned)] * 2
+    assert not {*ranks[0][0]} & {*ranks[1][0]}
 
 
 @pytest.mark.parametrize("method", ["rigl", "gmp"])

@@ -104,6 +104,33 @@ def pieces(values: dict[str, Any], folder: str) -> dict[str, float]:
         }
 
 
+def follow(values: dict[str, Any], folder: str) -> list[str]:
+    """Give a layer another mask of as many weights between a backward and its step: what of it is then in a wrong place."""
+    trainer, _ = trainer_for(values, folder)
+    with engine_of(trainer) as engine:
+        batches = iter(trainer.data.train.epoch(0))
+        step(engine, next(batches))
+        batch, masks = next(batches), trainer.method.masks
+        engine.forward_backward(batch.images, batch.labels, masks)
+        name = masks.names[0]
+        draws = torch.Generator().manual_seed(1)
+        moved = masks[name].view(-1)[torch.randperm(masks[name].numel(), generator=draws)].view(masks[name].shape)
+
+        def held() -> dict[str, Tensor]:
+            found = {"weight": engine.weight(name), "gradient": engine.grad(name), **engine.optimizer_state(name)}
+            return {what: tensor.clone() for what, tensor in found.items() if tensor.shape == moved.shape}
+
+        with engine.gathered(weights=[name], gradients=[name]):
+            before = held()
+            assert len(before) >= 3 and all(each.any() for each in before.values())
+            masks.replace({name: moved})
+            engine.mask_weights(masks)
+            found = [what for what, tensor in held().items() if not torch.equal(tensor, before[what] * moved)]
+        with engine.gathered(weights=[name], gradients=[name]):
+            found += [f"{what}, later" for what, tensor in held().items() if not torch.equal(tensor, before[what] * moved)]
+        return found
+
+
 def step(engine: DeepSpeedEngine, batch: Any) -> None:
     engine.forward_backward(batch.images, batch.labels)
     engine.step(skip=False)

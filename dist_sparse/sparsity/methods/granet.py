@@ -45,6 +45,10 @@ from dist_sparse.sparsity.structures import Structure
 class GraNetPlan(DropAndGrowPlan, PruningPlan):
     """Masks that come down a ramp, and drop and grow on the way and after it."""
 
+    @property
+    def keeps_counts(self) -> bool:
+        return False
+
     def forecast(self, made: Sequence[int]) -> Forecast:
         """Densities are those of pruning; what regrowth needs is that of dropping and growing."""
         pruned, regrown = PruningPlan.forecast(self, made), DropAndGrowPlan.forecast(self, made)

@@ -45,6 +45,11 @@ class Plan(ABC):
         return None
 
     @property
+    def keeps_counts(self) -> bool:
+        """Every layer has as many active weights at all times, within an update too."""
+        return False
+
+    @property
     def initial_densities(self) -> Densities:
         """The density of each layer before the first step."""
         return {name: self.active[name] / shape.numel() for name, shape in self.context.shapes.items()}
@@ -68,6 +73,10 @@ class FixedMasks(Plan):
     @property
     def settled_after(self) -> int | None:
         return 0
+
+    @property
+    def keeps_counts(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,10 @@ class DropAndGrowPlan(ScheduledPlan):
         """Growth or redistribution goes by the average of all steps' dense gradients."""
         return "momentum" in (self.growth, self.redistribution)
 
+    @property
+    def keeps_counts(self) -> bool:
+        return self.redistribution == "none"
+
     def forecast(self, made: Sequence[int]) -> Forecast:
         indices, densities = list(scheduled_updates(self.schedule, made)), self.initial_densities
         growing = indices if self.growth == "gradient" else []

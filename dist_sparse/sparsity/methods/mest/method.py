@@ -65,6 +65,13 @@ class MestPlan(Plan):
         last, bounds = self.bounds.phases[-1], self.bounds
         return bounds.next_mutation(bounds.decay[-1] if bounds.decay else 0) if last.keep == last.grow_to else None
 
+    @property
+    def keeps_counts(self) -> bool:
+        """Nothing moves at all: what is removed is inactive for a moment."""
+        return all(
+            phase.keep == phase.grow_to and self.context.active(phase.keep) == self.active for phase in self.bounds.phases
+        )
+
     def forecast(self, made: Sequence[int]) -> Forecast:
         active, updates = dict(self.active), []
         for due in range(0, made[-1], self.bounds.interval):
