@@ -1,6 +1,9 @@
-"""Which batch norms of a network have a ReLU behind them, perhaps after a residual sum; found by watching a forward pass."""
+"""What stands before and behind the batch norms of a network; found by watching a forward pass.
 
-from collections.abc import Callable
+Behind them there may be a ReLU, perhaps after a residual sum, and before them a convolution.
+"""
+
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +36,9 @@ class _Watch(TorchFunctionMode):
         self._seen: dict[int, _Seen] = {}
         self._before_relu: set[str] = set()
         self._seen_otherwise: set[str] = set()
+        self._convolved: dict[int, tuple[str, Tensor]] = {}
+        self.before_norm: set[str] = set()
+        """The convolutions whose results a norm sees."""
 
     @property
     def found(self) -> set[str]:
@@ -44,6 +50,16 @@ class _Watch(TorchFunctionMode):
             self._seen[id(out)] = _Seen(name, out, may_be_added=True)
 
         return keep
+
+    def after_convolution(self, name: str) -> Callable[..., None]:
+        def keep(_: nn.Module, __: Any, out: Tensor) -> None:
+            self._convolved[id(out)] = name, out
+
+        return keep
+
+    def before_its_norm(self, _: nn.Module, arguments: Any) -> None:
+        if (convolved := self._convolved.get(id(arguments[0]))) is not None:
+            self.before_norm.add(convolved[0])
 
     def before_relu(self, module: nn.Module, arguments: Any) -> None:
         """A ReLU that works in place may be the first only to see a tensor: whoever comes after it sees what it has made."""
@@ -74,15 +90,25 @@ def _is_sum(function: str, arguments: list[Any], of: Tensor) -> bool:
     return len(arguments) == 2 and all(isinstance(each, Tensor) and each.shape == of.shape for each in arguments)
 
 
-def norms_before_relu(model: nn.Module, images: Tensor) -> set[str]:
-    """Names of the batch norms whose output, in a forward pass of ``images``, one ReLU module sees and nothing else.
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What stands around the batch norms of a network; names of modules."""
 
-    A sum with another tensor, such as a residual, may lie between them.
-    """
+    before_relu: Set[str] = frozenset()
+    """Norms whose output one ReLU module sees and nothing else; a sum with another tensor, a residual, may lie between them."""
+    convolutions: Set[str] = frozenset()
+    """Convolutions whose output a norm sees."""
+
+
+def around_norms(model: nn.Module, images: Tensor) -> Around:
+    """What a forward pass of ``images`` shows."""
     watch, handles = _Watch(), []
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             handles.append(module.register_forward_hook(watch.after_norm(name)))
+            handles.append(module.register_forward_pre_hook(watch.before_its_norm))
+        elif type(module) is nn.Conv2d:
+            handles.append(module.register_forward_hook(watch.after_convolution(name)))
         elif type(module) is nn.ReLU:
             handles.append(module.register_forward_pre_hook(watch.before_relu))
     modes = {module: module.training for module in model.modules()}
@@ -94,4 +120,4 @@ def norms_before_relu(model: nn.Module, images: Tensor) -> set[str]:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return watch.found
+    return Around(before_relu=watch.found, convolutions=watch.before_norm)

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from dist_sparse.errors import one_line
 from dist_sparse.execution.compiling import NoKernels, compiled
-from dist_sparse.execution.geometry import empty_innermost
+from dist_sparse.execution.geometry import empty_innermost, is_innermost
+from dist_sparse.execution.signatures import KERNELS, POINTER
 from dist_sparse.execution.structures import (
     LARGE,
     STREAMED_SAMPLES,
     Behind,
     Blocks,
     GroupIndex,
-    Groups,
     Matrix,
     NormGradient,
     Pass,
     Plane,
     RowIndex,
-    Rows,
     dtype_of_offsets,
 )
 from dist_sparse.execution.threads import parts_of_strips, parts_to_add_up, run, spans
@@ -34,31 +33,6 @@ DTYPES = frozenset(_SUFFIX)
 """Of the tensors that kernels take."""
 _LINE, _MOST_CACHED = 64, 1 << 20
 """Bytes of a cache's line, and of a result that stays in the second cache."""
-
-
-_POINTER, _STEP = ctypes.c_void_p, ctypes.c_int64
-
-
-def _over(parts: type[ctypes.Structure], *arguments: Any) -> tuple[Any, ...]:
-    """The types of what a kernel takes: structures of its parts, their number, and what is the same for all."""
-    return ctypes.POINTER(parts), ctypes.c_int, *arguments
-
-
-_ROWS, _GROUPS, _FROM = ctypes.POINTER(Rows), ctypes.POINTER(Groups), ctypes.POINTER(NormGradient)
-_KERNELS: dict[str, tuple[Any, ...]] = {
-    "multiply_rows": _over(Pass, _POINTER, _POINTER, _ROWS, _POINTER),
-    "correlate_rows": _over(Pass, _POINTER, _POINTER, _ROWS, _POINTER, _STEP),
-    "multiply_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER),
-    "spread_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER),
-    "correlate_groups": _over(Pass, _POINTER, _POINTER, _GROUPS, _POINTER, _STEP),
-    "norm_sums": _over(Plane, _POINTER, _STEP, _POINTER, _POINTER, _STEP),
-    "norm_apply": _over(Plane, _POINTER, _STEP, *[_POINTER] * 3, _STEP, _POINTER),
-    "norm_gradient_sums": _over(Plane, _FROM, _POINTER, _STEP),
-    "norm_gradient_apply": _over(Plane, _FROM, *[_POINTER] * 4),
-    "rows_to_blocks": _over(Blocks, *[_POINTER] * 3, _STEP),
-    "blocks_to_rows": _over(Blocks, *[_POINTER] * 3),
-}
-"""The C functions of ``native/kernels.cpp`` for each type of numbers, and what they take."""
 
 
 class Kernels:
@@ -74,18 +48,18 @@ class Kernels:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
             raise NoKernels(f"the compiled kernels cannot be loaded: {one_line(error)}") from error
-        for (kernel, arguments), suffix in itertools.product(_KERNELS.items(), _SUFFIX.values()):
+        for (kernel, arguments), suffix in itertools.product(KERNELS.items(), _SUFFIX.values()):
             function = getattr(self._library, f"{kernel}_{suffix}")
             function.argtypes, function.restype = arguments, None
         self._library.hash_rows_of_mask.restype = ctypes.c_int64
-        self._library.index_rows_of_bits.argtypes = (_POINTER, Matrix, *[_POINTER] * 4)
+        self._library.index_rows_of_bits.argtypes = (POINTER, Matrix, *[POINTER] * 4)
         self._library.index_rows_by_key.argtypes = (
-            _POINTER,
+            POINTER,
             ctypes.c_int32,
             Matrix,
-            _POINTER,
+            POINTER,
             ctypes.c_int32,
-            *[_POINTER] * 4,
+            *[POINTER] * 4,
         )
 
     def __deepcopy__(self, memo: object) -> "Kernels":
@@ -94,29 +68,29 @@ class Kernels:
 
     def multiply_rows(self, shape: Pass, source: Tensor, target: Tensor, index: RowIndex, values: Tensor) -> None:
         """``target[position, row]`` becomes the sum over the row's entries of ``value * source[position + offset]``."""
-        _by_strips(shape, self._kernel("multiply_rows", source), source, target, index.structure(), values)
+        _by_strips(shape, self.kernel("multiply_rows", source), source, target, index.structure(), values)
 
     def correlate_rows(self, shape: Pass, source: Tensor, gradient: Tensor, index: RowIndex) -> Tensor:
         """Each entry's sum over positions and samples of ``gradient[position, row] * source[position + offset]``."""
-        return _summed(shape, self._kernel("correlate_rows", source), source, gradient, index.structure(), (len(index.offset),))
+        return _summed(shape, self.kernel("correlate_rows", source), source, gradient, index.structure(), (len(index.offset),))
 
     def multiply_groups(self, shape: Pass, source: Tensor, target: Tensor, index: GroupIndex, values: Tensor) -> None:
         """As :meth:`multiply_rows`, of values [columns, 4]."""
-        _by_strips(shape, self._kernel("multiply_groups", source), source, target, index.structure(), values)
+        _by_strips(shape, self.kernel("multiply_groups", source), source, target, index.structure(), values)
 
     def spread_groups(self, shape: Pass, source_gradient: Tensor, gradient: Tensor, index: GroupIndex, values: Tensor) -> None:
         """``source_gradient[position + offset]`` becomes the gradient of the source of a multiplication.
 
         It is of zeros before, unless each position has ``shape.zeroed`` elements of its own: those need not be zeros.
         """
-        kernel, arguments = self._kernel("spread_groups", gradient), (index.structure(), values.data_ptr())
+        kernel, arguments = self.kernel("spread_groups", gradient), (index.structure(), values.data_ptr())
         parts = parts_of_strips(shape) if shape.zeroed else parts_to_add_up(shape)
         run(kernel, parts, source_gradient.data_ptr(), gradient.data_ptr(), *arguments)
 
     def correlate_groups(self, shape: Pass, source: Tensor, gradient: Tensor, index: GroupIndex) -> Tensor:
         """As :meth:`correlate_rows`, of each column [columns, 4]."""
         size = (len(index.offset), 4)
-        return _summed(shape, self._kernel("correlate_groups", source), source, gradient, index.structure(), size)
+        return _summed(shape, self.kernel("correlate_groups", source), source, gradient, index.structure(), size)
 
     def index_rows(
         self, packed: Tensor, size: tuple[int, int], active: int, offset_of_column: Tensor, block: int
@@ -176,7 +150,7 @@ class Kernels:
         """Blocks [blocks, columns, samples] of rows [rows, columns], ``samples`` a block; in the last one zeros may follow."""
         made = _empty_blocks(rows, samples)
         parts = _blocks(made, len(rows), made)
-        run(self._kernel("rows_to_blocks", rows), parts, _pointer(rows), made.data_ptr(), None, 0)
+        run(self.kernel("rows_to_blocks", rows), parts, _pointer(rows), made.data_ptr(), None, 0)
         return made
 
     def rows_to_blocks_and_sums(self, rows: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -185,14 +159,14 @@ class Kernels:
         parts = _blocks(made, len(rows), made)
         sums = torch.zeros(len(parts), rows.shape[1], dtype=torch.float64)
         pointers = _pointer(rows), made.data_ptr(), sums.data_ptr()
-        run(self._kernel("rows_to_blocks", rows), parts, *pointers, sums.stride(0))
+        run(self.kernel("rows_to_blocks", rows), parts, *pointers, sums.stride(0))
         return made, sums.sum(0).to(rows.dtype)
 
     def blocks_to_rows(self, blocks: Tensor, rows: int, bias: Tensor | None) -> Tensor:
         """The first ``rows`` rows [rows, columns] of what :meth:`rows_to_blocks` makes, plus a bias [columns]."""
         made = blocks.new_empty(rows, blocks.shape[1])
         pointers = _pointer(blocks), None if bias is None else _pointer(bias), made.data_ptr()
-        run(self._kernel("blocks_to_rows", blocks), _blocks(blocks, rows, made), *pointers)
+        run(self.kernel("blocks_to_rows", blocks), _blocks(blocks, rows, made), *pointers)
         return made
 
     def channel_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,7 +190,7 @@ class Kernels:
         factors = [each.to(images.dtype) for each in (scale, shift)]
         pointers = (rows.data_ptr(), rows.stride(0), *(each.data_ptr() for each in factors), *_rows_at(residual))
         behind = Behind.SUM_AND_RELU if residual is not None else Behind.RELU if relu else Behind.NOTHING
-        run(self._kernel("norm_apply", images), _planes(images, behind), *pointers, made.data_ptr())
+        run(self.kernel("norm_apply", images), _planes(images, behind), *pointers, made.data_ptr())
         return made
 
     def gradient_sums(self, gradient: Tensor, images: Tensor, relu: tuple[Tensor, Tensor] | None, mean: Tensor) -> Tensor:
@@ -251,18 +225,25 @@ class Kernels:
         source, _kept = _norm_gradient(gradient, images, relu, mean)
         typed = [each.to(images.dtype) for each in factors]
         pointers = (source, *(each.data_ptr() for each in typed), made.data_ptr())
-        run(self._kernel("norm_gradient_apply", images), _planes(images, _relu(relu)), *pointers)
+        run(self.kernel("norm_gradient_apply", images), _planes(images, _relu(relu)), *pointers)
         return made
 
     def _channel_sums(self, kernel: str, images: Tensor, pointers: tuple[Any, ...], behind: Behind) -> Tensor:
         """Two sums by channel, of each thread one, added in the threads' order."""
         parts = _planes(images, behind)
         sums = torch.zeros(len(parts), 2, images.shape[1], dtype=torch.float64)
-        run(self._kernel(kernel, images), parts, *pointers, sums.data_ptr(), sums.stride(0))
+        run(self.kernel(kernel, images), parts, *pointers, sums.data_ptr(), sums.stride(0))
         return sums.sum(0)
 
-    def _kernel(self, name: str, tensor: Tensor) -> Any:
+    def kernel(self, name: str, tensor: Tensor) -> Any:
+        """The C function of this name for a tensor's type of numbers."""
         return getattr(self._library, f"{name}_{_SUFFIX[tensor.dtype]}")
+
+
+def takes(images: Tensor) -> bool:
+    """Whether kernels take images [N, C, H, W] as they lie; not those on other devices, which may be shapes alone."""
+    taken = images.device.type == "cpu" and images.dtype in DTYPES and images.dim() == 4 and images.numel() > 0
+    return taken and is_innermost(images)
 
 
 @functools.cache

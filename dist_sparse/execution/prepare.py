@@ -6,9 +6,18 @@ from typing import cast
 from torch import Tensor, nn
 
 from dist_sparse.execution.current import Current, LayerProducts
-from dist_sparse.execution.fusion import norms_before_relu
+from dist_sparse.execution.fusion import Around, around_norms
+from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.modules import DenseLayer, SparseConv2d, SparseLinear, make_sparse, qualifies
 from dist_sparse.execution.norm_modules import InnermostBatchNorm2d, NormReLU
+from dist_sparse.execution.pool_modules import InnermostAdaptiveAvgPool2d, InnermostAvgPool2d, InnermostMaxPool2d
+from dist_sparse.execution.stem import InnermostConv2d, WholeProducts, give_innermost, sees_images
+
+_POOLING: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.MaxPool2d: InnermostMaxPool2d,
+    nn.AvgPool2d: InnermostAvgPool2d,
+    nn.AdaptiveAvgPool2d: InnermostAdaptiveAvgPool2d,
+}
 
 
 def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
@@ -19,27 +28,38 @@ def qualifying(model: nn.Module, names: Iterable[str]) -> dict[str, DenseLayer]:
 
 
 def prepare(model: nn.Module, current: Current, images: Tensor | None) -> None:
-    """Let the masked layers of a network compute as ``current`` has it, and its batch norms keep the memory format of that.
+    """Let the masked layers of a network compute as ``current`` has it, and what lies between keep the memory format of that.
 
     Nothing but classes of modules changes, and what they keep beside parameters and buffers: names, state and hooks stay.
 
     Args:
         images: [B, C, H, W], of a size that the network takes, to watch a forward pass of and find the ReLUs that batch norms
-            can do; None if something may come between them, so that none can.
+            can do, and the convolutions before them; None if something may come between them, so that there are none.
     """
     modules, kernels = dict(model.named_modules()), current.backend.kernels
-    fused = set() if kernels is None or images is None else norms_before_relu(model, images)
+    around = Around() if kernels is None or images is None else around_norms(model, images)
     for name, module in qualifying(model, current.masks.names).items():
         make_sparse(module, current.backend, LayerProducts(current, name, module.weight.element_size()))
     if kernels is None:
         return
     for name, module in modules.items():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = InnermostBatchNorm2d
-            assert isinstance(module, InnermostBatchNorm2d)
-            module.kernels, module.defers = kernels, name in fused
-        elif type(module) is nn.ReLU:
-            module.__class__ = NormReLU
+        if name in around.convolutions and sees_images(module):  # and has no mask: those have another class by now
+            give_innermost(module, WholeProducts(current))
+        else:
+            _keep_innermost(module, kernels, defers=name in around.before_relu)
+
+
+def _keep_innermost(module: nn.Module, kernels: Kernels, *, defers: bool) -> None:
+    """Let a batch norm, a ReLU or a pooling take tensors with samples innermost, and give such ones."""
+    if type(module) is nn.BatchNorm2d:
+        module.__class__ = InnermostBatchNorm2d
+        assert isinstance(module, InnermostBatchNorm2d)
+        module.kernels, module.defers = kernels, defers
+    elif type(module) is nn.ReLU:
+        module.__class__ = NormReLU
+    elif type(module) in _POOLING:
+        module.__class__ = _POOLING[type(module)]
+        module.__dict__["kernels"] = kernels
 
 
 def lay_out(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
@@ -49,7 +69,7 @@ def lay_out(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """
     parameters = dict(model.named_parameters())
     for module in model.modules():
-        if isinstance(module, SparseConv2d):
+        if isinstance(module, SparseConv2d | InnermostConv2d):
             module.weight.data = module.weight.data.contiguous()
     return {name: parameters[name].detach() for name in names}
 
@@ -59,6 +79,8 @@ _BEFORE: Mapping[type[nn.Module], type[nn.Module]] = {
     SparseLinear: nn.Linear,
     InnermostBatchNorm2d: nn.BatchNorm2d,
     NormReLU: nn.ReLU,
+    InnermostConv2d: nn.Conv2d,
+    **{ours: torchs for torchs, ours in _POOLING.items()},
 }
 
 
@@ -67,5 +89,5 @@ def undo(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in _BEFORE:
             module.__class__ = _BEFORE[type(module)]
-            for name in ("products_of", "backend", "kernels", "defers"):
+            for name in ("products_of", "backend", "kernels", "defers", "whole"):
                 module.__dict__.pop(name, None)

@@ -70,6 +70,34 @@ class Plane(ctypes.Structure):
     )
 
 
+class Axis(ctypes.Structure):
+    """How windows lie along an axis: ``struct Axis`` of ``native/pooling.h``."""
+
+    _fields_ = (
+        ("size", ctypes.c_int32),
+        ("results", ctypes.c_int32),
+        ("kernel", ctypes.c_int32),
+        ("stride", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("dilation", ctypes.c_int32),
+    )
+
+
+class Pool(ctypes.Structure):
+    """``struct Pool`` of ``native/pooling.h``."""
+
+    _fields_ = (
+        ("rows", Axis),
+        ("columns", Axis),
+        ("first_row", ctypes.c_int32),
+        ("last_row", ctypes.c_int32),
+        ("panel", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("last", ctypes.c_int32),
+        ("streams", ctypes.c_int32),
+    )
+
+
 class Blocks(ctypes.Structure):
     """``struct Blocks`` of ``native/transpose.h``."""
 

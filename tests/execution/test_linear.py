@@ -22,6 +22,7 @@ from dist_sparse.execution.row_groups import RowGroups
 from dist_sparse.execution.unstructured import Unstructured
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.masks import Masks
+from tests.execution.pooled import check_pooling
 from tests.execution.prepared import compute_sparsely
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
@@ -110,6 +111,7 @@ def test_vectors_of_other_processors(machine: str) -> None:
 
     check_all()
     check_transposition(library, 3001, 128, torch.float32)
+    check_pooling(library)
 
 
 def check_transposition(library: Kernels, rows: int, columns: int, dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 import copy
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -11,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dist_sparse.models  # noqa: F401 - registers the networks with timm
-from dist_sparse.execution.fusion import norms_before_relu
+from dist_sparse.execution.fusion import around_norms
+from dist_sparse.execution.geometry import is_innermost
 from dist_sparse.execution.modules import SparseConv2d, SparseLinear, qualifies
 from dist_sparse.execution.norm_modules import InnermostBatchNorm2d
+from dist_sparse.execution.prepare import undo
 from dist_sparse.flops import layer_macs
 from dist_sparse.sparsity.masks import Masks
 from tests.execution.prepared import compute_sparsely
 
-MODELS = ["test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20", "test_vit", "mlp"]
+MODELS = ["resnet18", "resnet26d", "test_resnet", "test_byobnet", "test_convnext", "cifar_resnet20", "test_vit", "mlp"]
 
 
 def network(name: str) -> nn.Module:
@@ -27,7 +30,9 @@ def network(name: str) -> nn.Module:
         return nn.Sequential(
             nn.Flatten(), nn.Linear(3072, 40), nn.ReLU(), nn.Linear(40, 33), nn.ReLU(), nn.Linear(33, 5)
         ).double()
-    size = {"img_size": 32} if name == "test_vit" else {}
+    size: dict[str, Any] = {"img_size": 32} if name == "test_vit" else {}
+    if name.startswith("resnet"):  # with max pooling behind the stem, and in the D form average pooling beside blocks
+        size = {"channels": [8, 8, 12, 16], "layers": [1] * 4, "stem_width": 8}
     return timm.create_model(name, num_classes=5, in_chans=3, **size).double()
 
 
@@ -83,6 +88,36 @@ def test_results_gradients_and_statistics_are_those_of_masked_weights(name: str,
         sparse.train(), dense.train()
 
 
+def test_what_lies_behind_the_stem_has_its_samples_innermost() -> None:
+    """Where a layer is computed sparsely and samples fill vectors; else torch computes it as ever."""
+    torch.manual_seed(0)
+    sparse = network("resnet18")
+    masks, images = masked(sparse, 0.3, 1), torch.randn(16, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
+    names, before = list(dict(sparse.named_modules())), {name: type(module) for name, module in sparse.named_modules()}
+    state = {name: value.clone() for name, value in sparse.state_dict().items()}
+    current = compute_sparsely(sparse, masks, images)
+    seen: dict[str, bool] = {}
+    for name in ("conv1", "maxpool", "global_pool.pool"):
+        watched = dict(sparse.named_modules())[name]
+        watched.register_forward_hook(lambda _, __, out, name=name: seen.update({name: is_innermost(out)}))
+    copy.deepcopy(sparse)(images).sum().backward()
+    assert all(seen.values()) and len(seen) == 3
+    sparse(images[:7])
+    assert not seen["conv1"] and not seen["maxpool"]
+    with torch.autocast("cpu", torch.bfloat16):
+        sparse(images)
+    assert not seen["conv1"]
+    empty = Masks({"conv1.weight": dict(sparse.named_parameters())["conv1.weight"].detach()})
+    current.use(empty, empty)  # no layer is sparse by these
+    current._choose = lambda _: {}
+    sparse(images)
+    assert not seen["conv1"] and not seen["maxpool"]
+    undo(sparse)
+    assert {name: type(module) for name, module in sparse.named_modules()} == before
+    assert list(dict(sparse.named_modules())) == names and sparse.state_dict().keys() == state.keys()
+    assert not any({"kernels", "whole", "defers"} & vars(module).keys() for module in sparse.modules())
+
+
 def test_new_masks_are_followed_and_a_copy_has_them_too() -> None:
     torch.manual_seed(0)
     sparse = timm.create_model("test_resnet", num_classes=5).double().eval()
@@ -125,7 +160,7 @@ def test_what_became_of_another_tensor_at_the_same_place_in_memory_does_not_coun
             return outs[-1] + 1
 
     model = Reused(lambda _, out: out, inplace=True)
-    assert norms_before_relu(model, torch.randn(2, 2, 4, 4)) == set()
+    assert around_norms(model, torch.randn(2, 2, 4, 4)).before_relu == set()
     assert id(outs[-1]) in gone, "the case did not come about"
 
 
@@ -160,7 +195,7 @@ def test_a_relu_is_fused_only_where_nothing_else_sees_the_norm(
 ) -> None:
     torch.manual_seed(0)
     model = Tried(between, inplace=inplace)
-    assert norms_before_relu(model, torch.randn(2, 2, 4, 4)) == ({"norm"} if fused else set())
+    assert around_norms(model, torch.randn(2, 2, 4, 4)).before_relu == ({"norm"} if fused else set())
     images, plain = torch.randn(16, 2, 5, 5), copy.deepcopy(model)
     compute_sparsely(model, Masks({}), images)
     assert isinstance(model.norm, InnermostBatchNorm2d) and model.norm.defers == fused

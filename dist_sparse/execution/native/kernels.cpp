@@ -3,6 +3,7 @@
 #include "indices.h"
 #include "norms.h"
 #include "parallel.h"
+#include "pooling.h"
 #include "rows.h"
 #include "transpose.h"
 
@@ -194,6 +195,23 @@ void correlate_row_groups(const Pass& pass, const T* in, const T* gradient, cons
                                                const T* by_gradient, const T* by_x, const T* constants, T* x_gradient) {      \
     in_parallel(parts, [&](int part) {                                                                                        \
       BY_BEHIND(norm_gradient_apply, T, planes + part, *from, by_gradient, by_x, constants, x_gradient);                      \
+    });                                                                                                                       \
+  }                                                                                                                           \
+  extern "C" void max_pool_##SUFFIX(const Pool* pools, int parts, const T* x, T* out, uint8_t* elements) {                    \
+    in_parallel(parts, [&](int part) { max_pool(pools[part], x, out, elements); });                                           \
+  }                                                                                                                           \
+  extern "C" void max_pool_gradient_##SUFFIX(const Pool* pools, int parts, const T* gradient, int64_t gradient_step,          \
+                                             const uint8_t* elements, T* x_gradient) {                                        \
+    in_parallel(parts, [&](int part) { max_pool_gradient(pools[part], gradient, gradient_step, elements, x_gradient); });     \
+  }                                                                                                                           \
+  extern "C" void average_pool_##SUFFIX(const Pool* pools, int parts, const T* x, const T* row_counts, const T* column_counts,\
+                                        T* out) {                                                                             \
+    in_parallel(parts, [&](int part) { average_pool(pools[part], x, row_counts, column_counts, out); });                      \
+  }                                                                                                                           \
+  extern "C" void average_pool_gradient_##SUFFIX(const Pool* pools, int parts, const T* gradient, int64_t gradient_step,      \
+                                                 const T* row_counts, const T* column_counts, T* x_gradient) {                \
+    in_parallel(parts, [&](int part) {                                                                                        \
+      average_pool_gradient(pools[part], gradient, gradient_step, row_counts, column_counts, x_gradient);                     \
     });                                                                                                                       \
   }                                                                                                                           \
   extern "C" void rows_to_blocks_##SUFFIX(const Blocks* shapes, int parts, const T* rows, T* blocks, double* sums,            \
