@@ -18,7 +18,6 @@ import torch.distributed as dist
 from dist_sparse import distributed, errors
 from dist_sparse.build import build_parts, build_trainer, resolved
 from dist_sparse.config import Config, with_values
-from dist_sparse.engines.packed_access import PackedAccess
 from dist_sparse.execution import available
 from dist_sparse.execution.kernels import kernels
 from dist_sparse.run_folder import RunFolder
@@ -95,19 +94,6 @@ def train(values: dict[str, Any], folder: str) -> Trained:
     trainer.engine.close()  # DeepSpeed changes the process
     assert masks.digests() == masks.digests(in_memory=True), "the bits beside a mask are its own"
     return Trained(initial, masks.digests(), recorder.rows)
-
-
-def whole_gradients_held(values: dict[str, Any], folder: str) -> tuple[list[str], list[list[str]]]:
-    """The layers that this rank decides, and those whose whole gradients it holds after each micro-batch of a step."""
-    trainer, _ = trainer_for(values, folder)
-    trainer.method.start()
-    engine, held = trainer.engine, []
-    assert isinstance(engine, PackedAccess)
-    with contextlib.closing(engine):
-        for batch, _ in zip(trainer.data.train.epoch(0), range(trainer.config.train.accumulation), strict=False):
-            trainer._step.forward_backward(1, batch.images, batch.labels)
-            held.append([name for name, _ in engine._collected.values()])
-    return trainer.method.agreement.owned(), held
 
 
 def train_seeded_apart(values: dict[str, Any], folder: str) -> Trained:

@@ -1,5 +1,6 @@
-"""Two engines side by side on every rank, of which one exchanges the gradients of active weights only."""
+"""What ranks exchange: gradients of active weights only, beside an engine that sends all; whole ones of packed weights."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from dist_sparse import distributed
 from dist_sparse.engines.ddp import DDPEngine
+from dist_sparse.engines.packed_access import PackedAccess
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.seeding import generator
@@ -133,3 +135,16 @@ def train(values: Mapping[str, Any], folder: str) -> tuple[Trained, float]:
     assert isinstance(trainer.engine, DDPEngine)
     exchange = trainer.engine.exchange
     return Trained(initial, trainer.method.digests(), recorder.rows), exchange.sent / exchange.total if exchange else 1.0
+
+
+def whole_gradients_held(values: dict[str, Any], folder: str) -> tuple[list[str], list[list[str]]]:
+    """The layers that this rank decides, and those whose whole gradients it holds after each micro-batch of a step."""
+    trainer, _ = trainer_for(values, folder)
+    trainer.method.start()
+    engine, held = trainer.engine, []
+    assert isinstance(engine, PackedAccess)
+    with contextlib.closing(engine):
+        for batch, _ in zip(trainer.data.train.epoch(0), range(trainer.config.train.accumulation), strict=False):
+            trainer._step.forward_backward(1, batch.images, batch.labels)
+            held.append([name for name, _ in engine._collected.values()])
+    return trainer.method.agreement.owned(), held

@@ -11,7 +11,7 @@ import torch
 
 from dist_sparse.execution.kernels import kernels
 from tests.command import metrics, words
-from tests.distributed import cases, dies_in_update, forks
+from tests.distributed import cases, dies_in_update, exchanges, forks
 from tests.distributed.test_deepspeed import zero
 from tests.distributed.test_every_method import KEYS, SHORT
 from tests.distributed.test_masks import SHUFFLED, SIZES
@@ -74,7 +74,7 @@ def test_between_micro_batches_a_rank_holds_whole_gradients_of_its_own_layers(
     worlds: Worlds, tmp_path: Path, engine: dict[str, Any]
 ) -> None:
     values = {**RUN, **PACKED, **engine, "sparsity.update.form": "itop", "sparsity.update.interval": "1 steps"}
-    ranks = worlds(2).run(cases.whole_gradients_held, values, str(tmp_path))
+    ranks = worlds(2).run(exchanges.whole_gradients_held, values, str(tmp_path))
     for owned, held in ranks:
         assert owned and [sorted(names) for names in held] == [sorted(owned)] * 2
     assert not {*ranks[0][0]} & {*ranks[1][0]}
