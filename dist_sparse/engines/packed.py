@@ -2,14 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_sparse.engines.base import Loss
-from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.ddp import DDPEngine
 from dist_sparse.engines.optimizer_state import has_shape, parameter_state, replace_parameters
 from dist_sparse.engines.packed_access import PackedAccess
@@ -41,10 +40,6 @@ class PackedDDPEngine(PackedAccess, DDPEngine):
         self._listen(gradient_masks, wanted)
         return super().forward_backward(images, targets, None)
 
-    def step(self, *, skip: bool) -> None:
-        self._collected.clear()
-        super().step(skip=skip)
-
     def _packed_grad(self, name: str) -> Tensor:
         return self._gradient(name)
 
@@ -73,11 +68,6 @@ class PackedDDPEngine(PackedAccess, DDPEngine):
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         return self._expanded_state(name, super().optimizer_state(name))
-
-    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
-        yield from super().held(what)
-        if what == "gradients":
-            yield from ((f"{name} of all weights", values) for name, values in self._collected.values())
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_sparse.engines.base import Engine, Loss
+from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import has_shape, replace_parameters
 from dist_sparse.engines.whole_gradients import WholeGradients
 from dist_sparse.execution.packed_weights import PackedWeights
@@ -44,6 +45,10 @@ class PackedAccess(Engine):
         else:
             self._collected.ignore()
 
+    def step(self, *, skip: bool) -> None:
+        self._collected.clear()
+        super().step(skip=skip)
+
     @contextlib.contextmanager
     def gathered(self, *, weights: Iterable[str] = (), gradients: Iterable[str] = ()) -> Iterator[None]:
         before, self._readable = self._readable, self._readable | set(weights)
@@ -75,6 +80,11 @@ class PackedAccess(Engine):
 
     def values(self, name: str) -> Tensor:
         return self._parameters[name].detach()
+
+    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
+        yield from super().held(what)
+        if what == "gradients":
+            yield from ((f"{name} of all weights", values) for name, values in self._collected.values())
 
     def mask_weights(self, masks: Masks) -> None:
         self._follow(masks)

@@ -37,7 +37,6 @@ class PackedDeepSpeedEngine(PackedAccess, DeepSpeedEngine):
         return loss
 
     def step(self, *, skip: bool) -> None:
-        self._collected.clear()
         super().step(skip=skip)
         self._has_gradients = False
 
@@ -86,11 +85,6 @@ class PackedDeepSpeedEngine(PackedAccess, DeepSpeedEngine):
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         return self._expanded_state(name, super().optimizer_state(name))
-
-    def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
-        yield from super().held(what)
-        if what == "gradients":
-            yield from ((f"{name} of all weights", values) for name, values in self._collected.values())
 
     def _weights(self) -> dict[str, Any]:
         return self._packed.hand_over(super()._weights())
