@@ -60,6 +60,8 @@ class CifarResNet(SmallImageNet):
         channels = [round(base * width) for base in (16, 32, 64)]
         if min(channels) < 1:
             raise ValueError(f"width {width} leaves no channels")
+        if blocks < 1:
+            raise ValueError(f"blocks {blocks}: a stage has at least one")
         self.conv1 = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act1 = nn.ReLU(inplace=True)

@@ -63,6 +63,7 @@ def test_ready_to_train() -> None:
         ({"name": "resnet18.no_such_weights"}, "model.name: .*no_such_weights"),
         ({"wdth": 2}, "model.kwargs: .*wdth"),
         ({"width": 0}, "model.kwargs: .*no channels"),
+        ({"blocks": 0}, "model.kwargs: .*at least one"),
         ({"num_classes": 3}, "model.kwargs: num_classes"),
         ({"name": "resnet18", "features_only": True}, "model.kwargs: .*logit"),
         ({"pretrained": True}, "model.pretrained: no weights for cifar_resnet20"),
