@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from dist_sparse.engines.traffic import elements_per_step
 from dist_sparse.seeding import generator
 from dist_sparse.sparsity.layers import sparse_layers
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.trainer import Trainer
 from tests.distributed.cases import Trained, trainer_for
 
 CPU = torch.device("cpu")
@@ -140,11 +141,28 @@ def train(values: Mapping[str, Any], folder: str) -> tuple[Trained, float]:
 def whole_gradients_held(values: dict[str, Any], folder: str) -> tuple[list[str], list[list[str]]]:
     """The layers that this rank decides, and those whose whole gradients it holds after each micro-batch of a step."""
     trainer, _ = trainer_for(values, folder)
-    trainer.method.start()
     engine, held = trainer.engine, []
     assert isinstance(engine, PackedAccess)
     with contextlib.closing(engine):
-        for batch, _ in zip(trainer.data.train.epoch(0), range(trainer.config.train.accumulation), strict=False):
-            trainer._step.forward_backward(1, batch.images, batch.labels)
+        for _ in _micro_batches(trainer):
             held.append([name for name, _ in engine._collected.values()])
     return trainer.method.agreement.owned(), held
+
+
+def largest_inactive_gradients(values: dict[str, Any], folder: str) -> dict[str, list[float]]:
+    """By layer that this rank decides, what a step's averaged gradients are largest in of inactive weights."""
+    trainer, _ = trainer_for(values, folder)
+    engine, method = trainer.engine, trainer.method
+    owned = method.agreement.owned()
+    with contextlib.closing(engine):
+        assert list(_micro_batches(trainer))
+        with engine.gathered(gradients=owned):
+            return {name: (engine.grad(name).abs() * ~method.masks[name]).flatten().topk(5).values.tolist() for name in owned}
+
+
+def _micro_batches(trainer: Trainer) -> Iterator[int]:
+    """Run the first step's, and tell of each."""
+    trainer.method.start()
+    for number, batch in zip(range(trainer.config.train.accumulation), trainer.data.train.epoch(0), strict=False):
+        trainer._step.forward_backward(1, batch.images, batch.labels)
+        yield number

@@ -80,6 +80,20 @@ def test_between_micro_batches_a_rank_holds_whole_gradients_of_its_own_layers(
     assert not {*ranks[0][0]} & {*ranks[1][0]}
 
 
+def test_they_are_those_of_masked_weights(worlds: Worlds, tmp_path: Path) -> None:
+    values = {**RUN, "sparsity.update.form": "itop", "sparsity.update.interval": "1 steps", "train.precision": "fp64"}
+    values["model.kwargs"] = {**RUN["model.kwargs"], "zero_init_last": False}  # or branches have no gradients yet
+    masked, packed = (
+        worlds(2).run(exchanges.largest_inactive_gradients, {**values, **keys}, str(tmp_path / str(len(keys))))
+        for keys in ({}, PACKED)
+    )
+    assert sum(min(largest) > 0 for of_masked in masked for largest in of_masked.values()) > 1
+    for of_masked, of_packed in zip(masked, packed, strict=True):
+        assert of_packed.keys() == of_masked.keys()
+        for name, largest in of_masked.items():
+            assert of_packed[name] == pytest.approx(largest, rel=1e-9)
+
+
 @pytest.mark.parametrize("method", ["rigl", "gmp"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int, method: str) -> None:
