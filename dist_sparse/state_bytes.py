@@ -16,10 +16,9 @@ def state_bytes(engine: Engine, method: Method, execution: Execution) -> dict[st
     are not. Indices are what packed weights and sparse execution know active weights by.
     """
     held = {network.masks for network in method.networks()} | {method.backward_masks}
-    trained = [parameter for parameter in engine.model.parameters() if parameter.requires_grad]
     return {
         "weights": _bytes([tensor for _, tensor in engine.held("weights")]) + _bytes(list(engine.model.buffers())),
-        "gradients": _bytes(trained),
+        "gradients": engine.gradient_bytes(),
         "optimizer": _bytes([tensor for _, tensor in engine.held("optimizer")]),
         "masks": sum(masks.held_bytes() for masks in held),
         "indices": engine.index_bytes() + execution.index_bytes(engine.model),

@@ -19,6 +19,7 @@ from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.plasticity import __main__ as plasticity
 from dist_sparse.trainer import Moment, Trainer
 from tests.command import ROOT, here, train_here
+from tests.foreseen import assert_foreseen
 from tests.values import QUIET, SMALL_RESNET, TINY_VIT
 
 NOT_MEASURED = "nothing is measured on CUDA yet; execution.compute=sparse takes what there is for it"
@@ -116,19 +117,7 @@ def test_the_plan_foresees_the_bytes_of_the_state(tmp_path: Path, storage: str, 
         "execution.storage": storage,
     }
     assert train_here(values).code == 0
-    counted = json.loads((tmp_path / "summary.json").read_text())["state_bytes"]
-    memory = look_ahead(with_values(Config(), values), 1).memory
-    foreseen = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "masks": memory.masks_on_cpu,
-        "indices": memory.indices,
-    }
-    assert counted.keys() == foreseen.keys()
-    for kind, size in counted.items():
-        assert foreseen[kind] == pytest.approx(size, rel=0.05, abs=100), kind
-    assert sum(foreseen.values()) == pytest.approx(sum(counted.values()), rel=0.05)
+    assert_foreseen(json.loads((tmp_path / "summary.json").read_text())["state_bytes"], values)
 
 
 @pytest.mark.parametrize(

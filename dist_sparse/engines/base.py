@@ -153,7 +153,14 @@ class Engine(WeightAccess, ABC):
 
     @abstractmethod
     def held(self, what: Holding) -> Iterable[tuple[str, Tensor]]:
-        """What this rank holds of all weights, of their gradients (at a step boundary) or of the optimizer's state, by name."""
+        """What this rank holds of all weights, of their gradients (at a step boundary) or of the optimizer's state, by name.
+
+        A copy of the weights that the optimizer steps belongs to its state.
+        """
+
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients that this rank holds between the last backward of a step and the step."""
+        return sum(weight.numel() * weight.element_size() for weight in self._parameters.values() if weight.requires_grad)
 
     @abstractmethod
     def replicas(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DeepSpeedEngine(ShardedEngine):
             counts_steps_once=stage > 0,
             fixed_world=stage > 0,
             shared_out=_SHARED_OUT[stage],
-            copies_weights=stage in (1, 2),  # at stage 3 it is the model's own part
+            copies_weights=stage > 0,
             offloads=config.zero.offload == "cpu",
         )
 
@@ -118,7 +118,9 @@ class DeepSpeedEngine(ShardedEngine):
         with borrowed_process(precision.device.type) as borrowed:
             self._deepspeed = _initialize(model, optimizer, settings)
             self._borrowed = borrowed.pop_all()
-        kind = (WholeShards, FlatShards, FlatShards, CutShards)[settings["zero_optimization"]["stage"]]
+        stage = settings["zero_optimization"]["stage"]
+        self._shares_gradients = "gradients" in _SHARED_OUT[stage]
+        kind = (WholeShards, FlatShards, FlatShards, CutShards)[stage]
         self._shards: ZeroShards = kind(self._parameters, self._deepspeed.optimizer)
 
     def _gate_steps(self) -> None:
@@ -172,6 +174,12 @@ class DeepSpeedEngine(ShardedEngine):
             finally:
                 for parameter in parameters:
                     parameter.ds_active_sub_modules.discard(_SHOWN)
+
+    def gradient_bytes(self) -> int:
+        if not self._shares_gradients:
+            return super().gradient_bytes()
+        pieces = [(weight, self._shards.master(name)) for name, weight in self._parameters.items()]
+        return sum(piece.values.numel() * weight.element_size() for weight, piece in pieces if piece is not None)
 
     def state_dict(self) -> dict[str, Any]:
         groups = [{"lr": float(group["lr"])} for group in self._optimizer.param_groups]

@@ -107,11 +107,16 @@ class ShardedEngine(Engine):
         masks.multiply_(self._whole)
 
     def _copies(self, name: str) -> list[Piece]:
-        """Each once: master and model may be one memory, as at ZeRO's stage 3 in fp32."""
-        copies, master = self._shards.forward(name), self._shards.master(name)
-        if master is not None and all(copy.values.data_ptr() != master.values.data_ptr() for copy in copies):
-            copies.append(master)
-        return copies
+        """What the model has of a weight, and the optimizer beside it."""
+        master = self._own_master(name)
+        return self._shards.forward(name) + ([] if master is None else [master])
+
+    def _own_master(self, name: str) -> Piece | None:
+        """What the optimizer steps, unless it is the model's own memory."""
+        master = self._shards.master(name)
+        if master is None or any(copy.values.data_ptr() == master.values.data_ptr() for copy in self._shards.forward(name)):
+            return None
+        return master
 
     def mask_gradients(self, masks: Masks) -> None:
         pieces = [(name, piece) for name in masks.names if (piece := self._shards.gradient(name)) is not None]
@@ -174,11 +179,11 @@ class ShardedEngine(Engine):
     def held(self, what: Holding) -> Iterator[tuple[str, Tensor]]:
         for name in self._parameters:
             if what == "optimizer":
-                pieces = dict(self._shards.state(name))
+                pieces = {**self._shards.state(name), "master": self._own_master(name)}
             elif what == "gradients":
                 pieces = {"gradient": self._shards.gradient(name)}
             else:
-                pieces = dict(enumerate(self._copies(name)))
+                pieces = dict(enumerate(self._shards.forward(name)))
             yield from ((f"{name} {key}", piece.values) for key, piece in pieces.items() if piece is not None)
 
     def replicas(self) -> dict[str, Any]:

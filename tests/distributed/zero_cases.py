@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dist_sparse.engines.deepspeed import DeepSpeedEngine
 from dist_sparse.sparsity.masks import Masks
+from dist_sparse.state_bytes import state_bytes
 from dist_sparse.trainer import Trainer
 from tests.distributed.cases import Trained, trainer_for
 from tests.full_disk import file_size_limit
@@ -34,6 +35,14 @@ def train(values: dict[str, Any], folder: str) -> Sharded:
         initial = masks.digests()
         trainer.fit()
         return Sharded(Trained(initial, masks.digests(), recorder.rows), leftovers(engine, masks))
+
+
+def counted_state(values: dict[str, Any], folder: str) -> dict[str, int]:
+    """The bytes of this rank's state at the end of a run, by kind."""
+    trainer, _ = trainer_for(values, folder)
+    with contextlib.closing(trainer.engine):
+        trainer.fit()
+        return state_bytes(trainer.engine, trainer.method, trainer.execution)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def test_zero_shares_memory_out_and_exchanges_all() -> None:
         (1, {}, (1, 1, 1)),
         (2, {}, (1, 0.5, 1)),
         (2, {"engine.zero.offload": "cpu"}, (1, 0.5, 0)),
-        (3, {}, (0.5, 0.5, 0.5)),
+        (3, {}, (0.5, 0.5, 1)),
     ):
         ahead = outlook({**values, **keys, "engine.zero.stage": stage}, ranks=2)
         memory = ahead.memory
