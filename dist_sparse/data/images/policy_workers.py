@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dist_sparse.data.batch import Loading
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.policy import Policy
-from dist_sparse.data.images.workers import begin_worker, close_at_exit, end_workers
+from dist_sparse.data.images.workers import begin_pass, begin_worker, end_workers
 from dist_sparse.data.order import Key
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.seeding import generator
@@ -66,12 +66,8 @@ class PolicyWorkers:
         """The same batches, augmented. The next call abandons the batches of the one before."""
         waiting: deque[Pixels] = deque()
         self._tasks.batches = self._handed_out(decoded, waiting)
-        first = self._loader._iterator is None
         with loading_explained():
-            augmented = iter(self._loader)
-            if first:
-                close_at_exit(self)
-            for images in augmented:
+            for images in begin_pass(self._loader, self):
                 yield waiting.popleft()._replace(images=images)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.policy import Policy
 from dist_sparse.data.images.windows import Colour, Window, Windows
-from dist_sparse.data.images.workers import begin_worker, close_at_exit, end_workers
+from dist_sparse.data.images.workers import begin_pass, begin_worker, end_workers
 from dist_sparse.data.order import Key
 from dist_sparse.loading_errors import loading_explained
 from dist_sparse.seeding import generator
@@ -124,12 +124,8 @@ class TorchvisionBackend:
 
     def stream(self, batches: Iterable[list[Key]]) -> Iterator[Pixels]:
         self._keys.batches = batches
-        first = self._loader._iterator is None
         with loading_explained():
-            samples = iter(self._loader)
-            if first:
-                close_at_exit(self)
-            yield from samples
+            yield from begin_pass(self._loader, self)
 
     def close(self) -> None:
         end_workers(self._loader)

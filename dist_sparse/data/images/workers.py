@@ -7,10 +7,12 @@ so they ignore them; but then Python's exit, which asks daemon processes by SIGT
 import atexit
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -39,6 +41,19 @@ def die_with_parent() -> None:
         os._exit(1)  # it died before it could be told
 
 
+def begin_pass(loader: "DataLoader[Any]", holder: Closable) -> Iterator[Any]:
+    """Iterate over a loader. The first pass starts its worker processes, which end with this one if nobody ends them."""
+    if loader.num_workers == 0 or loader._iterator is not None:
+        return iter(loader)
+    # Else a worker may free what is garbage here. A pipeline of DALI's ends its threads then, and waits for ever: the fork has
+    # left them behind.
+    gc.collect()
+    samples = iter(loader)
+    # Exit functions run in the reverse order: ours comes before that of multiprocessing, which would wait.
+    atexit.register(_close, weakref.ref(holder))
+    return samples
+
+
 def end_workers(loader: "DataLoader[Any]") -> None:
     """Kill the worker processes of a loader, whatever they do; its iterator is of no use any more.
 
@@ -62,14 +77,6 @@ def end_workers(loader: "DataLoader[Any]") -> None:
     for queue in (*iterator._index_queues, iterator._worker_result_queue):
         queue.cancel_join_thread()  # what nobody reads any more must not hold up the exit
         queue.close()
-
-
-def close_at_exit(holder: Closable) -> None:
-    """Close it at Python's exit if nobody has before; to be called once its processes run.
-
-    Exit functions run in the reverse order: ours comes before that of multiprocessing, which would wait.
-    """
-    atexit.register(_close, weakref.ref(holder))
 
 
 def _close(holder: "weakref.ref[Closable]") -> None:
