@@ -1,17 +1,19 @@
 """Whole runs with sparse execution beside dense ones, in double precision: the same masks, and losses but for rounding."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_sparse import evaluate
-from dist_sparse.execution import available, survey
+from dist_sparse.execution import available, pool_modules, stem, survey
 from dist_sparse.execution.kernels import Kernels, kernels
 from dist_sparse.execution.modules import SparseConv2d
 from tests.command import ROOT, here, metrics, train_here
 from tests.test_every_method import CONFIGS, short
+from tests.values import SMALL_RESNET
 
 NETWORK: dict[str, Any] = {"model.name": "cifar_resnet20", "model.kwargs": {"width": 0.5, "blocks": 1}}
 """10 masked layers."""
@@ -50,6 +52,28 @@ def test_every_method_trains_as_it_does_densely(tmp_path: Path, path: Path) -> N
     sparse, dense = (trained(tmp_path, values, compute) for compute in ("sparse", "dense"))
     check_alike(sparse, dense)
     assert any(float(row["execution/sparse_layers"] or 0) > 0 for row in sparse)
+
+
+def test_a_network_with_max_pooling_trains_as_it_does_densely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first convolution, which has no mask here, and its pooling are computed in the kernels' layout, too."""
+    entered: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            entered.append(function.__name__)
+            return function(*given)
+
+        return call
+
+    for module, name in ((pool_modules, "max_pool"), (pool_modules, "average_pool"), (stem, "convolve")):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    masks = {"sparsity.keep_dense": ["first"], "sparsity.update.interval": "2 steps"}
+    values = {**short(ROOT / "configs" / "digits" / "rigl.yaml"), **KEYS, **SMALL_RESNET, **masks}
+    dense = trained(tmp_path, values, "dense")
+    assert not entered
+    sparse = trained(tmp_path, values, "sparse")
+    assert set(entered) == {"max_pool", "average_pool", "convolve"}
+    check_alike(sparse, dense)
 
 
 SET = {
