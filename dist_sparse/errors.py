@@ -27,6 +27,8 @@ class Incomplete(Exception):
     exit_code = 1
     reports = True
     """This rank is to tell it; another one does if not."""
+    on_all_ranks = False
+    """Every rank raises the same error, so that no other has to be told."""
     at_once = False
     """Nobody has to be left time to speak: the launcher ends all ranks already, and some wait for this one to close its
     connections."""

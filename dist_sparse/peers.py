@@ -123,7 +123,7 @@ def watched_from(store: dist.Store, rank: int, world_size: int) -> Iterator[None
     try:
         yield
     except (UserError, Incomplete) as error:
-        if not getattr(error, "on_all_ranks", False):
+        if not error.on_all_ranks:
             _leave_word(store, str(error), mendable=isinstance(error, UserError))
         raise
     except RuntimeError as error:

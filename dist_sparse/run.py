@@ -27,7 +27,6 @@ from dist_sparse.memory import keep_memory
 from dist_sparse.preemption import CommonStop, StopAsked, StopSignals
 from dist_sparse.resuming import accepted, choose_checkpoint
 from dist_sparse.run_folder import FINISHED, PREEMPTED, RunFolder, choose_and_lock
-from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.state_bytes import state_bytes
 from dist_sparse.stored import read_checkpoint
 from dist_sparse.tracking import say, setup_logging, write_provenance, write_summary
@@ -225,9 +224,6 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
         reason = "diverged"
         raise
     except (UserError, Incomplete) as error:
-        reason = f"stopped: {error}"
-        raise
-    except Disagreement as error:
         reason = f"stopped: {error}"
         raise
     except StopAsked as asked:

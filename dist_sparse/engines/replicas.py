@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -51,7 +52,8 @@ def _compare(digests: Mapping[str, Tensor], device: torch.device) -> None:
         names = [name for name, differing in zip(digests, differs.any(0).tolist(), strict=True) if differing]
         ranks = differs.any(1).nonzero().view(-1).tolist()
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        raise ReplicaDisagreement(f"ranks have parted: ranks {ranks} do not hold rank 0's {', '.join(names[:_NAMED])}{more}")
+        message = f"ranks have parted: ranks {ranks} do not hold rank 0's {', '.join(names[:_NAMED])}{more}"
+        raise ReplicaDisagreement(message, rank=dist.get_rank())
 
 
 def of_optimizer(optimizer: Optimizer, state: Mapping[Tensor, Any], parameters: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_sparse.errors import Incomplete
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.tensors import is_finite
 
@@ -34,8 +35,14 @@ def most_owned(sizes: Mapping[str, int], world_size: int) -> int:
     return max(sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(world_size))
 
 
-class Disagreement(RuntimeError):
-    """Two ranks differ in what should be the same; told on all of them, after all have compared."""
+class Disagreement(Incomplete):
+    """Two ranks differ in what should be the same: raised on all of them, after all have compared, and told by the first."""
+
+    on_all_ranks = True
+
+    def __init__(self, message: str, *, rank: int) -> None:
+        super().__init__(message)
+        self.reports = rank == 0
 
 
 class MaskDisagreement(Disagreement):
@@ -145,5 +152,5 @@ class Agreement:
             layers = [name for name, differing in zip(digests, differs.any(0).tolist(), strict=True) if differing]
             ranks = differs.any(1).nonzero().view(-1).tolist()
             raise MaskDisagreement(
-                f"masks differ between ranks: ranks {ranks} do not hold rank 0's mask of {', '.join(layers)}"
+                f"masks differ between ranks: ranks {ranks} do not hold rank 0's mask of {', '.join(layers)}", rank=self._rank
             )

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_sparse.engines.optimizer_state import parameter_state
-from dist_sparse.sparsity.agreement import Disagreement
 from dist_sparse.trainer import Hook, Moment, Trainer
 from tests.command import Outcome
 from tests.distributed import cases
@@ -46,13 +45,10 @@ def one_bit_flipped(what: str, name: str, *, rank: int, step: int) -> Hook:
     return hook
 
 
-def command(values: dict[str, Any], what: str, name: str, step: int) -> str:
-    """The whole training command; what the Disagreement said that must end it on every rank."""
-    try:
-        cases.command(values, hooks=[one_bit_flipped(what, name, rank=dist.get_world_size() - 1, step=step)])
-    except Disagreement as error:
-        return str(error)
-    return "nobody noticed"
+def command(values: dict[str, Any], what: str, name: str, step: int) -> tuple[int, list[str]]:
+    """The whole training command: its exit code, and the errors that it tells."""
+    outcome = cases.command(values, hooks=[one_bit_flipped(what, name, rank=dist.get_world_size() - 1, step=step)])
+    return outcome.code, outcome.errors
 
 
 def uncompiled(values: dict[str, Any], interrupt_after: int | None = None) -> tuple[Outcome, list[float]]:

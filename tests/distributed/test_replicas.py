@@ -62,7 +62,8 @@ def test_a_bit_that_differs_ends_the_run(
 ) -> None:
     values = {**RUN, "train.batch_size": 252, "output": tmp_path}
     line = f"ranks have parted: ranks [{size - 1}] do not hold rank 0's {told}"
-    assert worlds(size).run(parting.command, values, what, name, step) == [line] * size
+    silent = [(1, [])] * (size - 1)
+    assert worlds(size).run(parting.command, values, what, name, step) == [(1, [line]), *silent]
     assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == f"stopped: {line}"
     saved = {path.name for path in (tmp_path / "checkpoints").glob("*.pt")}
     assert f"step_{step:08}.pt" not in saved and "best.pt" not in saved
@@ -80,12 +81,14 @@ def test_so_under_deepspeed(worlds: Worlds, tmp_path: Path, stage: int, what: st
     name = "layer1.0.bn1.running_mean" if what == "buffer" else "layer1.0.bn1.weight"
     told = f"{what} of {name}" if what == "momentum_buffer" else name
     line = f"ranks have parted: ranks [1] do not hold rank 0's {told}"
-    assert worlds(2).run(parting.command, values, what, name, 5) == [line] * 2
+    assert worlds(2).run(parting.command, values, what, name, 5) == [(1, [line]), (1, [])]
     assert not (tmp_path / "checkpoints" / "best.pt").exists()
 
 
-def test_every_rank_ends_with_the_word_of_it(tmp_path: Path) -> None:
-    for rank in forks.live(2, parting.main, words({**RUN, "output": tmp_path / "run"}), folder=tmp_path):
-        assert rank.code == 1
-        assert "ReplicaDisagreement: ranks have parted: ranks [1] do not hold rank 0's fc.weight" in rank.said
+def test_every_rank_ends_and_the_first_tells_it_in_one_line(tmp_path: Path) -> None:
+    first, other = forks.live(2, parting.main, words({**RUN, "output": tmp_path / "run"}), folder=tmp_path)
+    assert (first.code, other.code) == (1, 1)
+    assert "error: ranks have parted: ranks [1] do not hold rank 0's fc.weight\n" in first.said
+    assert "error:" not in other.said
+    assert "Traceback" not in first.said + other.said
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002.pt"]
