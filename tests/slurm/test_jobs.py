@@ -28,15 +28,16 @@ pytestmark = pytest.mark.waits
 TINY = (
     "--engine.device=cpu",
     "--model.kwargs={width: 0.25, blocks: 1}",
-    "--train.epochs=4",
-    "--train.validate_every=4",
-    "--checkpoint.every=200 steps",
+    "--train.epochs=32",
+    "--train.validate_every=32",
+    "--checkpoint.every=1000 steps",
     "--tracking.log_every=2",
     "--tracking.wandb=disabled",
     "--sparsity.update.interval=5 steps",
 )
-"""A small network on digits; the runs' own checkpoints are too few, so that those of an interruption are needed."""
-STEPS = 88
+"""A small network on digits, for seconds, so that what interrupts a run after its tenth step does not come after its last one;
+the runs' own checkpoints are too few, so that those of an interruption are needed."""
+STEPS = 704
 
 RIGL = ("--config=configs/digits/rigl.yaml", *TINY)
 LINES = [
