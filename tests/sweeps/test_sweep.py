@@ -16,7 +16,8 @@ from tests.sweeps.stand_in_server import ENTITY, StandInServer
 
 pytestmark = pytest.mark.waits
 
-TINY = ["--train.batch_size=128", "--train.epochs=8", "--model.kwargs={width: 0.25, blocks: 1}", "--tracking.log_every=5"]
+TINY = ["--train.batch_size=128", "--train.epochs=32", "--model.kwargs={width: 0.25, blocks: 1}", "--tracking.log_every=5"]
+"""352 steps, so that a signal does not come after the last one."""
 
 
 def small_grid() -> dict[str, Any]:
@@ -66,7 +67,7 @@ def test_every_run_of_a_shipped_sweep_ends_with_its_parameters_in_effect_also_af
     (last,) = sorted(folder.glob("checkpoints/step_*.pt"))[-1:]
     with start_agent(server, place, path) as agent:
         said = agent.communicate(timeout=300)[0]
-    assert f"going on after step {int(last.stem.removeprefix('step_'))} of 88" in said
+    assert f"going on after step {int(last.stem.removeprefix('step_'))} of 352" in said
     assert {file.name for file in folder.glob("wandb/*/*.wandb")} == {"run-run0.wandb"}
 
     (sweep,) = server.sweeps.values()
