@@ -64,7 +64,7 @@ class DeepSpeedEngine(ShardedEngine):
             counts_steps_once=stage > 0,
             fixed_world=stage > 0,
             shared_out=_SHARED_OUT[stage],
-            copies_weights=stage > 0,
+            copies_weights=stage > 0,  # at stage 3 as well, where DeepSpeed means not to
             offloads=config.zero.offload == "cpu",
         )
 

@@ -78,7 +78,7 @@ class PackedDeepSpeedEngine(PackedAccess, DeepSpeedEngine):
             dist.all_reduce(whole)
         for row, piece in zip(whole, pieces, strict=True):
             if piece is not None:
-                piece.copy_from(move(row[:, None]))
+                piece.copy_from(move(row))
 
     def set_values(self, values: Mapping[str, Tensor]) -> None:
         super().set_values(self._packed.take_over(values))

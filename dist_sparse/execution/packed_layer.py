@@ -33,7 +33,7 @@ class Move:
         return cls(number.index_select(0, after))
 
     def __call__(self, values: Tensor) -> Tensor:
-        """``values`` [old, 1] as [new, 1]."""
+        """``values`` [old] or [old, 1] as [new, 1]."""
         flat = values.reshape(-1)  # of vectors torch selects five times as fast as of columns
         return torch.cat([flat, flat.new_zeros(1)]).index_select(0, self.source)[:, None]
 

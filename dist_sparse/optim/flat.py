@@ -27,7 +27,7 @@ def check_flattenable(config: OptimConfig, engine: Capabilities) -> None:
     name = f"optim.name={config.name}{' with optim.lookahead=true' if config.lookahead else ''}"
     raise UserError(
         f"{name}: does not step every weight by itself, as {engine.cause} needs; "
-        f"{engine.otherwise} takes it, and sgd, momentum, adamw, lion or the like can be shared out"
+        f"{engine.otherwise} takes it, and sgd, momentum, adamw, lion and the like step every weight by itself"
     )
 
 
