@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from dist_sparse.execution.backends import Backend
 from dist_sparse.execution.convolution import StepProducts
@@ -63,13 +65,24 @@ class Current:
         return {name: LayerMask(packed=packed[name], active=active[name], shape=masks.shape(name)) for name in masks.names}
 
 
+class _Made(NamedTuple):
+    """The products of one mask of a layer."""
+
+    version: int
+    """Of the masks that have been looked at last."""
+    packed: Tensor
+    """The layer's mask in bits."""
+    products: dict[tuple[Geometry, str], Products]
+    """By geometry and the name of the way."""
+
+
 class LayerProducts:
-    """A layer's products by geometry, made anew once its masks have changed."""
+    """A layer's products by geometry, made anew once its mask has changed."""
 
     def __init__(self, current: Current, name: str, element_size: int) -> None:
         """``name`` is that of its weight, whose numbers have so many bytes."""
         self._current, self._name, self._element_size = current, name, element_size
-        self._made: WeakKeyDictionary[Masks, tuple[int, dict[Geometry, Products]]] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[Masks, _Made] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: object) -> "LayerProducts":
         """A copy of the network has the same masks."""
@@ -78,7 +91,7 @@ class LayerProducts:
     @property
     def index_bytes(self) -> int:
         """What the products that were made hold."""
-        return sum(products.index_bytes for _, made in self._made.values() for products in made.values())
+        return sum(products.index_bytes for made in self._made.values() for products in made.products.values())
 
     def __call__(self, geometry: Geometry) -> StepProducts | None:
         """The products of now; None if the layer is computed densely."""
@@ -92,11 +105,18 @@ class LayerProducts:
     def _of(self, masks: Masks, geometry: Geometry) -> Products | None:
         if (chosen := self._current.chosen(masks).get(self._name)) is None:
             return None
-        version, made = self._made.get(masks, (None, {}))
-        if version != masks.version:
-            made = {}
-            self._made[masks] = masks.version, made
-        if geometry not in made:
+        made, key = self._made_of(masks), (geometry, chosen.way)
+        if key not in made:
             way, mask = self._current.backend.ways[chosen.way], self._current.layer_masks(masks)[self._name]
-            made[geometry] = way.products(mask, geometry, self._element_size)
-        return made[geometry]
+            made[key] = way.products(mask, geometry, self._element_size)
+        return made[key]
+
+    def _made_of(self, masks: Masks) -> dict[tuple[Geometry, str], Products]:
+        """What was made of the layer's mask of now. Other layers' masks may have changed without this one's."""
+        before = self._made.get(masks)
+        if before is not None and before.version == masks.version:
+            return before.products
+        packed = masks.packed()[self._name]
+        products = before.products if before is not None and before.packed.equal(packed) else {}
+        self._made[masks] = _Made(masks.version, packed, products)
+        return products
