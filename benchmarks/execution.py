@@ -26,6 +26,7 @@ from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer, layers_of
 from dist_sparse.execution.packed_weights import PackedWeights
 from dist_sparse.execution.prepare import prepare
+from dist_sparse.execution.products import Products
 from dist_sparse.execution.setting import Setting
 from dist_sparse.execution.survey import measured_costs
 from dist_sparse.memory import keep_memory
@@ -54,7 +55,8 @@ def main() -> None:
     title = f"{args.model}, batch {args.batch} at {args.size} x {args.size}, {args.structure}, density {args.density}"
     print(timings.table(title, _fastest(timings)), end="\n\n")
     seconds = {name: median(each) for name, each in timings.seconds.items()}
-    report = {"step": _ratios(timings), "seconds": seconds} | _of_layers(args, sparse, clock)
+    indices = _of_indices(sparse, args.rounds, clock)
+    report = {"step": _ratios(timings), "seconds": seconds, "indices": indices} | _of_layers(args, sparse, clock)
     print(timing.setting(device))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
@@ -160,6 +162,27 @@ class Sparse(NamedTuple):
             for name, chosen in reversed(self.current.chosen().items())
         }
         return list(reversed(found.values()))
+
+
+def _of_indices(sparse: Sparse, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Measures and prints what the index structures of all layers take, which a mask update makes anew where masks change."""
+    masks, chosen, ways = sparse.current.layer_masks(sparse.current.masks), sparse.current.chosen(), sparse.current.backend.ways
+    seconds: list[float] = []
+    made: list[Products] = []
+    for _ in range(rounds):
+        began = clock()
+        made = [ways[each.way].products(masks[name], sparse.layers[name].geometry, 4) for name, each in chosen.items()]
+        seconds.append(clock() - began)
+    found = {
+        "seconds": median(seconds),
+        "bytes_per_active_weight": sum(each.index_bytes for each in made) / max(1, sum(masks[name].active for name in chosen)),
+    }
+    print(
+        f"index structures of {len(chosen)} layers: {1000 * found['seconds']:.0f} ms, "
+        f"{found['bytes_per_active_weight']:.1f} bytes an active weight",
+        end="\n\n",
+    )
+    return found
 
 
 def _of_layers(args: argparse.Namespace, sparse: Sparse, clock: Callable[[], float]) -> dict[str, Any]:
