@@ -83,9 +83,10 @@ def _do(invocation: Invocation, hooks: Sequence["Hook"], *, reports: bool) -> No
 
 def _print_for_editors(invocation: Invocation) -> None:
     with importing():
+        from dist_sparse.engines import ENGINES
         from dist_sparse.sparsity.methods import METHODS
 
-    words = {"sparsity.method": list(METHODS)}
+    words = {"sparsity.method": list(METHODS), "engine.name": list(ENGINES)}
     if invocation.schema:
         print(json.dumps(file_schema(words), indent=2))
     else:

@@ -25,8 +25,8 @@ class ZeroConfig:
 class EngineConfig:
     __pydantic_config__ = STRICT
 
-    name: Literal["ddp", "deepspeed"] = "ddp"
-    """What runs the step on all ranks: torch's DistributedDataParallel, or DeepSpeed with ZeRO."""
+    name: str = "ddp"
+    """ddp or deepspeed. What runs the step on all ranks: torch's DistributedDataParallel, or DeepSpeed with ZeRO."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a device for each rank."""
     exchange: Literal["auto", "masked", "dense"] = "auto"

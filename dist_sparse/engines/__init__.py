@@ -1,4 +1,4 @@
-"""What runs a step on all ranks. A new engine is one new file, its line in this table and its name in ``engine.name``."""
+"""What runs a step on all ranks. A new engine is one new file and its line in this table."""
 
 from dist_sparse.engines.base import Engine
 from dist_sparse.engines.ddp import DDPEngine

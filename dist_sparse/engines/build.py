@@ -12,7 +12,7 @@ from dist_sparse.engines import ENGINES
 from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.precision import Precision
-from dist_sparse.errors import UserError
+from dist_sparse.errors import UserError, is_unknown
 from dist_sparse.execution.packed_weights import PackedWeights
 
 
@@ -20,8 +20,10 @@ def resolve_engine(engine: EngineConfig) -> EngineConfig:
     """With the engine's own defaults filled in.
 
     Raises:
-        UserError: keys of another engine are set, or something that its own keys name cannot be used.
+        UserError: there is no such engine, keys of another one are set, or something that its own keys name cannot be used.
     """
+    if engine.name not in ENGINES:
+        raise UserError(f"engine.name={engine.name!r} {is_unknown(engine.name, ENGINES)}")
     given = dict(flat(engine, "engine."))
     for key, default in flat(EngineConfig(), "engine."):
         owners = [name for name, kind in ENGINES.items() if key in kind.keys]

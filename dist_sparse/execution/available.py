@@ -47,7 +47,7 @@ def find_backend(
     if against:
         return Found(None, against)
     reasons, device = [], next(iter(layers.values())).module.weight.device.type
-    for name, make in _MAKERS[device].items():
+    for name, make in BACKENDS[device].items():
         if only not in (None, name):
             continue
         backend, reason = _made(make, until_asked, everyones)
@@ -72,7 +72,7 @@ def _triton() -> Iterator[Backend | None]:
 
 
 _Make = Callable[[], Iterator[Backend | None]]
-_MAKERS: Mapping[str, Mapping[str, _Make]] = {
+BACKENDS: Mapping[str, Mapping[str, _Make]] = {
     "cpu": {"compiled": _compiled, "torch": _torch},
     "cuda": {"Triton": _triton},
 }

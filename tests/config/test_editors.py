@@ -24,6 +24,7 @@ from dist_sparse.config import Config, annotated, completion, file_schema, load_
 from dist_sparse.config.recipes import FOLDER
 from dist_sparse.config.tree import leaves
 from dist_sparse.config.yaml_text import load
+from dist_sparse.engines import ENGINES
 from dist_sparse.errors import UserError
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.train import main
@@ -31,7 +32,7 @@ from tests.command import ROOT, here
 from tests.shipped_configs import CONFIGS, FILES
 
 jsonschema = pytest.importorskip("jsonschema")
-WORDS = {"sparsity.method": list(METHODS)}
+WORDS = {"sparsity.method": list(METHODS), "engine.name": list(ENGINES)}
 
 
 @pytest.fixture(scope="module")

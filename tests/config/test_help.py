@@ -32,12 +32,14 @@ def test_every_key_has_meaning_kind_and_default():
 
 
 def test_it_names_what_the_registries_hold():
+    from dist_sparse.engines import ENGINES
     from dist_sparse.sparsity.methods import METHODS
     from dist_sparse.sparsity.structures import STRUCTURES
 
-    text = format_help("sparsity", width=10**6)
-    methods = entry(text, "sparsity.method").partition(" TEXT ")[2].partition(".")[0]
-    assert set(re.findall(r"\w+", methods)) - {"or"} == set(METHODS)
+    text = format_help(width=10**6)
+    for key, registry in (("sparsity.method", METHODS), ("engine.name", ENGINES)):
+        names = entry(text, key).partition(" TEXT ")[2].partition(".")[0]
+        assert set(re.findall(r"\w+", names)) - {"or"} == set(registry)
     structures = entry(text, "sparsity.structure").partition(": ")[2].partition(".")[0]
     assert structures.split(", ") == [cls.example for cls in STRUCTURES.values()]
 

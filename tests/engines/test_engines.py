@@ -1,10 +1,10 @@
-"""The table of engines: what the schema accepts, what every engine states, and that nothing goes by an engine's name."""
+"""The table of engines: what is refused beside it, what every engine states, and that nothing goes by an engine's name."""
 
 import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -22,8 +22,10 @@ from dist_sparse.sparsity.access import WeightAccess
 PACKAGE = Path(dist_sparse.__file__).parent
 
 
-def test_the_schema_accepts_the_engines_of_the_table() -> None:
-    assert get_args(get_type_hints(EngineConfig)["name"]) == tuple(ENGINES)
+def test_an_engine_that_is_not_in_the_table_is_refused_with_what_is() -> None:
+    with pytest.raises(UserError) as refused:
+        resolve_engine(EngineConfig(name="deepsped"))
+    assert str(refused.value) == "engine.name='deepsped' is unknown; did you mean deepspeed? known: ddp, deepspeed"
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -61,7 +61,7 @@ def test_a_way_that_cannot_be_had_is_left_out_with_its_reason(files: Path, monke
     def no_kernels() -> None:
         raise NoKernels("there is no compiler")
 
-    monkeypatch.setattr(available, "_MAKERS", {"cpu": {"compiled": lambda: iter(no_kernels, 0)}})
+    monkeypatch.setattr(available, "BACKENDS", {"cpu": {"compiled": lambda: iter(no_kernels, 0)}})
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     outcome = here(latency, [str(files / "net.safetensors"), "--batch=1", "--rounds=2"])
     assert (outcome.code, rows(outcome.out)) == (0, [("1", "dense"), ("1", "masked")])
