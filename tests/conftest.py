@@ -4,6 +4,7 @@ Tests come in random order (pytest-randomly): what one would leave to the next i
 """
 
 import atexit
+import contextlib
 import gc
 import itertools
 import os
@@ -33,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if (randomly := config.pluginmanager.get_plugin("randomly")) is not None:
         # DeepSpeed asks to be imported by it, for a seed in all of its generators: seconds for every pytest, and other draws.
         randomly.entrypoint_reseeds = []
+    with contextlib.suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        # A busy machine is no failure, and a test's examples may share a folder.
+        settings.register_profile(
+            "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+        )
+        settings.load_profile("ours")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -188,7 +188,7 @@ def test_a_named_file_that_is_no_checkpoint(tmp_path: Path) -> None:
         CheckpointStore.load(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7), cut=st.booleans())
 def test_no_damage_goes_unnoticed(tmp_path: Path, position: int, bit: int, cut: bool) -> None:
     store = store_with(tmp_path, 1)

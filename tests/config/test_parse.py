@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_sparse.config import Config, Length, annotated, dump_config, load_config, parse_args, to_flat, with_values
@@ -242,7 +242,7 @@ ANYTHING = st.recursive(
         },
     )
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_dump_reads_back_exactly(values, tmp_path):
     config = with_values(Config(), values)
     path = tmp_path / "config.yaml"

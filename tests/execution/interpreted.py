@@ -11,13 +11,13 @@ from dist_sparse.execution.triton_groups import TritonGroups
 from tests.execution.ordinary import CONVOLUTION, LINEAR, check_convolution, check_linear, check_network
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(**CONVOLUTION)
 def test_convolutions(**case: Any) -> None:
     check_convolution(TritonGroups, **case)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(**LINEAR)
 def test_linear_layers(**case: Any) -> None:
     check_linear(TritonGroups, **case)

@@ -104,7 +104,7 @@ def check_average(library: Kernels, module: nn.Module, **case: Any) -> None:
 def check_pooling(library: Kernels) -> None:
     """Max and average pooling over a few random windows."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(windows=st.fixed_dictionaries(WINDOWS), special=st.booleans(), **CASE)
     def check_all(windows: dict[str, Any], special: bool, **case: Any) -> None:
         check_max(library, windows, special, **case)

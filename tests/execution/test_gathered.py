@@ -11,13 +11,13 @@ from dist_sparse.execution.wide_groups import WideGroups
 from tests.execution.ordinary import CONVOLUTION, LINEAR, check_convolution, check_linear, check_network
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(**CONVOLUTION)
 def test_convolutions(**case: Any) -> None:
     check_convolution(Gathered, **case)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(**LINEAR)
 def test_linear_layers(**case: Any) -> None:
     check_linear(Gathered, **case)

@@ -87,13 +87,13 @@ def check_close(ours: Tensor, torchs: Tensor, terms: int = 1) -> None:
     assert float((ours.double() - torchs).norm()) <= TOLERANCE[ours.dtype] * size
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(channels_out=st.integers(1, 70), **CASE)
 def test_unstructured_masks(**case: Any) -> None:
     check(kernels(), False, **case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(channels_out=st.integers(1, 17).map(lambda groups: 4 * groups), **CASE)
 def test_rows_in_fours(**case: Any) -> None:
     check(kernels(), True, **case)
@@ -104,7 +104,7 @@ def test_rows_in_fours(**case: Any) -> None:
 def test_vectors_of_other_processors(machine: str) -> None:
     library = Kernels(compiled((f"-march={machine}", "-O1")))  # which takes half the time to make)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(channels_out=st.integers(1, 17).map(lambda groups: 4 * groups), groups=st.booleans(), **CASE)
     def check_all(**case: Any) -> None:
         check(library, **case)

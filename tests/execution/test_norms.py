@@ -13,7 +13,7 @@ from dist_sparse.execution.norms import batch_norm, batch_statistics
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     samples=st.sampled_from([1, 3, 8, 16, 20, 32, 40, 64]),
     channels=st.integers(1, 9),

@@ -25,7 +25,7 @@ def drawn(generator: torch.Generator, density: float, shape: torch.Size = SHAPE)
     return torch.rand(shape, generator=generator) < density
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(densities=st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.9, 1.0]), min_size=1, max_size=8), seed=st.integers(0, 2**31))
 def test_what_is_held_survives_any_masks_as_in_a_dense_twin(densities: list[float], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

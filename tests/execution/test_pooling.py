@@ -14,7 +14,7 @@ from dist_sparse.execution.norm_modules import InnermostBatchNorm2d
 from tests.execution.pooled import CASE, PAIR, WINDOWS, both, check_average, check_max, of_kernels
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     special=st.booleans(),
@@ -28,7 +28,7 @@ def test_max_pooling_is_torch_s_to_the_bit(
     check_max(kernels(), {**windows, "dilation": dilation}, special, **case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     count_include_pad=st.booleans(),
     divisor_override=st.sampled_from([None, 3]),
@@ -40,7 +40,7 @@ def test_average_pooling(windows: dict[str, Any], count_include_pad: bool, divis
     check_average(kernels(), nn.AvgPool2d(**windows, **how), **case)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(parts=PAIR, output=st.sampled_from([1, (1, 1), (None, 1), (2, 3)]), **CASE)
 def test_average_pooling_to_a_size(parts: tuple[int, int], output: Any, **case: Any) -> None:
     height, width = (1, 1) if output == 1 else output

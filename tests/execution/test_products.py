@@ -127,13 +127,13 @@ def check_row_groups(
     case.check_weights(gradient[case.mask.view(-1)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(geometry=geometries(st.integers(1, 9)), **CASE)
 def test_unstructured_masks(geometry: Geometry, **case: Any) -> None:
     check_unstructured(kernels(), geometry, **case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(geometry=geometries(st.integers(1, 5).map(lambda groups: 4 * groups)), **CASE)
 def test_rows_in_fours(geometry: Geometry, **case: Any) -> None:
     check_row_groups(kernels(), geometry, **case)
@@ -145,7 +145,7 @@ def test_vectors_of_other_processors(machine: str) -> None:
     """AVX2, and no more than every 64-bit processor of the kind has: the same source, compiled for them."""
     library = Kernels(compiled((f"-march={machine}",)))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(geometry=geometries(st.integers(1, 5).map(lambda groups: 4 * groups)), **CASE)
     def check(geometry: Geometry, **case: Any) -> None:
         check_unstructured(library, geometry, **case)

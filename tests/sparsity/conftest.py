@@ -9,7 +9,6 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor, nn
 
 from dist_sparse.config.sparsity import SparsityConfig
@@ -25,10 +24,6 @@ from dist_sparse.step import TrainStep
 from tests import process_group
 
 CPU = torch.device("cpu")
-
-# A busy machine is no failure.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_sparse.tracking.table import Table
@@ -41,7 +41,7 @@ def test_the_values_of_a_step_make_one_row_in_fixed_columns(tmp_path: Path) -> N
 
 
 @given(value=st.floats(allow_nan=False))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 def test_floats_read_back_equal(tmp_path: Path, value: float) -> None:
     write(tmp_path / "t.csv", [(1, {"train/loss": value})])
     text = (tmp_path / "t.csv").read_text().splitlines()[1].split(",")[2]
@@ -79,7 +79,7 @@ LOGS = st.lists(
     killed_at=st.integers(0, 13),
     junk=st.sampled_from(["", "9", "12,0.5,", "\0\0\0", "\xff"]),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, log: Log, resume_step: int, killed_at: int, junk: str) -> None:
     """A checkpoint at ``resume_step``, a kill at a later step in the middle of a line."""
     whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
@@ -112,7 +112,7 @@ def optimizer_of(name: str) -> OptimConfig:
 
 
 @given(cases())
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 def test_invariants(small_run, case: Case) -> None:
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import copy
 
 import hypothesis.strategies as st
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
@@ -155,7 +155,7 @@ def test_state_decides_the_future(small_run) -> None:
     distinct=st.sampled_from([1, 3, 1000]),
     gradient=st.sampled_from([0.0, 1.0]),
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 def test_counts_are_exact_whatever_ties(
     small_run, density: float, below: float, above: float, distribution: str, distinct: int, gradient: float
 ) -> None:

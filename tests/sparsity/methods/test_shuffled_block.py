@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from dist_sparse.config.duration import Length
@@ -242,7 +242,7 @@ def test_overflow_moves_nothing_and_the_update_is_made_up_for(small_run) -> None
     removal=st.sampled_from(["magnitude", "taylor", "set"]),
     growth=st.sampled_from(["gradient", "random", "random_unfired"]),
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_blocks_hold_whatever_ties(
     small_run, density: float, size: int, distribution: str, distinct: int, drop_fraction: float, removal: Any, growth: Any
 ) -> None:
