@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,12 +172,11 @@ def test_a_run_on_two_nodes_makes_room_for_a_job_of_higher_priority_and_goes_on(
 
 
 def test_a_rank_that_dies_takes_the_job_down_with_its_traceback(cluster: Cluster) -> None:
+    """Not once the other rank has waited for ``engine.timeout``, which is twice as long as a test waits."""
     job = cluster.submit("train.sbatch", *RIGL, options=("--nodes=2", "--job-name=dies"))
     cluster.until_step(10, cluster.runs / f"dies-{job.id}", job)
     os.kill(job.rank(1), signal.SIGSEGV)
-    died = time.monotonic()
     assert job.wait() == "FAILED", job.log
-    assert time.monotonic() - died < 60
     assert "Fatal Python error: Segmentation fault" in job.log
     assert "trainer.py" in job.log
 
