@@ -9,7 +9,6 @@ from dist_sparse.execution.backends import Backend, compiled_backend, torch_back
 from dist_sparse.execution.compiling import NoKernels, compiling
 from dist_sparse.execution.kernels import kernels
 from dist_sparse.execution.layers import Layer
-from dist_sparse.execution.wide_groups import ROWS
 from dist_sparse.preemption import UntilAsked
 
 
@@ -51,9 +50,12 @@ def find_backend(
         if only not in (None, name):
             continue
         backend, reason = _made(make, until_asked, everyones)
-        if backend is not None and fits(backend):
+        if backend is None:
+            reasons.append(reason)
+        elif fits(backend):
             return Found(backend, ", and ".join(reasons))
-        reasons.append(reason or f"no masked layer has rows that agree in groups of {ROWS}")
+        else:
+            reasons.append(backend.misfit)
     return Found(None, ", and ".join(reasons))
 
 

@@ -7,6 +7,9 @@ from dist_sparse.errors import one_line
 from dist_sparse.execution.compiling import NoKernels
 from dist_sparse.execution.kernels import Kernels
 from dist_sparse.execution.ways import GatheredWay, RowGroupsWay, TritonWay, UnstructuredWay, Way
+from dist_sparse.execution.wide_groups import ROWS
+
+_NO_GROUPS = f"no masked layer has rows that agree in groups of {ROWS}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Backend:
     """The type of device whose tensors it takes."""
     ways: Mapping[str, Way]
     """By name; of those that fit a mask, a later one computes more at once."""
+    misfit: str = "no masked layer fits it"
+    """Why it is of no use where none of its ways fits a layer."""
     kernels: Kernels | None = None
     """Of a network whose tensors have their samples innermost, for what lies between its layers; without them layers take
     tensors as they come."""
@@ -44,7 +49,7 @@ def compiled_backend(kernels: Kernels) -> Backend:
 
 def torch_backend() -> Backend:
     """By torch's own operations, on the CPU: what needs no compiler."""
-    return Backend(name="torch", manner="in plain torch", device="cpu", ways=_by_name(GatheredWay()))
+    return Backend(name="torch", manner="in plain torch", device="cpu", ways=_by_name(GatheredWay()), misfit=_NO_GROUPS)
 
 
 def triton_backend() -> Backend:
@@ -57,7 +62,7 @@ def triton_backend() -> Backend:
         import triton  # noqa: F401
     except ImportError as error:
         raise NoKernels(f"Triton cannot be imported ({one_line(error)})") from error
-    return Backend(name="Triton", manner="by Triton's kernels", device="cuda", ways=_by_name(TritonWay()))
+    return Backend(name="Triton", manner="by Triton's kernels", device="cuda", ways=_by_name(TritonWay()), misfit=_NO_GROUPS)
 
 
 def _by_name(*ways: Way) -> Mapping[str, Way]:
