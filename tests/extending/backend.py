@@ -1,4 +1,7 @@
-"""A backend of sparse execution in one file: layers by their active columns, in plain torch, which masks of channels leave."""
+"""A backend of sparse execution in one file: it computes a layer by its active columns alone, in plain torch.
+
+Masks of whole channels leave such columns.
+"""
 
 from collections.abc import Iterator
 
@@ -14,7 +17,7 @@ from dist_sparse.execution.wide_groups import ROWS, WideGroups
 
 
 class ActiveColumns(Way):
-    """All rows at once, with the columns in which one of them is active."""
+    """All rows are computed at once, with the columns in which at least one of them is active."""
 
     name = "active columns"
     most_load = 0.9

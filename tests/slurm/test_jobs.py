@@ -172,7 +172,7 @@ def test_a_run_on_two_nodes_makes_room_for_a_job_of_higher_priority_and_goes_on(
 
 
 def test_a_rank_that_dies_takes_the_job_down_with_its_traceback(cluster: Cluster) -> None:
-    """Not once the other rank has waited for ``engine.timeout``, which is twice as long as a test waits."""
+    """The job ends long before ``engine.timeout``, for which the other rank would wait and which is twice a test's patience."""
     job = cluster.submit("train.sbatch", *RIGL, options=("--nodes=2", "--job-name=dies"))
     cluster.until_step(10, cluster.runs / f"dies-{job.id}", job)
     os.kill(job.rank(1), signal.SIGSEGV)
