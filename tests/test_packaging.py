@@ -45,6 +45,18 @@ def test_constraints_name_no_place_to_download_from() -> None:
     assert not re.search(r"^\s*-", CONSTRAINTS, flags=re.MULTILINE)
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git clone")
+def test_the_repository_holds_text_and_pictures() -> None:
+    """No built package, dataset or checkpoint has been committed by mistake; the largest file is a figure of 0.1 MB."""
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    tracked = [ROOT / name for name in listed if (ROOT / name).is_file()]
+    assert Path(__file__) in tracked
+    large = [path.name for path in tracked if path.stat().st_size > 256 * 1024]
+    binary = [path.name for path in tracked if path.suffix != ".png" and b"\0" in path.read_bytes()]
+    assert large == binary == []
+
+
 def files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.glob("**/*") if path.is_file()}
 
