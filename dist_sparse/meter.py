@@ -66,7 +66,7 @@ class Meter:
         }
 
     def read_epoch(self) -> float:
-        """Mean loss since the last reading of an epoch, of this process's own steps; nan if there are none. Collective."""
+        """Mean loss since the last reading of an epoch; nan if there were no steps. Collective."""
         total, count = sum_over_ranks(self._of_epoch + self._loss).tolist()
         self._begin_epoch()
         return total / count if count else math.nan
@@ -82,17 +82,23 @@ class Meter:
         self._since += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums since the last reading, one row a rank. Collective."""
-        return {"loss": gather(self._loss).tolist()}
+        """The sums since the last readings, one row a rank. Collective."""
+        return {"loss": gather(self._loss).tolist(), "of_epoch": gather(self._of_epoch).tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the sums; if the number of ranks has changed, rank 0 takes those of all."""
-        rows = torch.tensor(state["loss"], dtype=torch.float64)
+        self._take_over(self._loss, state["loss"])
+        if "of_epoch" in state:
+            self._take_over(self._of_epoch, state["of_epoch"])
+        else:  # a checkpoint of an earlier version: the epoch's mean is that of the steps to come
+            self._begin_epoch()
+
+    def _take_over(self, sums: Tensor, saved: list[list[float]]) -> None:
+        rows = torch.tensor(saved, dtype=torch.float64)
         if len(rows) == self._ranks.world_size:
-            self._loss.copy_(rows[self._ranks.rank])
+            sums.copy_(rows[self._ranks.rank])
         elif self._ranks.is_first:
-            self._loss.copy_(rows.sum(0))
-        self._begin_epoch()
+            sums.copy_(rows.sum(0))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -196,10 +196,11 @@ class Trainer:
             self._log_update(step)
         if _due(tracking.log_every, previous, step) or last:
             self._log_training(learning_rate)
+        epoch_loss = self._meter.read_epoch() if step % self.steps_per_epoch == 0 else None
         self.progress.validation_pending = self._validation_due(step)
         self._finish_step(save=last or _due(self._checkpoint_every, previous, step))
-        if step % self.steps_per_epoch == 0:
-            self.tracker.end_epoch(step, self._meter.read_epoch())
+        if epoch_loss is not None:
+            self.tracker.end_epoch(step, epoch_loss)
 
     def _log_training(self, learning_rate: float) -> None:
         values = self._meter.read()
