@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def line(name: str, records: Path = RECORDS) -> str:
-    """Of whole steps, with masked and with packed weights and over dense bf16: what is on record, or that nothing is."""
+    """The record of whole steps, with masked and with packed weights and over dense bf16, or a word that there is none."""
     record = _record(name, records)
     if not record.exists():
         return f"| {name} | failed | | | `{CELLS[name]}` |"

@@ -75,7 +75,7 @@ def measure_peers(
 
 
 def table(rows: Sequence[Mapping[str, Any]], peak: float) -> str:
-    """Of what :func:`measure` gives; rates also as a share of the ``peak``."""
+    """A table of what :func:`measure` gives; rates also as a share of the ``peak``."""
     lines = [["layer", "shape", "density", "computed", "dense / sparse", *PASSES, "GFLOP/s", "of the peak"], ["---"] * 10]
     for row in rows:
         passes = [f"{row['passes'][which]['dense_over_sparse']:.1f}" for which in PASSES]
@@ -88,7 +88,7 @@ def table(rows: Sequence[Mapping[str, Any]], peak: float) -> str:
 
 
 def peer_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Of what :func:`measure_peers` gives."""
+    """A table of what :func:`measure_peers` gives."""
     others = [name for name in PEERS if any(f"dense_over_{name}" in row for row in rows)]
     lines = [["forward and backward: dense / ", "shape", "density", "ours", *others], ["---"] * (4 + len(others))]
     for row in rows:

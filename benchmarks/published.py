@@ -37,9 +37,9 @@ class Published:
     error: float
     """Percent of the 10,000 test images."""
     half_width: float | None = None
-    """Of its 95 % interval, where a standard error is printed."""
+    """Half the width of the 95 % interval, where a standard error is printed."""
     recipe: str
-    """Of configs/mnist."""
+    """The name of a recipe of configs/mnist."""
     differing: tuple[str, ...] = ()
     """Words of a command line, where the recipe is not quite the one."""
 

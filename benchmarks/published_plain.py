@@ -36,7 +36,7 @@ def read(root: Path, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(file: Path) -> np.ndarray:
-    """Of the file, or of its gzipped form."""
+    """The bytes of the file, or of its gzipped form."""
     gzipped = file.with_name(f"{file.name}.gz")
     if not (file.exists() or gzipped.exists()):
         raise SystemExit(f"error: no {file}, gzipped or not; --data-root should be the folder that holds MNIST/raw")

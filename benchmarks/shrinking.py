@@ -71,7 +71,7 @@ def _compare(name: str, structure: Structure, args: argparse.Namespace) -> None:
 
 
 def _masks(network: nn.Module, structure: Structure, density: float) -> dict[str, Tensor]:
-    """Of every layer but the last whose input is wide enough, this share of the units at random."""
+    """Masks that keep this share of the units at random, for every layer but the last whose input is wide enough."""
     masks = {}
     for name, weight in list(weight_layers(network).items())[:-1]:
         if structure.misfit(weight.shape) is None and weight.shape[1] > 3:

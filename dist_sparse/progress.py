@@ -24,7 +24,7 @@ class Progress:
     """The run was stopped before the validation that is due at this step was over."""
     seconds: float = 0.0
     seconds_per_step: float = 0.0
-    """Of the last row of training metrics: loading, forward, backward and the optimizer; no validation, no saving."""
+    """As in the last row of training metrics: loading, forward, backward and the optimizer; no validation, no saving."""
     steps_made: int = 0
     """Optimizer steps; fewer than ``step`` says where samples were left out."""
     density_sum: float = 0.0

@@ -31,7 +31,7 @@ from dist_sparse.tracking import say
 _log = logging.getLogger(__name__)
 
 _WORTHWHILE = 0.9
-"""Of the FLOPs left at the last attempt, so many or fewer are left to make another while the density still moves."""
+"""While the density still moves, another attempt is made once at most this share is left of the last attempt's FLOPs."""
 
 
 @dataclass(kw_only=True)

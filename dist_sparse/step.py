@@ -20,22 +20,10 @@ class Outcome:
 
 
 class TrainStep:
-    """Makes one optimizer step after another. Every micro-batch of a step goes through :meth:`forward_backward`::
+    """Makes one optimizer step after another.
 
-        method.before_forward(step)
-        undoing.begin(step)                                # with the first micro-batch only
-        execution.use(method.masks, method.gradient_masks(step))
-        engine.forward_backward(images, targets, method.gradient_masks(step), method.wanted_gradients(step))
-
-    At the engine's step boundary, where the gradients are averaged over ranks, :meth:`optimizer_step` ends the step::
-
-        if undoing.needed(step):                           # it must not count: gradients that are not finite
-            engine.step(skip=True)
-            decision = method.after_overflow(step)
-        else:
-            decision = method.after_backward(step)         # masks may move; then the gradients are masked
-            engine.step(skip=decision.skip_optimizer)
-            method.after_step(step)                        # inactive weights and their optimizer state are 0 again
+    Every micro-batch of a step goes through :meth:`forward_backward`. At the engine's step boundary, where the gradients are
+    averaged over ranks, :meth:`optimizer_step` ends the step.
     """
 
     def __init__(self, engine: Engine, method: Method, execution: Execution | None = None) -> None:
@@ -59,11 +47,11 @@ class TrainStep:
         """End step ``step`` once its last micro-batch has run. Collective."""
         assert self._begun and self._engine.at_step_boundary, "further micro-batches belong to this step"
         self._begun = False
-        if undone := self.undoing.needed(step):
+        if undone := self.undoing.needed(step):  # it must not count: gradients that choose masks are not finite
             self._engine.step(skip=True)
             decision = self._method.after_overflow(step)
         else:
-            decision = self._method.after_backward(step)
+            decision = self._method.after_backward(step)  # masks may move; then the gradients are masked
             self._engine.step(skip=decision.skip_optimizer)
-            self._method.after_step(step)
+            self._method.after_step(step)  # inactive weights and their optimizer state are 0 again
         return Outcome(decision=decision, undone=undone)

@@ -66,7 +66,7 @@ def read_tensors(file: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
 
 
 def digest(tensors: "Mapping[str, Tensor]", texts: Mapping[str, str]) -> str:
-    """Of names, types, shapes and values of all tensors, and of all texts."""
+    """The digest of all tensors' names, types, shapes and values, and of all texts."""
     import torch
 
     found = hashlib.blake2b(repr(sorted(texts.items())).encode(), digest_size=16)

@@ -79,7 +79,7 @@ class Trainer:
     """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
     cost: Cost | None = None
-    """Of the network, where somebody wants to know what is saved."""
+    """The FLOPs of the network's layers; None where sparse execution computes nothing, so that nothing is saved."""
     shrinker: Shrinker | None = None
     stop: CommonStop = dataclasses.field(default_factory=CommonStop)
     hooks: Sequence[Hook] = ()

@@ -110,7 +110,7 @@ def one_of_each_method() -> list[Path]:
 
 @pytest.mark.parametrize("path", one_of_each_method(), ids=lambda path: path.stem)
 def test_micro_batches_do_not_change_which_step_is_an_update(whole: Callable[[Path], Path], tmp_path: Path, path: Path) -> None:
-    """Of two to a step, and of one."""
+    """Two micro-batches a step against one."""
     values = short(path)
     assert values["train.accumulation"] == 2
     assert train_here({**values, "train.accumulation": 1, "output": tmp_path}).code == 0

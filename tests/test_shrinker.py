@@ -78,7 +78,7 @@ def test_what_is_held_and_computed_becomes_less(whole: Path) -> None:
 
 
 def test_widths_stay_multiples(tmp_path: Path) -> None:
-    """Of 8 filters 2 are active: 4 stay."""
+    """2 of 8 filters are active, and 4 stay."""
     values = {**RUN, "sparsity.method": "static", "execution.width_multiple": 4, "sparsity.density": 0.25}
     assert train_here({**values, "data.limit": 64, "train.batch_size": 32, "output": tmp_path}).code == 0
     kept = checkpoint(tmp_path, 1)["narrow"]["kept"]

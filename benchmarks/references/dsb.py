@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dist_sparse.trainer import Trainer
 
 END, DROP_FRACTION, BLOCK = 0.75, 0.3, 4
-"""Of the recipe `dsb`."""
+"""The share of the run after which updates have ended, the first drop fraction and the block size of the recipe `dsb`."""
 
 
 class ShuffledBlocks(Driver):

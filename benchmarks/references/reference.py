@@ -45,7 +45,7 @@ class Reference:
     """A public repository."""
 
     option: str
-    """Of the command line, which gives the folder of a clone."""
+    """The command-line option that gives the folder of a clone."""
     repository: str
     folder: str
     """Below the clone: where its modules are imported from."""
@@ -81,7 +81,7 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Of the run."""
+        """Steps of the run."""
         return self.epochs * ((self.images or 60_000) // self.dense.config.train.batch_size)
 
 
@@ -118,7 +118,7 @@ class Driver(ABC):
 
     @abstractmethod
     def density(self) -> float:
-        """Of all masked weights, the active ones' share now."""
+        """The active share of all masked weights now."""
 
 
 class Gradients:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dist_sparse.trainer import Trainer
 
 END, DROP_FRACTION = 0.75, 0.3
-"""Of the recipe `rigl`: the share of the run after which updates have ended, and the first drop fraction."""
+"""The share of the run after which updates have ended, and the first drop fraction, of the recipe `rigl`."""
 
 
 class RigLTorch(Driver):

@@ -27,7 +27,7 @@ class Row:
     """Digest of the dense run's configuration, which the data and schedule are from."""
     top1: float
     active_density: float
-    """Of the layers that it masks, in the end."""
+    """The final density of the layers that it masks."""
 
 
 def train_job(job: Job, clones: Mapping[str, Path], data_root: str) -> Row:

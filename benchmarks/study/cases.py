@@ -68,7 +68,7 @@ class Case:
     seed: int
     epochs: int
     images: int | None = None
-    """Of the 60,000, to train with; all by default."""
+    """How many of the 60,000 images to train with; all by default."""
     changed: tuple[tuple[str, object], ...] = ()
     """Keys of an ablation that differ from the recipe's."""
     ranks: int = 1

@@ -36,7 +36,7 @@ class Row:
     inference_flops: float
     train_flops: float
     cpu_seconds: float
-    """Of the training process, without the imports at its start."""
+    """CPU time of the training process, without the imports at its start."""
 
 
 def row_of(case: Case, summary: dict[str, Any], cpu_seconds: float) -> Row:

@@ -17,7 +17,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % confidence interval by Student's t; NaN with a single value."""
+        """Half the width of the 95 % confidence interval by Student's t; NaN with a single value."""
         if self.n < 2:
             return nan
 

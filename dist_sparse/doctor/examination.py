@@ -46,7 +46,7 @@ def _by_child(name: str) -> list[Finding]:
 
 
 def version() -> str:
-    """Of dist_sparse, with the commit where it lies in a clone."""
+    """The version of dist_sparse, with the commit where it lies in a clone."""
     git: dict[str, Any] | None = git_state(Path(dist_sparse.__file__).parent)
     commit = f", commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}" if git else ""
     return f"dist_sparse {dist_sparse.__version__}{commit}"

@@ -27,7 +27,7 @@ class WholeGradients:
         self._layers, self._is_last = layers, is_last
         self._owners = assign_owners({name: layer.shape.numel() for name, layer in layers.items()}, world_size())
         self._held: dict[str, Tensor | Entries] = {}
-        """Of this rank's layers; of all after :meth:`share`."""
+        """Gradients of this rank's layers; of all layers after :meth:`share`."""
 
     def listen(self, wanted: Wanted | None) -> None:
         """Take the gradients of the coming backward, of which the step will use what is ``wanted``; None: all."""

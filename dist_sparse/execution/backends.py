@@ -27,8 +27,8 @@ class Backend:
     misfit: str = "no masked layer fits it"
     """Why it is of no use where none of its ways fits a layer."""
     kernels: Kernels | None = None
-    """Of a network whose tensors have their samples innermost, for what lies between its layers; without them layers take
-    tensors as they come."""
+    """Kernels for what lies between the layers of a network whose tensors have their samples innermost; without them layers
+    take tensors as they come."""
 
     @property
     def innermost(self) -> bool:

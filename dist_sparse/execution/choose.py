@@ -28,7 +28,7 @@ class NetworkCost:
 
     dense: float
     rest: float
-    """Of a sparse step, all but the layers that have a choice."""
+    """A sparse step without the layers that have a choice."""
 
 
 def sparse_key(layer: Layer, way: str, *, channels_last: bool = False) -> str:

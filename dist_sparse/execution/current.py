@@ -69,7 +69,7 @@ class _Made(NamedTuple):
     """The products of one mask of a layer."""
 
     version: int
-    """Of the masks that have been looked at last."""
+    """The version of the masks that have been looked at last."""
     packed: Tensor
     """The layer's mask in bits."""
     products: dict[tuple[Geometry, str], Products]

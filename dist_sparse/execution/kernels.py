@@ -30,7 +30,7 @@ from dist_sparse.execution.threads import parts_of_strips, parts_to_add_up, run,
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 DTYPES = frozenset(_SUFFIX)
-"""Of the tensors that kernels take."""
+"""The types of tensors that kernels take."""
 _LINE, _MOST_CACHED = 64, 1 << 20
 """Bytes of a cache's line, and of a result that stays in the second cache."""
 

@@ -19,9 +19,9 @@ class Layer:
 
     module: DenseLayer
     input: Size
-    """Of a micro-batch of training."""
+    """The input's size in a micro-batch of training."""
     shape: Size
-    """Of the weight, however it is stored."""
+    """The weight's dense shape, however it is stored."""
     dtype: torch.dtype
 
     @property

@@ -54,7 +54,7 @@ class PackedLayer:
     def _take(self, packed: Tensor) -> None:
         self.packed = packed
         self.positions = where_true(bits.unpack(packed, self.shape)).int()
-        """Of the active weights in the flattened weight, ascending: int32 [active]."""
+        """Positions of the active weights in the flattened weight, ascending: int32 [active]."""
         self._orders: WeakKeyDictionary[Products, tuple[Tensor | None, Tensor | None]] = WeakKeyDictionary()
 
     @property

@@ -15,7 +15,7 @@ from dist_sparse.execution.threads import run, spans
 _LINE = 64
 """Bytes of a cache's line."""
 MOST_ELEMENTS = 256
-"""Of a window of max pooling, which remembers an element in a byte."""
+"""The most elements of a window of max pooling, which remembers an element in a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def _within(axis: Axis, result: int) -> bool:
 
 
 def _lengths(axis: Axis, *, include_padding: bool) -> list[int]:
-    """Of each window, with the zeros around the input or without; beyond these there are none."""
+    """Elements of each window along an axis, with the zeros around the input or without; beyond these there are none."""
     pad = axis.padding if include_padding else 0
     ends = [(start, min(start + axis.kernel, axis.size + axis.padding)) for start in _starts(axis)]
     return [min(end, axis.size + pad) - max(start, -pad) for start, end in ends]

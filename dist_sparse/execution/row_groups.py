@@ -74,7 +74,7 @@ class RowGroups(InnermostProducts):
 
     @cached_property
     def _transposed(self) -> tuple[list[GroupIndex], Tensor]:
-        """Of a dense layer: groups of four input channels by phase, and the values' order there (int32)."""
+        """A dense layer's groups of four input channels by phase, and the values' order there (int32)."""
         geometry, channels = self.geometry, self.geometry.channels_in
         size = geometry.channels_out, geometry.columns
         every = torch.arange(size[0] * size[1], dtype=torch.int32)

@@ -17,7 +17,7 @@ from dist_sparse.execution.products import Products, dense_weight_gradient
 from dist_sparse.execution.wide_groups import ROWS, WideGroups
 
 _PLACES, _COLUMNS = 64, 32
-"""Of a tile: positions of all samples' outputs or inputs, and columns of a group."""
+"""The size of a tile: positions of all samples' outputs or inputs, and columns of a group."""
 
 
 @triton.jit

@@ -24,7 +24,7 @@ class Description:
     channels: int
     image_size: int
     dtype: str
-    """Of weights and images: ``float32``, or ``float64`` of runs in double precision."""
+    """The type of weights and images: ``float32``, or ``float64`` of runs in double precision."""
     mean: list[float] | None
     """By channel, of pixels scaled to 0-1; None, as :attr:`std`, in checkpoints that kept no normalisation."""
     std: list[float] | None
@@ -36,7 +36,7 @@ class Description:
     """timm's: ``center``, ``border`` or ``squash``."""
     method: str
     structure: str
-    """Of the masks, as ``sparsity.structure`` has it."""
+    """The masks' structure, as ``sparsity.structure`` has it."""
     pattern: str | None
     """``N:M`` where at most N of M weights beside one another along the input channels are active."""
     density: float
@@ -46,7 +46,7 @@ class Description:
     run: str
     """Name of the run's folder."""
     subnet: str | None
-    """Of a method that trains several: ``subnet1`` and so on."""
+    """Which of the networks, where a method trains several: ``subnet1`` and so on."""
     step: int
 
     def as_json(self) -> str:

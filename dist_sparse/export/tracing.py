@@ -87,7 +87,7 @@ def check_same(source: Source, computed: Callable[[Tensor], Tensor], what: str) 
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says, no longer than a message can take."""
+    """The first line of what an error says, no longer than a message can take."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:_LONGEST]
 

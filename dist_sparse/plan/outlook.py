@@ -57,9 +57,9 @@ class Memory:
     """There it takes as many bytes as the weight, and the bits the same eighth; so does the record of explored weights, which
     is in the host's memory always."""
     indices: int
-    """Of packed weights, four bytes for each active one; what sparse execution needs beside it is not counted."""
+    """Positions of packed weights, four bytes for each active one; what sparse execution needs beside them is not counted."""
     method: int
-    """Weights put away, summed or averaged gradients."""
+    """Copies of weights, and summed or averaged gradients, that the method keeps."""
     ema: int
 
     @property

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dist_sparse.report.page import Page
 
 NAME = "report.html"
-"""Of the file in a folder."""
+"""The name of the report in a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f4f24", "#444444")
 """To be told apart by everyone (Okabe and Ito's)."""
 WIDTH, HEIGHT = 5.6, 3.4
-"""Of a usual figure in inches."""
+"""The size of a usual figure in inches."""
 _DPI = 110
 
 
@@ -21,7 +21,7 @@ class Picture:
     """A figure, drawn when it is needed."""
 
     name: str
-    """Of its file, without the ending."""
+    """The name of its file, without the ending."""
     alt: str
     """What it shows, for whoever cannot see it."""
     make: "Callable[[], Figure]"

@@ -20,7 +20,7 @@ class LayerMap:
     """A figure of each layer at each mask update: ``values`` is [layers, updates], NaN where there is none."""
 
     label: str
-    """Of the network that the layers are in; empty where there is only one."""
+    """The label of the network that the layers are in; empty where there is only one."""
     layers: Sequence[str]
     steps: Sequence[int]
     values: "np.ndarray"

@@ -142,7 +142,7 @@ def _settings(groups: Sequence[Group]) -> Table:
 
 
 def _figures(each: Group) -> list[str]:
-    """Of the densities and FLOPs, which seeds hardly move, the mean alone."""
+    """A group's figures as text; of densities and FLOPs, which seeds hardly move, the mean alone."""
     return [_percent(figure, deviation=name.endswith("top1")) for name, figure in each.figures.items()]
 
 

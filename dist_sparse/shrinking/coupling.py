@@ -43,7 +43,7 @@ class Coupling:
     units: Units = field(default_factory=Units)
     readers: list[Reader] = field(default_factory=list)
     axes: dict[str, dict[int, Ids]] = field(default_factory=dict)
-    """Of parameters and buffers: the units along each dimension that can become shorter."""
+    """The units along each dimension that can become shorter, by parameter or buffer."""
     depthwise: dict[str, fx.Node] = field(default_factory=dict)
     """By weight. Their outputs go with their inputs."""
     heads: dict[str, Heads] = field(default_factory=dict)

@@ -18,7 +18,7 @@ class Narrowing:
 
     plan: Plan
     changed: Sequence[dict[str, Tensor]]
-    """Of each network, in shapes of the original: what layers become that have read constant units."""
+    """For each network, what layers become that have read constant units, in shapes of the original."""
 
 
 def find_narrowing(

@@ -18,7 +18,7 @@ class Plan:
     kept: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """By name and dimension: positions of the original, in order. JSON has texts for keys, so the dimension is one."""
     columns: dict[str, list[list[int]]] = field(default_factory=dict)
-    """Of weights of convolutions of several groups: the inputs kept in each group."""
+    """The inputs kept in each group, by weight, for convolutions of several groups."""
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
     """Numbers that modules keep of themselves: by module and attribute."""
     original_attributes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class OriginalUnits:
 
     outputs: list[int]
     inputs: list[list[int]]
-    """Of each group; a layer without groups has one. Counted from the group's first."""
+    """Positions in each group, counted from the group's first; a layer without groups has one."""
 
     def mask(self, shape: Sequence[int]) -> Tensor:
         """Those of the original's weights that the shrunk layer has (bool, of the original's shape)."""
@@ -114,7 +114,7 @@ class OriginalUnits:
 
 
 def original_units(plan: Plan, name: str, shape: Sequence[int]) -> OriginalUnits:
-    """Of a weight, named as in the model, with the original's shape."""
+    """The units that stay of a weight, named as in the model; ``shape`` is the original's."""
     kept = plan.kept.get(name, {})
     outputs = kept.get("0", list(range(shape[0])))
     return OriginalUnits(outputs, plan.columns.get(name) or [kept.get("1", list(range(shape[1])))])

@@ -43,7 +43,7 @@ class Removal:
     """Roots."""
     folds: list[Fold] = field(default_factory=list)
     reasons: dict[int, list[Reason]] = field(default_factory=dict)
-    """Of roots that stay: why."""
+    """Why a root stays, by root."""
 
 
 class Search:

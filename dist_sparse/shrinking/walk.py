@@ -143,7 +143,7 @@ class Walk:
         return ids
 
     def _outputs(self, weight: str, width: int) -> Ids:
-        """Of a layer that is used again, those of its first use."""
+        """The units that a layer gives; a layer that is used again gives those of its first use."""
         known = self.found.axes.get(weight, {})
         return known[0] if 0 in known else self._parameter_axis(weight, 0, self._units.fresh(width))
 

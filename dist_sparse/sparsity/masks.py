@@ -24,13 +24,13 @@ class Masks:
         """All-true masks for ``weights``, in their memory formats, for :meth:`replace` to fill."""
         self._layouts = {name: _layout(weight) for name, weight in weights.items()}
         self._multipliers: dict[str, Tensor] = {}
-        """Of the layers that something was multiplied by."""
+        """Masks as factors, for those layers that something was multiplied by."""
         self._bits = {
             name: bits.pack(torch.ones(weight.shape, dtype=torch.bool, device=weight.device))
             for name, weight in weights.items()
         }
         self._unpacked: tuple[Tensor, Tensor] | None = None
-        """Of the layer that was asked for last: its bits, and its mask."""
+        """Bits and mask of the layer that was asked for last."""
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
         self.version = 0

@@ -14,7 +14,7 @@ class PackedTensor:
     """What a checkpoint holds of a sparse tensor, and what an engine hands over that holds active weights alone."""
 
     bits: Tensor
-    """Of :func:`dist_sparse.sparsity.bits.pack`, set where a value is held: uint8 [ceil(entries / 8)]."""
+    """Bits as :func:`dist_sparse.sparsity.bits.pack` gives them, set where a value is held: uint8 [ceil(entries / 8)]."""
     values: Tensor
     """In the order of the flattened tensor: [held]."""
     shape: Size

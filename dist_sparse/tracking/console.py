@@ -56,7 +56,7 @@ class Console:
         self._total_steps, self._steps_per_epoch, self._now = total_steps, steps_per_epoch, now
         self._latest: dict[str, float] = {}
         self._validated: dict[str, float] = {}
-        """Of the last validation, until the line of its epoch."""
+        """What the last validation gave, until the line of its epoch."""
         self._validated_at = 0
         self._left = ""
         self._epoch_began = now()

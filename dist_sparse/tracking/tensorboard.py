@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _VERSION = "brain.Event:2"
-"""Of the format, in which the beginning of a file can say from which step on earlier files do not count."""
+"""The version of the format in which the beginning of a file can say from which step on earlier files do not count."""
 _TEXT = ("sparsity/mask_digest",)
 """Columns of metrics.csv that hold no numbers, though a digest can look like one: TensorBoard has no place for them."""
 

@@ -34,7 +34,7 @@ def test_runs_go_on_bit_for_bit(worlds: Worlds, tmp_path: Path, size: int) -> No
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_outputs_stay_those_of_the_first_rank_s_statistics(worlds: Worlds, tmp_path: Path, size: int) -> None:
-    """Of the model and of its average, whose constants differ from the model's."""
+    """The outputs are the model's and those of its average, whose constants differ from the model's."""
     values = {
         **SHRINK,
         "model.kwargs": {**SMALL_RESNET["model.kwargs"], "layers": [1] * 4},

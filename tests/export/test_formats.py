@@ -65,7 +65,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }
 ONE_IMAGE = 1 / 360
-"""Of the validation set: rounding may turn the order of two logits."""
+"""A share of the validation set: rounding may turn the order of two logits."""
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ _OF_BEST = ("best_top1", "best_step")
 
 
 MISSING, TOO_MANY = ": is missing", ": should not be there"
-"""Of a checkpoint that only one of the folders has."""
+"""What is said of a checkpoint that only one of the folders has."""
 
 
 def differences(folder: Path, reference: Path, *, but_best: bool = False) -> list[str]:

@@ -41,7 +41,7 @@ def losses(rows: list[dict[str, str]]) -> list[float]:
 
 
 def digests(rows: list[dict[str, str]]) -> dict[str, str]:
-    """Of the masks, by step."""
+    """The masks' digests by step."""
     return {row["step"]: row["sparsity/mask_digest"] for row in rows if row["sparsity/mask_digest"]}
 
 

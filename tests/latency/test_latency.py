@@ -31,7 +31,7 @@ def rows(out: str) -> list[tuple[str, str]]:
 
 
 def test_a_run_in_every_way(tmp_path: Path) -> None:
-    """Of a run with several sub-nets it is the sparsest."""
+    """The sparsest sub-net is measured where a run has several."""
     ladder = {"sparsity.method": "ast", "sparsity.ast.densities": [0.5, 0.2], "sparsity.update.interval": "2 steps"}
     values = {**QUIET, **SMALL_RESNET, **ladder, "train.epochs": 1, "train.batch_size": 128, "output": tmp_path / "run"}
     assert train_here(values).code == 0

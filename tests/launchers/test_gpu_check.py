@@ -20,7 +20,7 @@ def check(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[st
 
 
 def outcomes(folder: Path, name: str = "results.txt") -> dict[str, str]:
-    """Of the parts, from the summary at the end of the file."""
+    """Each part's outcome, from the summary at the end of the file."""
     _, _, summary = (folder / name).read_text().partition("=== Summary")
     return dict(re.findall(r"^(\S.*?) {2,}(\S.*)$", summary, re.MULTILINE))
 

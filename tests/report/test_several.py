@@ -18,7 +18,7 @@ from tests.report.runs import VALUES
 from tests.results.test_results import finished, write_run
 
 TOP1 = {"rigl": (0.71, 0.74, 0.79), "set": (0.51, 0.54, 0.59), "dense": (0.8, 0.84, 0.85)}
-"""Of the seeds 1 to 3 at any density."""
+"""Accuracies of the seeds 1 to 3 at any density."""
 
 
 def report(*words: object) -> Outcome:

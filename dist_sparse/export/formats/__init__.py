@@ -23,7 +23,7 @@ class Format:
     about: str
     """For whom it is, in a few words."""
     suffix: str
-    """Of its file."""
+    """The ending of its file's name."""
     beside: tuple[str, ...] = ()
     """Suffixes of further files that it writes."""
     needs: tuple[str, ...] = ()

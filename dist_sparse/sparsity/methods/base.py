@@ -70,6 +70,8 @@ class Method(ABC):
     :meth:`plan`             none                                an error: the class is abstract
     ``Plan.forecast``        none, but in ``FixedMasks``         an error: the class is abstract; and a method that moves
                                                                  its masks with ``FixedMasks`` fails at its first update
+    ``Plan.settled_after``   None: weights may always return     ``execution.shrink`` is refused
+    ``Plan.keeps_counts``    no                                  packed weights under DeepSpeed are refused
     :attr:`dense_weights`    None: weights obey the masks        a moving average of weights is taken of dense ones
     =======================  ==================================  ========================================================
 
@@ -79,22 +81,24 @@ class Method(ABC):
     =========================  ================================  ========================================================
     hook                       default                           if it is left out where it is needed
     =========================  ================================  ========================================================
-    :meth:`start`              masks the model                   what ranks must share is not shared
+    :meth:`start`              verifies and enforces the masks   what ranks must share is not shared
     :meth:`before_forward`     nothing                           the forward has the weights of the step before
+    :meth:`chooses`            no step chooses                   masks are chosen by numbers that are not finite
     :attr:`backward_masks`     the masks                         weights that the forward leaves out are not trained
     :meth:`gradient_masks`     the backward masks                inactive weights have no gradient to grow by: ranks that
                                                                  exchange active gradients only would grow by zeros
-    :meth:`wanted_gradients`   all that are used              packed weights take the memory of whole gradients
-    :meth:`chooses`            no step chooses                   masks are chosen by numbers that are not finite
+    :meth:`wanted_gradients`   None: all of them                 packed weights take the memory of whole gradients
     :meth:`after_backward`     masks the gradients               masks do not move
     the engine's step
-    :meth:`after_step`         masks weights if the optimizer    masks do not move after the step
-                               does not keep zeros
+    :meth:`after_step`         zeroes what is inactive if the    masks do not move after the step
+                               optimizer does not keep zeros
     :meth:`after_overflow`     nothing; it stands in place of    what ``before_forward`` did to the weights is not undone
                                the three before it
+    :meth:`enforce_masks`      zeroes what is inactive           new masks act on nothing else that is made of them
+    :meth:`zero_inactive`      zeroes weights and optimizer      inactive weights that the method keeps are lost at its
+                               state outside of the masks        start and at every update
     :meth:`networks`           one network                       sub-nets are neither validated nor counted
-    :meth:`settled`            as ``Plan.settled_after`` says,   ``execution.shrink`` is refused
-                               which is never
+    :meth:`settled`            as ``Plan.settled_after`` says    ``execution.shrink`` removes what could return
     :meth:`at_final_density`   always                            a denser network than was asked for becomes the best
     :meth:`digests`            of the masks                      ranks that differ in further masks are not found out
     :meth:`state_dict`         the masks                         a resumed run differs from an uninterrupted one
@@ -177,7 +181,7 @@ class Method(ABC):
     def start(self) -> None:
         """Begin, or go on after a checkpoint: all ranks hold the same masks, and the model obeys them. Collective."""
         self.verify_masks()
-        self._enforce_masks()
+        self.enforce_masks()
 
     def before_forward(self, step: int) -> None:  # noqa: B027 - a hook that most methods do without
         """Prepare the weights of step ``step``; called again before each further micro-batch of it."""
@@ -195,7 +199,7 @@ class Method(ABC):
         return self.backward_masks
 
     def wanted_gradients(self, step: int) -> Wanted | None:
-        """Of the layers that this rank decides, what step ``step`` uses of all weights' gradients, if it uses any; None: all.
+        """What step ``step`` uses of the gradients of all weights, in the layers that this rank decides; None: all of them.
 
         An engine whose weights are packed holds no more than that. Asked where :meth:`gradient_masks` is.
         """
@@ -222,7 +226,7 @@ class Method(ABC):
     def after_step(self, step: int) -> None:
         """Finish the step: off-mask weights and state are exactly 0 afterwards."""
         if self._remask:
-            self._zero_inactive()
+            self.zero_inactive()
 
     def networks(self) -> Sequence[Network]:
         """The networks that are trained; the last is the one that the run is for."""
@@ -249,7 +253,7 @@ class Method(ABC):
         return combined(self.digests())
 
     def verify_masks(self) -> None:
-        """Stop all ranks if their masks have parted, be it in memory or in the bits that are saved. Collective.
+        """Stop all ranks if their masks differ, be it in memory or in the bits that are saved. Collective.
 
         Raises:
             MaskDisagreement: on every rank, naming the layers.
@@ -274,7 +278,7 @@ class Method(ABC):
         self.changed = self.masks.changed_since(before)
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """The method moves its masks: :meth:`take_masks`, which its plan must have foreseen. Collective."""
+        """The method moves its masks: :meth:`take_masks`, which its plan must have forecast. Collective."""
         assert self._moves, f"{self.name} moves its masks, which its plan says are fixed: it needs a plan with a forecast"
         self.take_masks(masks)
 
@@ -286,12 +290,14 @@ class Method(ABC):
         """
         with nullcontext() if self._in_update else self.one_update():
             self.masks.replace(masks)
-            self._enforce_masks()
+            self.enforce_masks()
 
-    def _enforce_masks(self) -> None:
-        self._zero_inactive()
+    def enforce_masks(self) -> None:
+        """Make the model and its optimizer obey new masks, or those of a checkpoint."""
+        self.zero_inactive()
 
-    def _zero_inactive(self) -> None:
+    def zero_inactive(self) -> None:
+        """Zero weights and optimizer state outside of the masks. A method that keeps inactive weights overrides this."""
         self.access.mask_weights(self.masks)
         self.access.mask_optimizer_state(self.masks)
 

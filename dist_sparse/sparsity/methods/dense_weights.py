@@ -76,7 +76,7 @@ class KeepsDenseWeights(Method):
         self._dense.restore()
         return super().after_overflow(step)
 
-    def _zero_inactive(self) -> None:
+    def zero_inactive(self) -> None:
         """Inactive weights keep their values."""
 
     def networks(self) -> Sequence[Network]:

@@ -126,7 +126,7 @@ class TopKast(KeepsDenseWeights, Updating):
             self._backward.replace(self._largest(self._plan.backward))
             self.replace_masks(self._largest(self._plan.forward))
 
-    def _zero_inactive(self) -> None:
+    def zero_inactive(self) -> None:
         """Weights keep their values; those that are not trained have no momentum."""
         self.access.mask_optimizer_state(self._backward)
 

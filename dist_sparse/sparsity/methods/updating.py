@@ -28,7 +28,10 @@ class Updating(Method):
 
     @abstractmethod
     def update(self, step: int, regular: int) -> None:
-        """MaskUpdate the masks at ``step``, for the update that belongs to step ``regular``. Collective."""
+        """Update the masks at ``step``. Collective.
+
+        ``regular`` is the scheduled step that this update belongs to; it is earlier than ``step`` after overflows.
+        """
 
     def collect(self, step: int) -> None:
         """Take what the update needs from this step's gradients, before they are masked."""

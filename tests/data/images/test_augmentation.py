@@ -206,7 +206,7 @@ def test_the_draws_of_others_go_on_as_before(folder):
     ("crop_mode", "resize"), [("center", 56), ("squash", 56), ("border", 48), ("border", 56), ("border", 70)]
 )
 def test_validation_is_timms(load, backend, tmp_path, write_jpegs, interpolation, crop_mode, resize):
-    """Of wide and of high images."""
+    """Wide and high images alike."""
     from sklearn.datasets import load_sample_images
 
     photo = load_sample_images().images[0]

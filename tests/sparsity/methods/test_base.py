@@ -58,6 +58,8 @@ def test_a_method_that_moves_what_it_calls_fixed_fails_at_its_first_update(
 def test_the_base_tells_of_every_hook() -> None:
     assert Method.__doc__ is not None
     told = set(re.findall(r":(?:meth|attr):`(\w+)`", Method.__doc__))
+    of_plan = set(re.findall(r"``Plan\.(\w+)``", Method.__doc__))
+    assert of_plan >= {name for name in vars(Plan) if not name.startswith("_")} - {"initial_densities"}
     hooks = {name for name in vars(Method) if not name.startswith("_")} - SHARED
     assert told >= hooks
     assert all(getattr(Method, name).__doc__ for name in hooks if callable(getattr(Method, name)))

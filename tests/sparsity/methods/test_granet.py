@@ -22,6 +22,7 @@ from dist_sparse.sparsity.methods.pruning.pruners import GlobalPruner, UniformPr
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, CubicRamp, UpdateSchedule, share_of
 from dist_sparse.sparsity.structures import Unstructured
+from dist_sparse.step import TrainStep
 from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
@@ -66,10 +67,9 @@ def updated(case: dict[str, Any]) -> tuple[TwoLayers, Masks, torch.optim.Optimiz
         pruner = GlobalPruner(ramp=ramp, interval=1, structure=Unstructured())
         method = GraNet(GraNetPlan(**by_hand(GraNet, weights_of), **parameters, pruner=pruner), **parts)
     method.start()
-    engine.forward_backward(torch.zeros(1), torch.cat([gradient.reshape(-1) for gradient in gradients]))
-    assert method.after_backward(case["update_index"]).updates_masks
-    engine.step(skip=False)
-    method.after_step(case["update_index"])
+    step, train_step = case["update_index"], TrainStep(engine, method)
+    train_step.forward_backward(step, torch.zeros(1), torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    assert train_step.optimizer_step(step).decision.updates_masks
     return model, held, optimizer
 
 

@@ -15,6 +15,7 @@ from dist_sparse.sparsity.methods.drop_grow.plan import DropAndGrowPlan
 from dist_sparse.sparsity.methods.rigl import RigL
 from dist_sparse.sparsity.schedules import Constant, UpdateSchedule, drop_count
 from dist_sparse.sparsity.structures import NM, FanIn, Filter, Structure
+from dist_sparse.step import TrainStep
 from tests.sparsity.planned import by_hand
 
 CPU = torch.device("cpu")
@@ -40,17 +41,15 @@ class Layer:
         plan = DropAndGrowPlan(**by_hand(RigL, {"weight": self.weight}, structure), **parameters)
         self.method = RigL(plan, access=self.engine, masks=self.masks, agreement=agreement, remask=False)
         self.method.start()
+        self.train_step = TrainStep(self.engine, self.method)
         self.number = 0
 
     def step(self, gradient: Tensor) -> bool:
         """One step with this gradient of the weight; True if the masks moved."""
         self.number += 1
-        self.engine.forward_backward(torch.eye(self.weight.shape[1]), gradient.T.contiguous())
+        self.train_step.forward_backward(self.number, torch.eye(self.weight.shape[1]), gradient.T.contiguous())
         assert torch.equal(self.engine.grad("weight"), gradient)
-        decision = self.method.after_backward(self.number)
-        self.engine.step(skip=decision.skip_optimizer)
-        self.method.after_step(self.number)
-        return decision.updates_masks
+        return self.train_step.optimizer_step(self.number).decision.updates_masks
 
     @property
     def momentum(self) -> Tensor:

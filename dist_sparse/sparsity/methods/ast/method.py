@@ -175,11 +175,11 @@ class Ast(Method):
                 self.agreement.decide(lambda name: pruner.regrow(weights[name], self.masks[name], dense[name], part))
             )
 
-    def _enforce_masks(self) -> None:
+    def enforce_masks(self) -> None:
         self._nets.unite()
-        super()._enforce_masks()
+        super().enforce_masks()
 
-    def _zero_inactive(self) -> None:
+    def zero_inactive(self) -> None:
         """What no sub-net has, and only where that is to be zero."""
         if self._zero_unused:
             self.access.mask_weights(self._nets.union)

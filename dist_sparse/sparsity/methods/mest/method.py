@@ -102,7 +102,7 @@ class Mest(Method):
         self._moved_before: int | None = None  # the step before whose forward the masks moved
         self._owned = OwnedGradients(self.access, self.agreement)
         self._gradients: dict[str, Tensor] = {}
-        """Of this rank's layers, of the last step; no rank has any where not :attr:`_has_gradients`."""
+        """The last step's gradients of this rank's layers; no rank has any where not :attr:`_has_gradients`."""
         self._has_gradients = False
 
     @classmethod
