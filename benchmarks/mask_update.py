@@ -123,7 +123,7 @@ class PackedBench:
 
 
 class LargestShare(Agreement):
-    """The owner with most to decide, without the wire: it packs its masks, and the others' are at hand."""
+    """The owner with most to decide, with nothing sent: it packs its masks, and the others' are at hand."""
 
     def __init__(self, masks: Mapping[str, Tensor], world_size: int, device: torch.device) -> None:
         self._shapes_of = {name: mask.shape for name, mask in masks.items()}

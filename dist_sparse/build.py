@@ -5,7 +5,7 @@ one another; what needs all ranks comes after (:func:`build_trainer`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from dist_sparse.engines.precision import Precision
 from dist_sparse.errors import UserError
 from dist_sparse.executing import check_counts, check_settles, check_shrink, check_storage, execution_of
 from dist_sparse.execution.packed_weights import PackedWeights
-from dist_sparse.guards import check_course, check_sync_batch_norm, check_training_mode
+from dist_sparse.guards import check_steps_of_run, check_sync_batch_norm, check_training_mode
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.models.training import checkpoint_gradients, synchronise_batch_norms
 from dist_sparse.optim import (
@@ -191,6 +191,28 @@ def check_sub_nets(config: Config, model: nn.Module) -> None:
         check_exchangeable(config.optim, engine)
 
 
+def check_config(config: Config, world_size: int, device: torch.device | str = "cpu") -> ZeroPreservation:
+    """Refuse with a UserError what cannot work whatever the data, the model and the machine are.
+
+    Returns:
+        What the optimizer does where a mask is.
+    """
+    check_average(config)
+    check_engine(config, world_size)
+    keeps = try_optimizer(config, device)
+    check_pieces(config)
+    check_storage(config)
+    check_shrink(config)
+    return keeps
+
+
+def check_plan(config: Config, plan: Plan, scheduler: Scheduler, clock: Clock) -> Sequence[int]:
+    """Refuse with a UserError what the method will do and the run cannot; returns the numbers of the run's steps."""
+    check_settles(config, plan)
+    check_counts(config, plan)
+    return check_steps_of_run(config, plan, scheduler, clock)
+
+
 def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = None) -> Parts:
     """Build what needs no other rank, from a resolved configuration, and the ``saved`` state of a run that goes on.
 
@@ -199,14 +221,9 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
     Raises:
         UserError: whatever in the configuration or the data cannot be used.
     """
-    check_average(config)
-    check_engine(config, ranks.world_size)
+    keeps = check_config(config, ranks.world_size, ranks.device)
     check_installed(config)
     check_tensorboard(config.tracking)
-    keeps = try_optimizer(config, ranks.device)
-    check_pieces(config)
-    check_storage(config)
-    check_shrink(config)
     check_sync_batch_norm(config, ranks.device)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=saved is None)
@@ -218,9 +235,7 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
     clock = make_clock(config.data.forgetting, config.train, data.info, data.train.steps_per_epoch)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock, saved)
-    check_settles(config, plan)
-    check_counts(config, plan)
-    check_course(config, plan, scheduler, clock)
+    check_plan(config, plan, scheduler, clock)
     return Parts(
         config=config,
         ranks=ranks,

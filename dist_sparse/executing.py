@@ -68,7 +68,7 @@ def execution_of(
         precision=config.train.precision,
         shape=shape,
         # An engine that gathers weights for each module hands on other tensors than the modules have made.
-        images=None if "weights" in capabilities_of(config.engine).shared_out else _few(precision, shape),
+        images=None if "weights" in capabilities_of(config.engine).sharded else _few(precision, shape),
         step=step,
         impossible=impossible(config, precision.device),
         pointless=pointless(forecast, len(steps_made(clock))),
@@ -150,7 +150,7 @@ def check_storage(config: Config) -> None:
     if method.dense_weights:
         reason = f"cannot go with sparsity.method={config.sparsity.method}, which trains inactive weights too"
     elif not engine.packs_weights:
-        reason = f"cannot go with {engine.cause}, which cuts each weight into parts that ranks gather; a lower stage or ddp can"
+        reason = f"cannot go with {engine.cause}, which cuts each weight into parts that ranks gather; {engine.otherwise} can"
     elif config.train.compile:
         reason = "cannot go with train.compile=true, which keeps the weights that it has compiled for"
     elif config.train.precision == "fp16":

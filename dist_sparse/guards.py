@@ -38,7 +38,7 @@ def steps_made(clock: Clock) -> Sequence[int]:
     return made
 
 
-def check_course(config: Config, plan: Plan, scheduler: Scheduler, clock: Clock) -> Sequence[int]:
+def check_steps_of_run(config: Config, plan: Plan, scheduler: Scheduler, clock: Clock) -> Sequence[int]:
     """Check what a run does from step to step; returns the numbers of its steps.
 
     Raises:

@@ -18,7 +18,7 @@ from dist_sparse.errors import UserError
 SECONDS = 60.0
 """Seconds of silence after which the holder of a lease counts as dead. All that start in one folder must agree on it."""
 RENEWALS = 6
-"""In that time."""
+"""How often a holder renews its lease in that time."""
 _MARGIN = 5.0
 
 

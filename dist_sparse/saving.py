@@ -24,7 +24,7 @@ def save(
     best: bool,
     diverging: bool,
 ) -> bool:
-    """Write the checkpoint of a ``step`` unless the run has gone astray: the good ones before must stay. Collective.
+    """Write the checkpoint of a ``step`` unless the run has diverged: the good ones before must stay. Collective.
 
     Args:
         state_dict: what to write beside the engine's shards; collective as well.

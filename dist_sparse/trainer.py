@@ -261,7 +261,7 @@ class Trainer:
         return improved
 
     def _verify_ranks(self) -> None:
-        """Stop all ranks if their masks, weights or optimizer states have parted; before anything is made of them. Collective.
+        """Stop all ranks if their masks, weights or optimizer states differ; before anything is made of them. Collective.
 
         Raises:
             Disagreement: on every rank, naming what differs.
@@ -301,7 +301,7 @@ class Trainer:
             )
 
     def _save(self, *, best: bool) -> bool:
-        """Write a checkpoint, unless the run has gone astray: the good ones before must stay. Collective; tells if it did."""
+        """Write a checkpoint, unless the run has diverged: the good ones before must stay. Collective; tells if it did."""
         diverging = self._meter.diverging()
         if not diverging:
             self._verify_ranks()

@@ -19,7 +19,7 @@ from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.plasticity import __main__ as plasticity
 from dist_sparse.trainer import Moment, Trainer
 from tests.command import ROOT, here, train_here
-from tests.foreseen import assert_foreseen
+from tests.forecast_bytes import assert_forecast
 from tests.values import QUIET, SMALL_RESNET, TINY_VIT
 
 NOT_MEASURED = "nothing is measured on CUDA yet; execution.compute=sparse takes what there is for it"
@@ -49,7 +49,7 @@ def test_on_cuda_it_has_to_be_asked_for(compute: Compute, device: str | None, re
         ({"sparsity.method": "top_kast"}, "cannot go with sparsity.method=top_kast"),
         (
             {"engine.name": "deepspeed", "engine.zero.stage": 3},
-            "cannot go with engine.zero.stage=3, which cuts each weight into parts that ranks gather; a lower stage or ddp can",
+            "cannot go with engine.zero.stage=3, which cuts each weight into parts that ranks gather; engine.name=ddp or engine.zero.stage=0 can",
         ),
         ({"train.compile": True}, "cannot go with train.compile=true"),
         ({"train.precision": "fp16"}, "cannot go with train.precision=fp16"),
@@ -117,7 +117,7 @@ def test_the_plan_foresees_the_bytes_of_the_state(tmp_path: Path, storage: str, 
         "execution.storage": storage,
     }
     assert train_here(values).code == 0
-    assert_foreseen(json.loads((tmp_path / "summary.json").read_text())["state_bytes"], values)
+    assert_forecast(json.loads((tmp_path / "summary.json").read_text())["state_bytes"], values)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import torch
 from dist_sparse import evaluate
 from dist_sparse.engines.narrowing import NarrowingDDPEngine
 from dist_sparse.shrinking import Plan
+from dist_sparse.train import main as train
 from dist_sparse.trainer import Moment, Trainer
-from tests.command import here, metrics, train_here
+from tests.command import here, metrics, train_here, words
 from tests.values import LOGGED, SMALL_RESNET, TINY_VIT
 
 RUN: dict[str, Any] = {
@@ -177,8 +178,10 @@ def test_the_whole_network_would_go_the_same_way(tmp_path: Path, name: str) -> N
     ],
 )
 def test_what_cannot_shrink_is_refused_in_one_line(tmp_path: Path, values: dict[str, Any], message: str) -> None:
-    outcome = train_here({**RUN, "sparsity.method": "static", **values, "output": tmp_path / "run"})
-    assert outcome.code == 2
-    assert len(outcome.errors) == 1
-    assert message in outcome.errors[0]
+    """By ``--plan`` as by the run."""
+    values = {**RUN, "sparsity.method": "static", **values, "output": tmp_path / "run"}
+    for outcome in (train_here(values), here(train, ["--plan", *words(values)])):
+        assert outcome.code == 2
+        assert len(outcome.errors) == 1
+        assert message in outcome.errors[0]
     assert not (tmp_path / "run").exists()

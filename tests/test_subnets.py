@@ -138,14 +138,14 @@ def test_options_go_together(tmp_path: Path, values: dict[str, Any], options: di
 
 
 @pytest.fixture(scope="module")
-def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ladder")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
     assert train_here({**LADDER, "output": folder}).code == 0
     return folder
 
 
-def test_validation_logs_every_subnet_and_goes_by_the_sparsest(ladder: Path) -> None:
-    rows = [row for row in metrics(ladder) if row["val/top1"]]
+def test_validation_logs_every_subnet_and_goes_by_the_sparsest(several: Path) -> None:
+    rows = [row for row in metrics(several) if row["val/top1"]]
     assert len(rows) == 3
     for row in rows:
         assert row["val/top1"] == row["val/subnet3_top1"]
@@ -153,30 +153,30 @@ def test_validation_logs_every_subnet_and_goes_by_the_sparsest(ladder: Path) -> 
     densities = [float(rows[-1][f"sparsity/subnet{number}_density"]) for number in (1, 2, 3)]
     assert densities == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
     assert any(len({row[f"val/subnet{number}_top1"] for number in (1, 2, 3)}) > 1 for row in rows)
-    summary = json.loads((ladder / "summary.json").read_text())
+    summary = json.loads((several / "summary.json").read_text())
     assert summary["density"] == densities[-1]
     assert summary["best_top1"] == max(
         float(row["val/top1"]) for row in rows if float(row["sparsity/density"]) == densities[-1]
     )
 
 
-def test_an_update_is_logged_as_that_of_its_subnet(ladder: Path) -> None:
+def test_an_update_is_logged_as_that_of_its_subnet(several: Path) -> None:
     """And the density of all rows is that of the sparsest, which comes down and never up again."""
-    rows = metrics(ladder)
+    rows = metrics(several)
     densities = [float(row["sparsity/density"]) for row in rows if row["sparsity/density"]]
     assert densities == sorted(densities, reverse=True) and len(set(densities)) > 3
     updates = [row for row in rows if row["sparsity/changed"] and not row["val/top1"]]
     moved = [[name for name in ("subnet1", "subnet2", "subnet3") if row[f"sparsity/{name}_density"]] for row in updates]
     assert all(len(names) == 1 for names in moved) and len({name for (name,) in moved}) == 3
-    with (ladder / "layers.csv").open(newline="") as file:
+    with (several / "layers.csv").open(newline="") as file:
         layers = {(row["step"], row["layer"].split()[0]) for row in csv.DictReader(file)}
     assert layers >= {(row["step"], name) for row, (name,) in zip(updates, moved, strict=True)}
 
 
-def test_evaluate_prints_every_subnet(ladder: Path) -> None:
-    outcome = here(evaluate, [str(ladder), "--checkpoint=last"])
+def test_evaluate_prints_every_subnet(several: Path) -> None:
+    outcome = here(evaluate, [str(several), "--checkpoint=last"])
     assert outcome.code == 0
-    row = metrics(ladder)[-1]
+    row = metrics(several)[-1]
     found = re.findall(r"^(subnet\d) +top-1 (\S+)  top-5 \S+  loss \S+\n  density +(\S+) ", outcome.out, flags=re.MULTILINE)
     assert found == [
         (name, f"{float(row[f'val/{name}_top1']):.2%}", f"{float(row[f'sparsity/{name}_density']):.2%}")
@@ -205,16 +205,16 @@ def top1(folder: Path, weights: dict[str, Tensor]) -> float:
         distributed.stop()
 
 
-def test_every_subnet_is_exported_as_a_plain_model(ladder: Path) -> None:
-    state = last_state(ladder)
-    weights = exported(ladder)
+def test_every_subnet_is_exported_as_a_plain_model(several: Path) -> None:
+    state = last_state(several)
+    weights = exported(several)
     assert list(weights) == ["subnet1", "subnet2", "subnet3"]
-    assert list(exported(ladder, "--subnet=2")) == ["subnet2"]
-    row = metrics(ladder)[-1]
+    assert list(exported(several, "--subnet=2")) == ["subnet2"]
+    row = metrics(several)[-1]
     statistics = set()
     for name, each in weights.items():
         assert list(each) == list(state["state_dict"])
-        assert top1(ladder, each) == float(row[f"val/{name}_top1"])
+        assert top1(several, each) == float(row[f"val/{name}_top1"])
         sparse = [tensor for key, tensor in each.items() if tensor.ndim > 1 and key != "conv1.weight"]
         kept = sum(int(tensor.count_nonzero()) for tensor in sparse) / sum(tensor.numel() for tensor in sparse)
         assert kept == pytest.approx(float(row[f"sparsity/{name}_density"]), abs=1e-6)
@@ -245,10 +245,10 @@ def test_any_method_is_exported(tmp_path: Path, values: dict[str, Any]) -> None:
         (["--output=/dev/null/x"], "--output=/dev/null/x cannot be written: Not a directory"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(ladder: Path, argv: list[str], line: str) -> None:
-    outcome = here(export, [str(ladder), *argv])
+def test_what_cannot_be_exported_is_one_line(several: Path, argv: list[str], line: str) -> None:
+    outcome = here(export, [str(several), *argv])
     assert outcome.code == 2
-    assert outcome.errors == [line.format(best=ladder / "checkpoints" / "best.pt")]
+    assert outcome.errors == [line.format(best=several / "checkpoints" / "best.pt")]
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:

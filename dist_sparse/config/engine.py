@@ -14,7 +14,7 @@ class ZeroConfig:
     __pydantic_config__ = STRICT
 
     stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. By default what
+    """What is sharded over ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. By default what
     `engine.deepspeed_config` says, else 1."""
     offload: Literal["none", "cpu"] | None = None
     """Where the optimizer's state and step are in stages 1 to 3: cpu, or none for the device. By default what

@@ -42,7 +42,8 @@ def check_engine(config: Config, world_size: int) -> None:
     engine = config.engine
     if not capabilities_of(engine).packs_gradients and (engine.exchange == "masked" or engine.compress != "none"):
         raise UserError(
-            f"engine.exchange=masked and engine.compress are ddp's; engine.name={engine.name} exchanges in its own way"
+            f"engine.exchange=masked and engine.compress need an engine that packs gradients, such as engine.name=ddp; "
+            f"engine.name={engine.name} exchanges in its own way"
         )
     if engine.exchange == "masked" and config.sparsity.method == "dense":
         raise UserError("engine.exchange=masked needs masks, and sparsity.method=dense has none: auto or dense")

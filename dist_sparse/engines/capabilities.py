@@ -22,7 +22,7 @@ class Capabilities:
     flattens_weights: bool = False
     """Weights are taken for flat vectors, so they keep their default memory format and only images are channels_last."""
     packs_gradients: bool = False
-    """The gradients of inactive weights can stay off the wire: ``engine.exchange`` and ``engine.compress`` act."""
+    """The gradients of inactive weights need not be sent: ``engine.exchange`` and ``engine.compress`` act."""
 
     packs_weights: bool = False
     """Masked weights can be stored as their active ones alone: ``execution.storage=packed``."""
@@ -40,9 +40,9 @@ class Capabilities:
     fixed_world: bool = False
     """A run can be resumed on as many ranks as it began on only."""
 
-    shared_out: frozenset[Holding] = frozenset()
-    """What a rank holds only its part of from step to step, as ``--plan`` counts memory and traffic. Weights that are shared
-    out are gathered for each forward and backward."""
+    sharded: frozenset[Holding] = frozenset()
+    """What a rank holds only its part of from step to step, as ``--plan`` counts memory and traffic. Sharded weights are
+    gathered for each forward and backward."""
     copies_weights: bool = False
     """The optimizer steps a copy of the weights, which counts to its state."""
     offloads: bool = False

@@ -32,13 +32,13 @@ from dist_sparse.sparsity.masks import Masks
 
 _SHOWN = -1
 """In place of a module's id: as long as it is among those that use a parameter, no module's own hook releases it."""
-_SHARED_OUT: tuple[frozenset[Holding], ...] = (
+_SHARDED: tuple[frozenset[Holding], ...] = (
     frozenset(),
     frozenset({"optimizer"}),
     frozenset({"optimizer", "gradients"}),
     frozenset({"optimizer", "gradients", "weights"}),
 )
-"""By stage."""
+"""What ranks hold only a part of, by stage."""
 
 
 class DeepSpeedEngine(ShardedEngine):
@@ -63,7 +63,7 @@ class DeepSpeedEngine(ShardedEngine):
             steps_pieces=stage > 0,
             counts_steps_once=stage > 0,
             fixed_world=stage > 0,
-            shared_out=_SHARED_OUT[stage],
+            sharded=_SHARDED[stage],
             copies_weights=stage > 0,  # at stage 3 as well, where DeepSpeed means not to
             offloads=config.zero.offload == "cpu",
         )
@@ -119,7 +119,7 @@ class DeepSpeedEngine(ShardedEngine):
             self._deepspeed = _initialize(model, optimizer, settings)
             self._borrowed = borrowed.pop_all()
         stage = settings["zero_optimization"]["stage"]
-        self._shares_gradients = "gradients" in _SHARED_OUT[stage]
+        self._shares_gradients = "gradients" in _SHARDED[stage]
         kind = (WholeShards, FlatShards, FlatShards, CutShards)[stage]
         self._shards: ZeroShards = kind(self._parameters, self._deepspeed.optimizer)
 

@@ -1,6 +1,6 @@
 """Averaging gradients over ranks without those of inactive weights: a communication hook for DistributedDataParallel.
 
-All ranks hold the same masks, so no index goes over the wire: of each bucket the entries that the masks keep are packed,
+All ranks hold the same masks, so no index is sent: of each bucket the entries that the masks keep are packed,
 averaged and unpacked, and all others become 0. What is averaged is what the dense exchange would give, bit for bit with two
 ranks; with more, sums are taken in another order, the same on all ranks and at the same step of a resumed run.
 
@@ -71,7 +71,7 @@ class Exchange:
         self._known: WeakKeyDictionary[Masks, tuple[int, dict[int, _Known]]] = WeakKeyDictionary()
         """By the number of the bucket, for the masks of one version."""
         self.sent = 0
-        """Elements of the last step that went over the wire."""
+        """Elements that were sent in the last step."""
         self.total = 0
         """Elements of all its buckets."""
 
@@ -141,8 +141,8 @@ def _append(runs: list[slice], run: slice) -> None:
 def build_exchange(model: nn.Module, choice: Choice, compress: Compress) -> Exchange | None:
     """What averages a model's gradients, or None for DDP's own way.
 
-    ``auto`` packs each bucket of which at most half is active, unless one machine's GPUs exchange over NCCL: between them the
-    wire is expected to be faster than packing is (not measured yet).
+    ``auto`` packs each bucket of which at most half is active, unless one machine's GPUs exchange over NCCL: between them
+    sending is expected to be faster than packing is (not measured yet).
     """
     worth_packing = _worth_packing(choice)
     if not worth_packing and compress == "none":

@@ -124,14 +124,14 @@ class PackedAccess(Engine):
         return {key: layer.expand(value) if has_shape(value, shape) else value for key, value in state.items()}
 
     def _handed_over(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
-        """The same as a checkpoint holds it."""
+        """The optimizer's state of a parameter as a checkpoint holds it."""
         if (layer := self._packed.layers.get(name)) is None:
             return state
         shape = self._parameters[name].shape
         return {key: layer.hand_over(value) if has_shape(value, shape) else value for key, value in state.items()}
 
     def _taken_over(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
-        """The way back."""
+        """The optimizer's state of a parameter from what a checkpoint holds; the inverse of :meth:`_handed_over`."""
         if (layer := self._packed.layers.get(name)) is None:
             return {key: whole_of(value) for key, value in state.items()}
         return {key: layer.pack(value) if has_shape(value, layer.shape) else value for key, value in state.items()}

@@ -1,6 +1,6 @@
 """Whether all ranks hold the same of what each of them holds a copy of: weights, optimizer state, buffers.
 
-Nothing that ranks exchange in a step would show that copies have parted (a draw that depends on the rank, a memory fault, a
+Nothing that ranks exchange in a step would show that copies differ (a draw that depends on the rank, a memory fault, a
 kernel that rounds otherwise on one device): gradients would go on being averaged, over different networks.
 """
 
@@ -52,7 +52,7 @@ def _compare(digests: Mapping[str, Tensor], device: torch.device) -> None:
         names = [name for name, differing in zip(digests, differs.any(0).tolist(), strict=True) if differing]
         ranks = differs.any(1).nonzero().view(-1).tolist()
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        message = f"ranks have parted: ranks {ranks} do not hold rank 0's {', '.join(names[:_NAMED])}{more}"
+        message = f"ranks differ: ranks {ranks} do not hold rank 0's {', '.join(names[:_NAMED])}{more}"
         raise ReplicaDisagreement(message, rank=dist.get_rank())
 
 

@@ -1,4 +1,4 @@
-"""What one rank holds of a model that ranks share out between them: pieces of flattened parameters, written to in place."""
+"""What one rank holds of a model that is sharded over ranks: pieces of flattened parameters, written to in place."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

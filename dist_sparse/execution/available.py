@@ -78,7 +78,7 @@ BACKENDS: Mapping[str, Mapping[str, _Make]] = {
     "cpu": {"compiled": _compiled, "torch": _torch},
     "cuda": {"Triton": _triton},
 }
-"""By type of device and name, the best first. Each gives None over and over while it works, and then the backend."""
+"""By type of device and name, the best first. Each is an iterator, which yields None while it compiles and then the backend."""
 
 
 def _made(make: _Make, until_asked: UntilAsked, everyones: Callable[[str], Sequence[str]]) -> tuple[Backend | None, str]:

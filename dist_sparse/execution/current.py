@@ -94,7 +94,7 @@ class LayerProducts:
         return sum(products.index_bytes for made in self._made.values() for products in made.products.values())
 
     def __call__(self, geometry: Geometry) -> StepProducts | None:
-        """The products of now; None if the layer is computed densely."""
+        """The products for the masks in use; None if the layer is computed densely."""
         current = self._current
         if (forward := self._of(current.masks, geometry)) is None:
             return None

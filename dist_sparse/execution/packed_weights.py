@@ -67,7 +67,7 @@ class PackedWeights:
         self._of_copy = {name: layer.positions for name, layer in self.layers.items()}
 
     def move_copy(self, copy: nn.Module) -> None:
-        """Let the copy follow: what was inactive in between only, within one update, it remembers."""
+        """Give the copy the present masks. Its weights that were inactive within one update only keep their values."""
         assert self._of_copy is not None
         now = {name: layer.positions for name, layer in self.layers.items()}
         moved = {name: before for name, before in self._of_copy.items() if before is not now[name]}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_average, check_pieces, check_sub_nets, loading_of, resolved, try_optimizer
+from dist_sparse.build import check_config, check_plan, check_sub_nets, loading_of, resolved
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo
@@ -26,12 +26,11 @@ from dist_sparse.data.images.sizes import sizes_of
 from dist_sparse.data.order import BatchPlan
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
-from dist_sparse.engines.build import capabilities_of, check_engine
+from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import parameter_state
-from dist_sparse.executing import check_counts, check_storage
 from dist_sparse.flops import training_cost
-from dist_sparse.guards import check_course, check_training_mode, steps_made
+from dist_sparse.guards import check_training_mode, steps_made
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.planning import plan_masks
@@ -73,7 +72,7 @@ class Outlook:
     """What :func:`look_ahead` finds. Densities are of the masked layers; of several networks, counted as a run counts."""
 
     config: Config
-    """Resolved."""
+    """The resolved configuration."""
     world_size: int
     info: DataInfo
     source: str
@@ -85,9 +84,9 @@ class Outlook:
     shapes: Mapping[str, torch.Size]
     """Shapes of the masked layers' weights."""
     parameters: Mapping[str, int]
-    """Numbers of the trainable parameter's elements."""
+    """Elements of each trainable parameter."""
     cost: Cost
-    """With the last network's final masks."""
+    """The cost of a forward pass with the last network's final masks."""
     flops: float
     """FLOPs of a training image's dense forward, averaged over the sizes that images have during the run."""
     memory: Memory
@@ -188,11 +187,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
         UserError: what would also stop the run, but for its data.
     """
     given, config = config, resolved(config)
-    check_average(config)
-    check_engine(config, world_size)
-    try_optimizer(config)
-    check_pieces(config)
-    check_storage(config)
+    check_config(config, world_size)
     info, source = expected_info(config.data)
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
@@ -202,8 +197,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
-    check_counts(config, plan)
-    made = check_course(config, plan, scheduler, clock)
+    made = check_plan(config, plan, scheduler, clock)
     flops = _training_flops(config, model, info, clock, ranks)
     warn_of_idle(given, world_size, typed)
     forecast, shapes = plan.forecast(made), plan.context.shapes
@@ -266,7 +260,7 @@ def _memory(
         packed = _most_active(forecast, shapes)
 
     def on_a_rank(size: int, what: Holding) -> int:
-        return -(-size // world_size) if what in engine.shared_out else size
+        return -(-size // world_size) if what in engine.sharded else size
 
     parameters = list(model.parameters())
     whole, buffers, size = _bytes(parameters), _bytes(list(model.buffers())), parameters[0].element_size()
@@ -291,8 +285,8 @@ def _memory(
 def _most_active(forecast: Forecast, shapes: Mapping[str, torch.Size]) -> int:
     """The active weights of the masked layers when they are most."""
     network = forecast.networks[-1]
-    courses = [network.initial, *(update.densities for update in network.updates)]
-    return max(sum(round(densities[name] * shape.numel()) for name, shape in shapes.items()) for densities in courses)
+    in_the_run = [network.initial, *(update.densities for update in network.updates)]
+    return max(sum(round(densities[name] * shape.numel()) for name, shape in shapes.items()) for densities in in_the_run)
 
 
 def _state_bytes(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -139,7 +139,7 @@ def _traffic_lines(outlook: Outlook) -> list[str]:
     engine, dense = capabilities_of(outlook.config.engine), elements_per_step(outlook.parameters, {})
     told = _traffic(outlook, dense)
     lines = [_line("traffic", f"{told} a step that each rank sends for all gradients ({dense:,} elements)")]
-    if "weights" in engine.shared_out:
+    if "weights" in engine.sharded:
         weights = _traffic(outlook, dense + dense // 2)
         lines.append(_line("", f"{weights} with the weights, which are gathered for forward and backward"))
     if outlook.config.execution.storage == "packed":

@@ -1,4 +1,4 @@
-"""Masks as bits: one bit a weight, for checkpoints, for the wire, and for digests."""
+"""Masks as bits: one bit a weight, for checkpoints, to be sent, and for digests."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

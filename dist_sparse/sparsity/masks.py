@@ -34,7 +34,7 @@ class Masks:
         self._active = {name: weight.numel() for name, weight in weights.items()}
         self._explored: dict[str, Tensor] = {}
         self.version = 0
-        """Another one whenever masks may have changed, for whoever keeps what was made of them."""
+        """A number that grows whenever masks may have changed; whoever keeps what was made of them compares it."""
 
     def __getitem__(self, name: str) -> Tensor:
         """The bool mask of a layer, of its weight's shape; not to be written to."""
@@ -80,7 +80,7 @@ class Masks:
         """Take new masks for some layers or all; they count as explored."""
         self.version += 1
         for name in masks:
-            # Bits that came over the wire are parts of one large tensor, which a checkpoint would save as a whole.
+            # Bits that were received are parts of one large tensor, which a checkpoint would save as a whole.
             packed = masks.packed[name].clone() if isinstance(masks, bits.Unpacked) else bits.pack(masks[name])
             if name in self._multipliers:
                 self._multipliers[name].copy_(masks[name])

@@ -93,7 +93,7 @@ def test_an_overflow_of_inactive_weights_is_none(worlds: Callable[[int], World])
 def test_every_method_trains_as_with_the_dense_exchange(
     worlds: Callable[[int], World], tmp_path: Path, values: dict[str, Any], masked: bool
 ) -> None:
-    """Masks at every update, and losses bit for bit: whatever a method makes of a gradient has gone over the wire."""
+    """Masks at every update, and losses bit for bit: whatever a method makes of a gradient has been sent."""
     runs = {
         exchange: worlds(2).run(exchanges.train, {**RUN, **values, "engine.exchange": exchange}, str(tmp_path / exchange))
         for exchange in ("dense", "masked")

@@ -22,7 +22,7 @@ from tests.on_disk import write_all
 from tests.shipped_configs import CONFIGS, FILES
 
 RESNETS = ("resnet18", "resnet50", "cifar_resnet18", "cifar_resnet50")
-RESTING = {"dense", "static"}
+FIXED = {"dense", "static"}
 BACKENDS = ["torchvision", "dali"] if find_spec("nvidia.dali") else ["torchvision"]
 
 
@@ -93,4 +93,4 @@ def check(config: Config, folder: Path) -> None:
     if config.sparsity.method == "shuffled_block":  # a line of a block moves if half of it is to go, which may be none
         assert any(row["sparsity/changed"] for row in rows) == config.sparsity.shuffled_block.dynamic
     else:
-        assert (len(set(digests)) > 1) == (config.sparsity.method not in RESTING or config.sparsity.init == "snip")
+        assert (len(set(digests)) > 1) == (config.sparsity.method not in FIXED or config.sparsity.init == "snip")

@@ -61,7 +61,7 @@ def test_a_bit_that_differs_ends_the_run(
     worlds: Worlds, tmp_path: Path, size: int, what: str, name: str, step: int, told: str
 ) -> None:
     values = {**RUN, "train.batch_size": 252, "output": tmp_path}
-    line = f"ranks have parted: ranks [{size - 1}] do not hold rank 0's {told}"
+    line = f"ranks differ: ranks [{size - 1}] do not hold rank 0's {told}"
     silent = [(1, [])] * (size - 1)
     assert worlds(size).run(parting.command, values, what, name, step) == [(1, [line]), *silent]
     assert json.loads((tmp_path / "summary.json").read_text())["exit_reason"] == f"stopped: {line}"
@@ -80,7 +80,7 @@ def test_so_under_deepspeed(worlds: Worlds, tmp_path: Path, stage: int, what: st
     values |= {"train.ema": None} if stage == 3 else {}
     name = "layer1.0.bn1.running_mean" if what == "buffer" else "layer1.0.bn1.weight"
     told = f"{what} of {name}" if what == "momentum_buffer" else name
-    line = f"ranks have parted: ranks [1] do not hold rank 0's {told}"
+    line = f"ranks differ: ranks [1] do not hold rank 0's {told}"
     assert worlds(2).run(parting.command, values, what, name, 5) == [(1, [line]), (1, [])]
     assert not (tmp_path / "checkpoints" / "best.pt").exists()
 
@@ -88,7 +88,7 @@ def test_so_under_deepspeed(worlds: Worlds, tmp_path: Path, stage: int, what: st
 def test_every_rank_ends_and_the_first_tells_it_in_one_line(tmp_path: Path) -> None:
     first, other = forks.live(2, parting.main, words({**RUN, "output": tmp_path / "run"}), folder=tmp_path)
     assert (first.code, other.code) == (1, 1)
-    assert "error: ranks have parted: ranks [1] do not hold rank 0's fc.weight\n" in first.said
+    assert "error: ranks differ: ranks [1] do not hold rank 0's fc.weight\n" in first.said
     assert "error:" not in other.said
     assert "Traceback" not in first.said + other.said
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000002.pt"]

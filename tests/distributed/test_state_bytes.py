@@ -11,7 +11,7 @@ import pytest
 from tests.distributed import zero_cases
 from tests.distributed.test_deepspeed import COMMON, zero
 from tests.distributed.world import World
-from tests.foreseen import assert_foreseen
+from tests.forecast_bytes import assert_forecast
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
 
@@ -40,4 +40,4 @@ def test_the_plan_foresees_the_bytes_of_each_rank(
         settings.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
         values["engine.deepspeed_config"] = str(settings)
     for counted in worlds(2).run(zero_cases.counted_state, values, str(tmp_path)):
-        assert_foreseen(counted, {**values, "output": str(tmp_path)}, 2)
+        assert_forecast(counted, {**values, "output": str(tmp_path)}, 2)

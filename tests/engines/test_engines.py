@@ -66,13 +66,13 @@ def test_ddp_is_the_one_that_keeps_everything_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "shared_out"),
+    ("stage", "sharded"),
     [(0, set()), (1, {"optimizer"}), (2, {"optimizer", "gradients"}), (3, {"optimizer", "gradients", "weights"})],
 )
-def test_what_each_stage_of_zero_can_do(stage: int, shared_out: set[str]) -> None:
+def test_what_each_stage_of_zero_can_do(stage: int, sharded: set[str]) -> None:
     section = with_values(Config(), {"engine.name": "deepspeed", "engine.zero.stage": stage}).engine
     engine = capabilities_of(resolve_engine(section))
-    assert engine.shared_out == shared_out
+    assert engine.sharded == sharded
     assert engine.copies_weights == engine.steps_pieces == engine.counts_steps_once == engine.fixed_world == (stage > 0)
     assert (engine.flattens_weights, engine.packs_gradients, engine.offloads) == (True, False, False)
 

@@ -1,4 +1,4 @@
-"""What goes over the wire in a step, by counting."""
+"""What is sent in a step, by counting."""
 
 import pytest
 

@@ -46,7 +46,7 @@ def not_finite(bench: Bench, draw: random.Random) -> Case:
                 case.others.append(f"does not go on from its last checkpoint: {again.codes} {again.err[-1000:]}")
     elif any("could not be written: not finite" in line for line in ended.errors):
         case.outcome = "not saved"  # nor called finished
-    elif "ranks have parted" in ended.err and len([*ranks]) < run.ranks:
+    elif "ranks differ" in ended.err and len([*ranks]) < run.ranks:
         case.outcome = "parted"  # one rank alone was poisoned, and the others have noticed, which ends in a traceback of each
         case.tracebacks.clear()
     else:

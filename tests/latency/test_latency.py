@@ -32,8 +32,8 @@ def rows(out: str) -> list[tuple[str, str]]:
 
 def test_a_run_in_every_way(tmp_path: Path) -> None:
     """The sparsest sub-net is measured where a run has several."""
-    ladder = {"sparsity.method": "ast", "sparsity.ast.densities": [0.5, 0.2], "sparsity.update.interval": "2 steps"}
-    values = {**QUIET, **SMALL_RESNET, **ladder, "train.epochs": 1, "train.batch_size": 128, "output": tmp_path / "run"}
+    sub_nets = {"sparsity.method": "ast", "sparsity.ast.densities": [0.5, 0.2], "sparsity.update.interval": "2 steps"}
+    values = {**QUIET, **SMALL_RESNET, **sub_nets, "train.epochs": 1, "train.batch_size": 128, "output": tmp_path / "run"}
     assert train_here(values).code == 0
     before = torch.get_num_threads()
     argv = [str(tmp_path / "run"), "--checkpoint=last", "--batch=1,3", "--rounds=2", "--threads=1"]

@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._send(200, server.answer(self.path, body))
-        except Exception as error:  # ours: the client has asked what was not foreseen
+        except Exception as error:  # ours: the client has asked what was not expected
             server.errors.append(f"{self.path}: {error!r}: {body[:1000]!r}")
             self._send(400, {})
 

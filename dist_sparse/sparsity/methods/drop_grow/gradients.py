@@ -44,7 +44,7 @@ class DenseGradients:
         return whole(self._sums[name]) if name in self._sums else None
 
     def held(self, name: str) -> Tensor | Entries | None:
-        """The same as it is held."""
+        """The sum of a layer's gradients in the form that it is held in: whole, or the entries that were wanted."""
         return self._sums.get(name)
 
     def gathered_of(self, layers: Iterable[str]) -> list[Tensor]:

@@ -58,7 +58,7 @@ class MestPlan(Plan):
 
     bounds: Bounds
     removal_gradient: float
-    """Lambda."""
+    """The factor lambda in the score ``|w| + lambda |g|``."""
 
     @property
     def settled_after(self) -> int | None:
@@ -127,7 +127,7 @@ class Mest(Method):
         if due <= self._mutated_at:
             return
         phase, owned = self._bounds.phase(due), self.agreement.owned()
-        if not self._rests(phase):
+        if not self._changes_nothing(phase):
             with self.access.gathered(weights=owned):
                 kept = [self._gradients[name] for name in owned if name in self._gradients]
                 if not self.agreement.all_finite([*map(self.access.values, owned), *kept]):
@@ -155,7 +155,7 @@ class Mest(Method):
         grown_to = self._bounds.phase(max(self._mutated_at, 0)).grow_to
         return self._mutated_at >= 0 and grown_to == self._bounds.phases[-1].grow_to
 
-    def _rests(self, phase: Phase) -> bool:
+    def _changes_nothing(self, phase: Phase) -> bool:
         """Nothing to remove and nothing to grow: every layer holds what it keeps and grows to."""
         sizes = {name: self._structure.counts(self.access.weight(name).shape) for name in self.masks.names}
         held = {name: count // (sizes[name][0] * sizes[name][2]) for name, count in self.masks.active().items()}
