@@ -1,7 +1,8 @@
 """Packed weights under DeepSpeed's ZeRO, stages 0 to 2, where layers keep their numbers of active weights.
 
-ZeRO's flat vectors, which are sharded over ranks, have a place for every active weight. A mask that moves permutes the entries of one
-layer: its weights are whole on every rank; its moments are gathered for it, a layer at a time, and each rank takes its part.
+ZeRO's flat vectors, which are sharded over ranks, have a place for every active weight. A mask that moves permutes the
+entries of one layer: its weights are whole on every rank; its moments are gathered for it, a layer at a time, and each rank
+takes its part.
 """
 
 import contextlib
