@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dist_sparse import packed_state
 from dist_sparse.contents import ENTRY, contents_of
-from dist_sparse.data.identity import IDENTITY, other_classes, other_samples
+from dist_sparse.data.identity import IDENTITY, differences
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_link, atomic_write, dump, remove_leftovers
@@ -179,10 +179,7 @@ def check_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
     Returns:
         A warning where the checkpoint does not know its samples.
     """
-    facts = [key for key in current if key not in IDENTITY and saved.get(key) != current[key]]
-    differing = [f"{key} {saved.get(key)} (now {current[key]})" for key in facts]
-    differing += filter(None, (other_classes(saved, current), other_samples(saved, current)))
-    if differing:
+    if differing := differences(saved, current):
         raise UserError(f"cannot resume with another data set: the checkpoint's has {', '.join(differing)}")
     if IDENTITY[-1] in saved:
         return []

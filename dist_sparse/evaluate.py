@@ -74,7 +74,7 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
         from dist_sparse import distributed
         from dist_sparse.build import load_data, load_model, load_precision
         from dist_sparse.checkpoint_content import check_networks
-        from dist_sparse.data.identity import check_classes
+        from dist_sparse.data.identity import check_classes, check_same_on_all_ranks
         from dist_sparse.executing import execution_to_evaluate
         from dist_sparse.stored import read_checkpoint
 
@@ -87,6 +87,7 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
             data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
             check_classes(state["data"], dataclasses.asdict(data.info))
             model = load_model(config, data.info, precision)
+        check_same_on_all_ranks(dataclasses.asdict(data.info))
         execution = execution_to_evaluate(config, model, state, precision=precision, info=data.info)
         yield Opened(state=state, data=data, precision=precision, model=model, execution=execution)
     finally:

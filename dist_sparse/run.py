@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from dist_sparse.build import build_parts, build_trainer, expected_of_images, re
 from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_best
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
+from dist_sparse.data.identity import check_same_on_all_ranks
 from dist_sparse.data.normalisation import chosen
 from dist_sparse.data.resizing import RESIZING_KEYS, told, with_expected
 from dist_sparse.distributed import Ranks
@@ -144,6 +145,7 @@ def _prepare(
         parts = build_parts(config, ranks, state)
         if checkpoint is not None and state is not None:
             state = accepted(state, checkpoint, parts, folder)
+    check_same_on_all_ranks(asdict(parts.data.info))
     if ranks.is_first and typed is not None:
         warn_of_idle(given, ranks.world_size, typed)
     for line in _pixels(config):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dist_sparse.distributed import AgreedError, everyones, from_first_rank
 from dist_sparse.errors import UserError, one_line
 
 
@@ -51,37 +52,61 @@ IDENTITY = ("class_names", "train_samples", "val_samples")
 """The entries of a DataInfo that this module compares."""
 
 
-def other_classes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any], now: str = "now") -> list[str]:
+    """All in which two data sets differ, in words.
+
+    Both are the facts of a :class:`dist_sparse.data.batch.DataInfo` by name. ``now`` says whose the second ones are.
+    """
+    facts = [key for key in current if key not in IDENTITY and saved.get(key) != current[key]]
+    differing = [f"{key} {saved.get(key)} ({now} {current[key]})" for key in facts]
+    return [*differing, *filter(None, (other_classes(saved, current, now), other_samples(saved, current, now)))]
+
+
+def check_same_on_all_ranks(facts: Mapping[str, Any]) -> None:
+    """Refuse with a UserError a data set (its facts as in :func:`differences`) of which a rank sees another one. Collective.
+
+    The ranks share out one order of samples by their positions, which in another list are those of other samples.
+    """
+    first = from_first_rank(facts)
+    for rank, differing in enumerate(everyones(differences(facts, first, "rank 0's"))):
+        if differing:
+            raise AgreedError(
+                f"rank {rank}'s data set is not that of rank 0: it has {', '.join(differing)}; "
+                "all ranks must see the same files under data.root"
+            )
+
+
+def other_classes(saved: Mapping[str, Any], current: Mapping[str, Any], now: str = "now") -> str:
     """The first class in which two data sets differ, in words; empty if there is none, or if one does not know their names.
 
-    Both are the facts of a :class:`dist_sparse.data.batch.DataInfo` by name.
+    The arguments are those of :func:`differences`.
     """
     _check_sound(saved)
     names, names_now = saved.get("class_names"), current.get("class_names")
     if not names or not names_now:
         return ""
-    for number, (before, now) in enumerate(zip_longest(names, names_now, fillvalue="none")):
-        if before != now:
-            return f"class {number} {one_line(before)} (now {one_line(now)})"
+    for number, (before, after) in enumerate(zip_longest(names, names_now, fillvalue="none")):
+        if before != after:
+            return f"class {number} {one_line(before)} ({now} {one_line(after)})"
     return ""
 
 
-def other_samples(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+def other_samples(saved: Mapping[str, Any], current: Mapping[str, Any], now: str = "now") -> str:
     """Where two data sets first differ in their samples, in words; empty if nowhere, or if one does not know."""
     _check_sound(saved)
     names = current.get("class_names") or saved.get("class_names") or ()
     for key, split in (("train_samples", "training"), ("val_samples", "validation")):
-        before, now = saved.get(key), current.get(key)
-        if not before or not now or not before["order"] or not now["order"]:
+        before, after = saved.get(key), current.get(key)
+        if not before or not after or not before["order"] or not after["order"]:
             continue
-        facts = zip(*(each[fact] for each in (before, now) for fact in ("counts", "digests")), strict=False)
+        facts = zip(*(each[fact] for each in (before, after) for fact in ("counts", "digests")), strict=False)
         for number, (count, digest, count_now, digest_now) in enumerate(facts):
             name = one_line(names[number]) if number < len(names) else str(number)
             if count != count_now:
-                return f"{count:,} {split} samples of class {name} (now {count_now:,})"
+                return f"{count:,} {split} samples of class {name} ({now} {count_now:,})"
             if digest != digest_now:
                 return f"other {split} samples of class {name}, or another order of them"
-        if before["order"] != now["order"]:
+        if before["order"] != after["order"]:
             return f"another order of the {split} samples"
     return ""
 

@@ -16,7 +16,7 @@ from dist_sparse import distributed
 from dist_sparse.build import build_parts, build_trainer
 from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config import Config
-from dist_sparse.data.identity import check_classes
+from dist_sparse.data.identity import check_classes, check_same_on_all_ranks
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
 from dist_sparse.finite import finite_everywhere
@@ -58,6 +58,7 @@ class Probing:
                 layers = list(sparse_layers(parts.model, config.sparsity.keep_dense))
             except ValueError as error:
                 raise UserError(str(error)) from error
+        check_same_on_all_ranks(dataclasses.asdict(parts.data.info))
         self._trainer = build_trainer(parts, RunFolder(path=scratch), None)
         self._trainer.tracker.close()
         self._trainer.tracker = Tracker()

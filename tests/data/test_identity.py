@@ -73,8 +73,8 @@ def test_the_order_of_the_labels_counts():
     one, other = (samples_of(np.array(labels), [keys[n] for n in order], 2) for labels, order in
                   (([0, 0, 1, 1], [0, 1, 2, 3]), ([0, 1, 0, 1], [0, 2, 1, 3])))  # fmt: skip
     assert one.digests == other.digests
-    facts = [dataclasses.asdict(DataInfo("x", 2, 3, 8, 4, 4, train_samples=each)) for each in (one, other)]
-    assert other_samples(*facts) == "another order of the training samples"
+    before, now = (dataclasses.asdict(DataInfo("x", 2, 3, 8, 4, 4, train_samples=each)) for each in (one, other))
+    assert other_samples(before, now) == "another order of the training samples"
 
 
 def test_a_limit_is_of_the_samples_in_use(root, facts):

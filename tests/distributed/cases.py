@@ -271,6 +271,11 @@ def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> Outcome:
         return here(main, argv)
 
 
+def each_its_own(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
+    """Call a function on every rank with the rank's own argument."""
+    return function(arguments[dist.get_rank()])
+
+
 def slow_imports(values: dict[str, Any]) -> int:
     """Train, and print which packages that take long to import a process of its own has imported for it."""
     code = train_here(values).code
