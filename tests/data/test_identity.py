@@ -1,6 +1,7 @@
 """What tells data sets apart: names of classes, and the samples of each class in order, however they are stored."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,17 @@ def test_one_class_is_no_task(root, facts):
         for name in ("dog", "elk"):
             (root / split / name).rename(root / f"{split}-{name}")
     assert message_of(lambda: facts(root)) == f"{root}/train holds images of one class only, cat; a task has two or more"
+
+
+def test_splits_that_number_their_classes_otherwise_are_refused(root, facts, tmp_path):
+    assert here(pack.main, [str(root), str(tmp_path / "shards"), "--format=webdataset"]).code == 0
+    path = tmp_path / "shards" / "val" / CLASSES
+    path.write_text(json.dumps(["cat", "elk", "dog"]))
+    message = message_of(lambda: facts(tmp_path / "shards"))
+    assert message == (
+        f"the splits number their classes otherwise: class 1 is dog in {tmp_path}/shards/train and "
+        f"elk in {path.parent}; both must have them in one order"
+    )
 
 
 def test_folders_one_level_too_deep_or_not_deep_enough_are_found_out(root, facts):

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from itertools import zip_longest
 from pathlib import Path
 
 from dist_sparse.data.images.files import ImageFiles
@@ -26,14 +27,20 @@ def list_splits(root: Path, *, skip_damage: bool = False) -> tuple[ImageFiles, I
 
     Shards may also lie in ``root`` itself with the split in their names, as in Hugging Face's ``timm/imagenet-1k-wds``.
 
-    Raises UserError for missing or empty folders, for classes that the two splits do not share or that are but one, and for
-    damaged shards unless ``skip_damage``. What is wrong in both splits is told of both, a line each.
+    Raises UserError for missing or empty folders, for classes that the two splits do not share, that they number otherwise or
+    that are but one, and for damaged shards unless ``skip_damage``. What is wrong in both splits is told of both, a line each.
     """
     train, val = _list_both(root, skip_damage=skip_damage)
     for first, second in ((train, val), (val, train)):
         shared = set(second.classes)
         if lacking := [name for name in first.classes if name not in shared]:
             raise UserError(f"{second.place} lacks classes that {first.place} has: {some(lacking)}")
+    for number, (name, other) in enumerate(zip_longest(train.classes, val.classes, fillvalue="none")):
+        if name != other:
+            raise UserError(
+                f"the splits number their classes otherwise: class {number} is {one_line(name)} in {train.place} and "
+                f"{one_line(other)} in {val.place}; both must have them in one order"
+            )
     if len(train.classes) < 2:
         raise UserError(f"{train.place} holds images of one class only, {some([*train.classes])}; a task has two or more")
     return train, val
