@@ -3,9 +3,11 @@
 import io
 import json
 import logging
+import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, tfrecord
@@ -147,6 +149,44 @@ def test_a_shard_that_is_cut_after_its_index_was_made_is_found(load, own, name):
     shard = shards(root, "val")[0]
     shard.write_bytes(shard.read_bytes()[:-20_000])
     assert message_of(lambda: load("image_folder", root=str(root), **SMALL)).startswith(f"{shard} is damaged after ")
+
+
+def relabel(shard: Path) -> None:
+    """Write a tar anew with other labels of one digit as well, so that it has the size that it had, at another time."""
+    time = shard.stat().st_mtime_ns
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]  # pyright: ignore[reportOptionalMemberAccess]
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in members:
+            tar.addfile(member, io.BytesIO(b"%d" % (1 - int(data)) if member.name.endswith(".cls") else data))
+    os.utime(shard, ns=(time + 1, time + 1))
+
+
+def test_shards_rewritten_with_the_same_size_are_read_anew(load, own):
+    root = own("webdataset")
+    before = load("image_folder", root=str(root), **SMALL).info.train_samples
+    for shard in shards(root):
+        size = shard.stat().st_size
+        relabel(shard)
+        assert shard.stat().st_size == size
+    after = load("image_folder", root=str(root), **SMALL).info.train_samples
+    assert after.digests == before.digests[::-1]
+
+
+def test_an_index_that_knows_no_times_is_made_anew(load, own, caplog):
+    """Those of an earlier version do not."""
+    root = own("webdataset")
+    load("image_folder", root=str(root), **SMALL)
+    path = root / "train" / INDEX
+    with np.load(path) as stored:
+        old = {key: value for key, value in stored.items() if key != "times"}
+    np.savez(path, **old)
+    with caplog.at_level(logging.INFO):
+        load("image_folder", root=str(root), **SMALL)
+    assert "for their index" in caplog.text
+    assert "damaged" not in caplog.text
+    with np.load(path) as stored:
+        assert len(stored["times"]) == len(shards(root))
 
 
 def test_a_flipped_bit_in_a_record_is_found(load, own):

@@ -33,6 +33,9 @@ class Index(NamedTuple):
     """[N] int64, as the shards give them."""
     names: np.ndarray
     """[N] bytes."""
+    times: np.ndarray = np.zeros(0, dtype=np.int64)
+    """[S] int64, nanoseconds, when each shard was last written: with another time the index is out of date as well. Empty in an
+    index of an earlier version."""
 
 
 def open_index(
@@ -43,10 +46,11 @@ def open_index(
     Raises:
         UserError: a shard is damaged (unless ``skip_damage``), is of something else, or there is no image.
     """
-    sizes = np.array([_size(shard) for shard in shards], dtype=np.int64)
+    sizes, times = np.array([_size_and_time(shard) for shard in shards], dtype=np.int64).T
     names = np.array([shard.name for shard in shards])
     index = _load(folder / name)
-    if index is not None and np.array_equal(index.shards, names) and np.array_equal(index.sizes, sizes):
+    current = ("shards", names), ("sizes", sizes), ("times", times)
+    if index is not None and all(np.array_equal(getattr(index, what), now) for what, now in current):
         return index
     logger.info("reading %d shards in %s for their index", len(shards), folder)
     found: list[tuple[int, Entry]] = []
@@ -55,20 +59,20 @@ def open_index(
         damaged |= _scan(shard, scan, lambda entry, number=number: found.append((number, entry)), skip_damage=skip_damage)
     if not found:
         raise UserError(f"{folder}: the shards hold no image")
-    index = _sorted(names, sizes, found)
+    index = _sorted(names, sizes, times, found)
     if not damaged:
         save_index(folder / name, index)
     return index
 
 
-def _size(shard: Path) -> int:
+def _size_and_time(shard: Path) -> tuple[int, int]:
     try:
         status = shard.stat()
     except OSError as error:
         raise UserError(f"{one_line(shard)} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{one_line(shard)} is not a file, but a folder, a pipe or a device")
-    return status.st_size
+    return status.st_size, status.st_mtime_ns
 
 
 def save_index(path: Path, index: Index) -> None:
@@ -110,7 +114,7 @@ def _scan(shard: Path, scan: Callable[[Path], Iterator[Entry]], take: Callable[[
     return False
 
 
-def _sorted(shards: np.ndarray, sizes: np.ndarray, found: list[tuple[int, Entry]]) -> Index:
+def _sorted(shards: np.ndarray, sizes: np.ndarray, times: np.ndarray, found: list[tuple[int, Entry]]) -> Index:
     if all(entry.name for _, entry in found):
         found.sort(key=lambda pair: pair[1].name)
     return Index(
@@ -119,4 +123,5 @@ def _sorted(shards: np.ndarray, sizes: np.ndarray, found: list[tuple[int, Entry]
         places=np.array([(number, entry.offset, entry.size) for number, entry in found], dtype=np.int64),
         labels=np.array([entry.label for _, entry in found], dtype=np.int64),
         names=np.array([os.fsencode(entry.name) for _, entry in found]),
+        times=times,
     )
