@@ -1,5 +1,8 @@
 """Batch norm of tensors with samples innermost against torch's in double precision, with its gradients."""
 
+from functools import partial
+
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -95,3 +98,31 @@ def test_a_gradient_with_padding_between_its_rows() -> None:
         batch_norm(kernels(), leaf, weight, bias, statistics, of_batch=True, relu=True).backward(gradient)
         found.append(leaf.grad)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of_batch", [True, False])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_relu_keeps_what_is_not_a_number(dtype: torch.dtype, of_batch: bool, added: bool) -> None:
+    """As torch's does, so that a run that diverges is seen to."""
+    torch.manual_seed(0)
+    given = [torch.randn(19, 3, 4, 5, dtype=dtype), torch.rand(3, dtype=dtype), torch.rand(3, dtype=dtype)]
+    residual = torch.randn_like(given[0])
+    given[0][:, 1, 2, 3] = residual[:, 2, 1, 1] = torch.nan
+    gradient = torch.randn_like(residual)
+    statistics = torch.stack([torch.zeros(3), torch.ones(3)])
+    ours = [each.clone().requires_grad_() for each in (innermost(given[0]), *given[1:], innermost(residual))]
+    torchs = [each.detach().to(torch.float64, copy=True).requires_grad_() for each in (*given, residual)]
+    used = batch_statistics(kernels(), ours[0]) if of_batch else statistics.double()
+    out = batch_norm(kernels(), *ours[:3], used, of_batch=of_batch, relu=True, residual=ours[3] if added else None)
+    known = None if of_batch else statistics
+    expected = reference(*torchs[:3], statistics=known, residual=torchs[3] if added else 0).relu()
+    out.backward(innermost(gradient))
+    expected.backward(gradient.double())
+    same = partial(torch.testing.assert_close, equal_nan=True, check_dtype=False, rtol=1e-4, atol=1e-4)
+    assert expected.isnan().any()
+    same(out, expected)
+    for mine, its, source in zip(ours[: 3 + added], torchs[: 3 + added], [*given, residual][: 3 + added], strict=True):
+        assert mine.grad is not None and its.grad is not None
+        numbers = ~source.isnan()  # the others' gradients are no numbers here, whatever torch gives
+        same(mine.grad[numbers], its.grad[numbers])

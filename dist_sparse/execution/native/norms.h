@@ -150,7 +150,7 @@ void norm_apply(const Plane& plane, const T* x, int64_t row_step, const T* scale
       const int64_t where = place + v * L::width;
       V value = normed(load<V>(x + row * row_step + where), scale, shift);
       if constexpr (BEHIND == Behind::kSumAndRelu) value += load<V>(residual + row * residual_step + where);
-      if constexpr (BEHIND != Behind::kNothing) value = value > V{} ? value : V{};
+      if constexpr (BEHIND != Behind::kNothing) value = value < V{} ? V{} : value;  // what is not a number stays
       put(streams, out + row * row_length + where, value);
     }
   });
@@ -177,8 +177,8 @@ INLINE V before_relu(const NormGradient<T>& from, int channel, int64_t row, int6
   const V value = load<V>(from.gradient + row * from.gradient_step + where);
   if constexpr (BEHIND == Behind::kNothing) return value;
   if constexpr (BEHIND == Behind::kSumAndRelu)
-    return load<V>(from.result + row * from.result_step + where) > V{} ? value : V{};
-  return normed(x, splat<V>(from.scales[channel]), splat<V>(from.shifts[channel])) > V{} ? value : V{};
+    return load<V>(from.result + row * from.result_step + where) <= V{} ? V{} : value;
+  return normed(x, splat<V>(from.scales[channel]), splat<V>(from.shifts[channel])) <= V{} ? V{} : value;
 }
 
 // sums[channel] += the gradient's sum, products[channel] += the sum of the gradient times x - mean.
