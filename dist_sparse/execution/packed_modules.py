@@ -5,10 +5,12 @@ autograd would keep of them is made anew.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import _autograd
 from torch.autograd.graph import saved_tensors_hooks
 
 from dist_sparse.execution.packed_layer import PackedLayer, expanded
@@ -59,23 +61,29 @@ class _Packed(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         self.__dict__["_now"] = None
+        # Torch applies the innermost pair of hooks alone: what checkpointing, say, does with other tensors is up to this one.
+        keep, bring_back = _autograd._top_saved_tensors_default_hooks(False) or (_same, _same)
         try:
-            with saved_tensors_hooks(self._keep, _bring_back):
+            with saved_tensors_hooks(functools.partial(self._keep, keep), functools.partial(_bring_back, bring_back)):
                 return super().forward(*inputs, **named)
         finally:
             self.__dict__["_now"] = None
 
-    def _keep(self, tensor: Tensor) -> "Tensor | _Again":
+    def _keep(self, keep: Callable[[Tensor], Any], tensor: Tensor) -> Any:
         now = self.__dict__["_now"]
         if now is None or tensor.untyped_storage().data_ptr() != now[0]:
-            return tensor
+            return keep(tensor)
         values = self._parameters["weight"]
         assert values is not None
         return _Again(values.detach(), self.store, now[1], tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
-def _bring_back(kept: "Tensor | _Again") -> Tensor:
-    return kept.make() if isinstance(kept, _Again) else kept
+def _bring_back(bring_back: Callable[[Any], Tensor], kept: Any) -> Tensor:
+    return kept.make() if isinstance(kept, _Again) else bring_back(kept)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @functools.cache

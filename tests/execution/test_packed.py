@@ -2,12 +2,14 @@
 
 import copy
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dist_sparse.errors import UserError
 from dist_sparse.execution.packed_layer import PackedLayer
@@ -94,6 +96,28 @@ def test_no_whole_weight_is_kept_between_forward_and_backward() -> None:
         out = module(torch.randn(1, 8, 3, 3))
     out.sum().backward()
     assert 8 * 8 * 9 not in sizes
+
+
+def test_checkpointing_keeps_no_layer_s_input_and_gives_the_same_gradients() -> None:
+    draws = torch.Generator().manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6)) for _ in range(2)]
+    for name, module in nn.ModuleList(blocks).named_modules():
+        if isinstance(module, nn.Linear):
+            pack_module(module, PackedLayer(name, module.weight.shape, bits.pack(drawn(draws, 0.3, module.weight.shape))))
+    model, images = nn.Sequential(*blocks), torch.randn(4, 6, generator=draws)
+    model(images).square().sum().backward()
+    expected = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    seen: list[ref[Tensor]] = []
+    for block in blocks:
+        block[2].register_forward_pre_hook(lambda _module, given: seen.append(ref(given[0])))
+    out = images
+    for block in blocks:
+        out = checkpoint(block, out, use_reentrant=False)
+    assert len(seen) == 2 and not any(each() is not None for each in seen)
+    out.square().sum().backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert gradient is not None and torch.equal(parameter.grad, gradient)
 
 
 def test_a_network_and_its_copies_move_together() -> None:
