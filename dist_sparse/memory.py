@@ -5,6 +5,8 @@ import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _BYTES = 1 << 30
+_BYTES_BEFORE_2_35 = 32 << 20
+"""The largest threshold that glibc before 2.35 takes for pieces outside of the heap."""
 
 
 def keep_memory() -> None:
@@ -17,6 +19,8 @@ def keep_memory() -> None:
     if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            mallopt(option, _BYTES)
+    if mallopt is None:
+        return
+    # The trim threshold alone would do harm: to set it fixes the other, which else grows with what is given back.
+    if mallopt(_MMAP_THRESHOLD, _BYTES) or mallopt(_MMAP_THRESHOLD, _BYTES_BEFORE_2_35):
+        mallopt(_TRIM_THRESHOLD, _BYTES)

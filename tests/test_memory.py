@@ -1,11 +1,14 @@
 """What a process keeps of the memory that it has no use for any more."""
 
+import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from dist_sparse.memory import keep_memory
 from tests.command import ROOT
 
 _FREED = """
@@ -35,3 +38,25 @@ def test_it_is_kept_unless_the_environment_says_otherwise(threshold: str | None,
         environment["MALLOC_MMAP_THRESHOLD_"] = threshold
     said = subprocess.run([sys.executable, "-c", _FREED], cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     assert int(said.stdout) == pytest.approx(kept, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("most", "accepted"), [(1 << 30, [(-3, 1 << 30), (-1, 1 << 30)]), (32 << 20, [(-3, 32 << 20), (-1, 1 << 30)]), (0, [])]
+)
+def test_an_older_library_is_asked_for_less(
+    monkeypatch: pytest.MonkeyPatch, most: int, accepted: list[tuple[int, int]]
+) -> None:
+    """Up to glibc 2.34 pieces of 32 MB are the largest for the heap; a trim threshold alone would fix the other at 128 KB."""
+    taken: list[tuple[int, int]] = []
+
+    def mallopt(option: int, value: int) -> int:
+        if option == -3 and value > most:
+            return 0
+        taken.append((option, value))
+        return 1
+
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=mallopt))
+    keep_memory()
+    assert taken == accepted
