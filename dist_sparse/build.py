@@ -228,7 +228,13 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=saved is None)
     check_sub_nets(config, model)
-    check_sizes(config.model, model, classes=data.info.classes, channels=data.info.channels, sizes=data.train_sizes)
+    check_sizes(
+        config.model,
+        model,
+        classes=data.info.classes,
+        channels=data.info.channels,
+        sizes=data.train_sizes - {data.info.image_size},
+    )
     check_training_mode(config, model, data.info, data.train_sizes, ranks.world_size)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     efficient = plan_efficient(config.data.forgetting, config.train, data.info)
@@ -273,7 +279,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
         plan=parts.plan,
         masks=begun.masks,
         precision=parts.precision,
-        info=parts.data.info,
+        data=parts.data,
         clock=parts.clock,
         world_size=ranks.world_size,
         saved=state.get("execution") if state else None,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_sparse.config import Config
-from dist_sparse.data.batch import DataInfo
+from dist_sparse.data.batch import Data, DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.capabilities import Capabilities
@@ -39,7 +39,7 @@ def execution_of(
     plan: Plan,
     masks: Masks,
     precision: Precision,
-    info: DataInfo,
+    data: Data,
     clock: Clock,
     world_size: int,
     saved: Mapping[str, Any] | None,
@@ -53,8 +53,7 @@ def execution_of(
     if config.execution.compute == "dense" or config.execution.shrink or not len(masks):
         return Execution()
     forecast = plan.forecast(steps_made(clock))
-    batch = config.train.batch_size // (world_size * config.train.accumulation)
-    shape = torch.Size([batch, info.channels, info.image_size, info.image_size])
+    shape = _micro_batch(config, world_size, data.info, data.train_side)
 
     def step() -> None:
         images = precision.place_images(torch.rand(shape, device=precision.device))
@@ -91,18 +90,24 @@ def execution_to_evaluate(
     networks = networks_of(state)
     names = networks[-1].masks
     weights = {name: parameter.detach() for name, parameter in model.named_parameters() if name in names}
-    batch = config.train.batch_size // (state["world_size"] * config.train.accumulation)
-    shape = torch.Size([batch, info.channels, info.image_size, info.image_size])
+    saved = state.get("execution")
+    side = (saved or {}).get("side", info.image_size)  # none: saved when layers were measured at that size
+    shape = _micro_batch(config, state["world_size"], info, side)
     return build_for_evaluation(
         config.execution.compute,
         model,
         Masks(weights),
-        state.get("execution"),
+        saved,
         impossible=impossible(config, precision.device),
         shape=shape,
         images=_few(precision, shape),
         channels_last=config.train.channels_last,
     )
+
+
+def _micro_batch(config: Config, world_size: int, info: DataInfo, side: int) -> torch.Size:
+    """The shape of a rank's images of so many pixels a side."""
+    return torch.Size([config.train.batch_size // (world_size * config.train.accumulation), info.channels, side, side])
 
 
 def _few(precision: Precision, shape: torch.Size) -> Tensor:

@@ -76,8 +76,13 @@ class Data:
     val: ValLoader
     info: DataInfo
     train_sizes: frozenset[int] = frozenset()
-    """Sides of the training images over the run, where they are not those of validation."""
+    """Sides of the training images over the run; none: as in validation."""
     backends: tuple[Closable, ...] = ()
+
+    @property
+    def train_side(self) -> int:
+        """The largest side of the training images over the run."""
+        return max(self.train_sizes, default=self.info.image_size)
 
     def close(self) -> None:
         """End the processes and threads that read: whatever the end of a run is, Python's exit must not wait for them."""

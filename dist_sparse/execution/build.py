@@ -171,7 +171,12 @@ def _measured(
         costs, network = measured_costs(setting, model, backend, layers, final)
     choose = Fastest(backend, layers, costs, channels_last=setting.channels_last, network=network)
     costs = costs.only([layer.key for layer in layers.values()])
-    state = {"backend": backend.name, "costs": costs.state_dict(), "network": dataclasses.asdict(network)}
+    state = {
+        "backend": backend.name,
+        "side": setting.shape[-1],
+        "costs": costs.state_dict(),
+        "network": dataclasses.asdict(network),
+    }
     current = Current(backend, masks, choose)
     if not current.chosen(masks) and not current.chosen(final):
         sparse, dense = choose.step_seconds(current.layer_masks(final))

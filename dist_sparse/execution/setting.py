@@ -17,7 +17,7 @@ class Setting:
     channels_last: bool
     precision: str
     shape: Size
-    """The shape of a micro-batch on this rank: [B, C, H, W]."""
+    """The shape of a micro-batch on this rank, of the largest images that the run trains on: [B, C, H, W]."""
     images: Tensor | None
     """A few, as the network takes them, to watch a forward pass of; None if the engine will change what modules give."""
     step: Callable[[], object]

@@ -67,7 +67,7 @@ def build_images(config: DataConfig, loading: Loading) -> Data:
             train_samples=_samples(train_files),
             val_samples=_samples(val_files),
         ),
-        train_sizes=frozenset(map(sizes.at, range(loading.epochs))) - {sizes.evaluation},
+        train_sizes=frozenset(map(sizes.at, range(loading.epochs))),
         backends=(train, val),
     )
 

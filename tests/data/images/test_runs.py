@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from torch import Size
 
-from tests.command import metrics, train_here
+from dist_sparse import evaluate, executing
+from dist_sparse.execution.execution import Execution
+from dist_sparse.execution.setting import Setting
+from tests.command import here, metrics, train_here
 
 RUN = {
     "data.name": "image_folder",
@@ -58,3 +62,25 @@ def test_a_network_that_cannot_take_all_sizes_is_refused(imagenet_photos: Path, 
     assert line.startswith(
         "model.name: vit_tiny_patch16_224 cannot take images of 3x32x32 (data.eval_size, data.progressive): "
     )
+
+
+def test_layers_are_chosen_for_the_size_of_training_images(
+    imagenet_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest one, at which steps take longest; and whoever evaluates the run computes its layers in the same ways."""
+    shapes: list[Size] = []
+
+    def build(setting: Setting, *_: object) -> Execution:
+        shapes.append(setting.shape)
+        return Execution(state={"side": setting.shape[-1]})
+
+    def build_for_evaluation(*_: object, shape: Size, **__: object) -> Execution:
+        shapes.append(shape)
+        return Execution()
+
+    monkeypatch.setattr(executing, "build_execution", build)
+    monkeypatch.setattr(executing, "build_for_evaluation", build_for_evaluation)
+    values = {**RUN, "data.backend": "torchvision", "data.root": imagenet_photos, "output": tmp_path / "run"}
+    assert train_here(values).code == 0
+    assert here(evaluate.main, [str(tmp_path / "run")]).code == 0
+    assert shapes == [Size([2, 3, 48, 48])] * 2

@@ -68,6 +68,8 @@ def test_images_grow_with_the_epochs_and_validation_has_its_own_size(load, image
     epochs = [list(data.train.epoch(epoch)) for epoch in range(3)]
     assert [{batch.images.shape[-2:] for batch in epoch} for epoch in epochs] == [{(32, 32)}, {(48, 48)}, {(64, 64)}]
     assert {batch.images.shape[-1] for batch in data.val} == {80} == {data.info.image_size}
+    assert (data.train_sizes, data.train_side) == ({32, 48, 64}, 64)
+    assert build(eval_size=48, progressive=ramp).train_sizes == {32, 48, 64}
     assert same(build(progressive=ramp).train.epoch(1), epochs[1])
     ((small,), (large,)) = epochs[1], build().train.epoch(1)
     shrunk = torch.nn.functional.interpolate(large.images, size=48, mode="bilinear", antialias=True)
