@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from dist_sparse.config.duration import Length
 from dist_sparse.errors import UserError
@@ -54,7 +54,7 @@ class DropAndGrowPlan(ScheduledPlan):
     redistribution: Redistribution = "none"
 
     @classmethod
-    def of(cls, method: type[Method], context: Context, *, form: Form, density: float | None = None) -> Self:
+    def of(cls, method: type[Method], context: Context, *, form: Form, density: float | None = None) -> "DropAndGrowPlan":
         """The plan of a method whose masks begin at ``density``, the configured one by default.
 
         Raises:
