@@ -134,7 +134,8 @@ supervise() {
 }
 
 ranks_left() {
-    grep -lsz "^SLURM_JOB_ID=$SLURM_JOB_ID\$" /proc/[0-9]*/environ | xargs -r grep -lsz '^RANK=' | grep -q .
+    # grep fails of other users' processes, which cannot be read, and of those that have just ended.
+    (set +o pipefail; grep -lsz "^SLURM_JOB_ID=$SLURM_JOB_ID\$" /proc/[0-9]*/environ | xargs -r grep -lsz '^RANK=' | grep -q .)
 }
 
 # await PID: its exit code, however many signals come in between.

@@ -1,0 +1,34 @@
+"""What the job scripts share, a function of bash at a time. It needs no Slurm for that."""
+
+import os
+import subprocess
+from typing import Any
+
+from tests.command import ROOT
+
+BEGIN = "set -euo pipefail; source slurm/common.sh; "
+"""As every job script begins."""
+NOBODY = 65534
+
+
+def bash(script: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", script], **{"cwd": ROOT, **options}, capture_output=True, text=True, check=False)
+
+
+def test_ranks_are_found_among_processes_of_which_some_cannot_be_read() -> None:
+    """A job's user is not root; where the tests' user is, they are another's, too."""
+    function = bash(f"{BEGIN} declare -f ranks_left").stdout
+    user = NOBODY if os.geteuid() == 0 else None
+    task = {"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": f"test-{os.getpid()}"}
+
+    def ranks_left() -> int:
+        return bash(f"set -euo pipefail; {function} ranks_left", env=task, user=user, cwd="/").returncode
+
+    assert ranks_left() == 1
+    rank = {**task, "RANK": "0"}
+    with subprocess.Popen(["cat"], env=rank, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        print("there", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "there\n"
+        assert ranks_left() == 0
+    assert ranks_left() == 1
