@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from dist_sparse.errors import EXIT_INCOMPLETE, Incomplete, ToldElsewhere, UserError
+from dist_sparse.processes import boot, started
 
 MEETING = 120.0
 """Seconds at most for all ranks to come, after the launcher has started them."""
@@ -52,29 +53,21 @@ class Peer:
     @property
     def is_gone(self) -> bool:
         """As far as can be seen from here."""
-        return self.place == _place() and _started(self.pid) != self.started
+        return self.place == _place() and started(self.pid) != self.started
 
 
 def _place() -> str:
     """This boot of this host, and its process numbers (containers have their own)."""
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        if name := boot():
+            return f"{name} {Path('/proc/self/ns/pid').readlink()}"
     return f"{socket.gethostname()} {os.getpid()}"  # no such files: nobody can look
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; None if there is none, or its parent has only to hear of its end yet."""
-    with contextlib.suppress(OSError):
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]
-    return None
 
 
 def publish(store: dist.Store, rank: int) -> None:
     """Leave word of this process."""
     pid = os.getpid()
-    mine = Peer(rank, socket.gethostname(), _place(), pid, _started(pid) or "")
+    mine = Peer(rank, socket.gethostname(), _place(), pid, started(pid) or "")
     store.set(_key(rank), json.dumps(dataclasses.asdict(mine)))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from dist_sparse.errors import UserError
 from dist_sparse.files import atomic_write
 from dist_sparse.inputs import read_json
+from dist_sparse.processes import boot, started
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,12 @@ def begun_by_this_launcher(folder: Path) -> bool:
 
 
 def _launcher() -> str | None:
-    """A name of the torchrun that has started this process; none if there is none."""
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if run is None else f"{run} {platform.node()} {os.getppid()}"
+    """A name of the torchrun that has started this process; none if there is none.
+
+    A container that is started again has the same torchrun for its first process, with the same number.
+    """
+    run, parent = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
+    return None if run is None else f"{run} {platform.node()} {parent} {started(parent)} {boot()}"
 
 
 @functools.cache  # a process reads the files of all packages once

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dist_sparse.processes import boot, started
 from dist_sparse.tracking import write_provenance, write_summary
-from dist_sparse.tracking.provenance import git_state
+from dist_sparse.tracking.provenance import begun_by_this_launcher, git_state
 from tests.full_disk import file_size_limit
 
 
@@ -24,6 +26,20 @@ def test_config_and_environment(tmp_path: Path) -> None:
     assert environment["devices"]
     assert environment["host"]
     assert "pytest" in environment["command"] or "-c" in environment["command"]
+
+
+def test_a_torchrun_is_not_taken_for_one_that_had_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a container which has been started again: its number, its host's name and its run's are the same."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(os, "getppid", os.getpid)  # the tests' own parent may be outside of a container
+    write_provenance(tmp_path, "")
+    assert begun_by_this_launcher(tmp_path)
+    path = tmp_path / "environment.json"
+    ours = path.read_text()
+    for own, others in ((started(os.getpid()), "7"), (boot(), "another-boot")):
+        assert own
+        path.write_text(ours.replace(own, others))
+        assert not begun_by_this_launcher(tmp_path)
 
 
 def testgit_state_of_a_checkout_and_of_sources_that_only_lie_in_one(tmp_path: Path) -> None:
