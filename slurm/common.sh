@@ -95,8 +95,8 @@ under_way() {
 record_environment() {
     printf '%s\n' "date=$(date --iso-8601=seconds)" "cluster_env=$CLUSTER_ENV" "modules=${LOADEDMODULES:-}"
     env | grep -E '^(SLURM|SBATCH|CUDA|NCCL|GLOO|OMP|TORCH|PATH|LD_LIBRARY_PATH|VIRTUAL_ENV|WANDB_MODE)[A-Z0-9_]*=' | sort
-    scontrol show job "$JOB"
-    if command -v nvidia-smi >/dev/null; then nvidia-smi --list-gpus; fi
+    scontrol show job "$JOB" || true
+    if command -v nvidia-smi >/dev/null; then nvidia-smi --list-gpus || true; fi
 }
 
 # on_every_node SCRIPT [ARGUMENT...]: one task a node, which has all that the job has there.

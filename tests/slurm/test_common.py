@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from tests.command import ROOT
@@ -32,3 +33,13 @@ def test_ranks_are_found_among_processes_of_which_some_cannot_be_read() -> None:
         assert process.stdout.readline() == "there\n"
         assert ranks_left() == 0
     assert ranks_left() == 1
+
+
+def test_a_program_that_fails_to_describe_a_job_does_not_end_it(tmp_path: Path) -> None:
+    """Such as nvidia-smi on a node without a driver."""
+    for name in ("scontrol", "nvidia-smi"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho of {name}; exit 9\n")
+        (tmp_path / name).chmod(0o755)
+    done = bash(f"{BEGIN} record_environment; echo trains", env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == ["of scontrol", "of nvidia-smi", "trains"]
