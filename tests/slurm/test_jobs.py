@@ -218,7 +218,8 @@ def test_a_job_that_is_told_to_leave_again_and_again_gives_up(cluster: Cluster) 
 def test_an_agent_that_is_told_to_leave_comes_back_to_its_run(cluster: Cluster, tmp_path: Path) -> None:
     """A sweep of one run on a stand-in for the W&B server."""
     folder = tmp_path / "run"
-    command = ["${env}", "torchrun", "--standalone", "--nproc-per-node=1", "-m", "${program}", "--resume=auto", *RIGL]
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node=1", "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    command = ["${env}", *torchrun, "-m", "${program}", "--resume=auto", *RIGL]
     sweep = {"program": "dist_sparse.train", "method": "grid", "parameters": {"seed": {"values": [1]}}}
     sweep["command"] = [*command, "--tracking.wandb=offline", f"--output={folder}", "${args}"]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))

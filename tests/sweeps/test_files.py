@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def test_header_and_name(path: Path) -> None:
     assert list(entries) == ["Source", "Command", "Hardware", "Runs"]
     assert entries["Command"] == f"wandb sweep --project=dist_sparse configs/sweeps/{path.name}"
     assert f"--name={read(path)['name']}" in read(path)["command"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_signal_reaches_the_ranks_as_from_the_launcher(path: Path) -> None:
+    """A torchrun that dies of it would leave them behind."""
+    launcher = (ROOT / "launchers/torchrun.sh").read_text()
+    options = re.findall(r"--(?:signals-to-handle|shutdown-timeout)=[\w,]+", launcher)
+    assert len(options) == 2 and set(options) <= set(read(path)["command"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
