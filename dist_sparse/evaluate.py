@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from dist_sparse.arguments import Parser
 from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
-from dist_sparse.errors import UserError, refuse
+from dist_sparse.config.engine import EngineConfig
+from dist_sparse.errors import ToldElsewhere, UserError, refuse
 from dist_sparse.inputs import expand
 from dist_sparse.leaving import importing, leave
 from dist_sparse.loading_errors import loading_explained
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dist_sparse.data.batch import Data
+    from dist_sparse.distributed import Ranks
     from dist_sparse.engines.precision import Precision
     from dist_sparse.execution.execution import Execution
 
@@ -43,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:  # the same on every rank
         return refuse(error, reports=is_first)
     try:
-        with loading_explained():
-            lines = evaluate(config, checkpoint)
+        lines = evaluate(config, checkpoint)
+    except ToldElsewhere as error:
+        return refuse(error, reports=False)
     except UserError as error:
         return refuse(error, reports=is_first or not error.on_all_ranks)
     if is_first:
@@ -69,6 +72,7 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
 
     Raises:
         UserError: it cannot be read, or does not go with the data set or the model of ``config``.
+        Incomplete: another rank, or a process that loads images, has died.
     """
     with importing():
         from dist_sparse import distributed
@@ -78,9 +82,7 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
         from dist_sparse.executing import execution_to_evaluate
         from dist_sparse.stored import read_checkpoint
 
-    ranks = distributed.start(config.engine)
-    closing = contextlib.ExitStack()
-    try:
+    with _group(config.engine) as ranks, contextlib.ExitStack() as closing:
         with distributed.agreeing_on_errors():
             state = read_checkpoint(path)
             check_networks(state, path)
@@ -90,9 +92,21 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
         check_same_on_all_ranks(dataclasses.asdict(data.info))
         execution = execution_to_evaluate(config, model, state, precision=precision, info=data.info)
         yield Opened(state=state, data=data, precision=precision, model=model, execution=execution)
-    finally:
-        closing.close()
-        distributed.stop()
+
+
+@contextlib.contextmanager
+def _group(config: EngineConfig) -> Iterator["Ranks"]:
+    """The ranks, of which each learns what has become of another that fails within the context. Collective."""
+    from dist_sparse import distributed, peers
+
+    ranks = distributed.start(config)
+    try:
+        with peers.watched(), loading_explained():
+            yield ranks
+    except BaseException:
+        distributed.stop(failed=True)
+        raise
+    distributed.stop()
 
 
 def evaluate(config: Config, path: Path) -> list[str]:

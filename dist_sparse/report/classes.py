@@ -66,11 +66,10 @@ def answers_of(config: Config, checkpoint: Path) -> Answers:
         Incomplete: a process that loads images has died.
     """
     from dist_sparse.evaluate import opened
-    from dist_sparse.loading_errors import loading_explained
     from dist_sparse.networks import networks_of
     from dist_sparse.stored import load_weights, step_of
 
-    with loading_explained(), opened(config, checkpoint) as it:
+    with opened(config, checkpoint) as it:
         averaged = it.state.get("state_dict_ema") is not None
         network = networks_of(it.state, averaged=averaged)[-1]
         load_weights(it.model, network.weights, checkpoint)

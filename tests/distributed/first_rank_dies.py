@@ -1,18 +1,22 @@
-"""The training command on ranks of which the first is killed: at one of several places of its start, or in its seventh step."""
+"""Commands on ranks of which the first is killed: training at one of several places of its start, or in its seventh step; and
+evaluating as validation begins, where it may also meet a mistake of the user's."""
 
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from unittest import mock
 
 from torch import distributed as dist
 
-from dist_sparse import peers, run, train
+from dist_sparse import evaluate, peers, run, train, validation
+from dist_sparse.errors import UserError
+from dist_sparse.leaving import leave
 from dist_sparse.preemption import CommonStop
 from dist_sparse.trainer import Moment, Trainer
 
-meet, init_process_group = peers.meet, dist.init_process_group
+meet, init_process_group, validate = peers.meet, dist.init_process_group, validation.validate
 
 
 def die_before(store: dist.Store, rank: int, world_size: int, **more: Any) -> None:
@@ -59,3 +63,18 @@ def main(place: str, argv: Sequence[str]) -> int:
         return train.main(argv, hooks=[die_at_step_7])
     with mock.patch.object(*DEADLY[place]):
         return train.main(argv)
+
+
+def evaluating(mistake: str, argv: Sequence[str]) -> int:
+    """Without the text of a ``mistake`` the first rank is killed."""
+
+    def fail(*arguments: Any) -> dict[str, float]:
+        if dist.get_rank() > 0:
+            return validate(*arguments)
+        if mistake:
+            raise UserError(mistake)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it is dead")
+
+    with mock.patch.object(validation, "validate", fail):
+        leave(partial(evaluate.main, argv), on_all_ranks=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import words
+from tests.command import train_here, words
 from tests.distributed import first_rank_dies, forks
 from tests.distributed.test_runs import SMALL
 from tests.endings import Watched, watch
@@ -51,6 +51,26 @@ def test_the_rank_that_is_left_names_the_dead_one_and_ends(tmp_path: Path, place
     dead, left = forks.live(2, first_rank_dies.main, place, argv, folder=tmp_path)
     assert (dead.code, left.code) == (-signal.SIGKILL, 1), left.said
     assert_named(0, dead.pid, left.said)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    assert train_here({**SMALL, "train.epochs": 1, "output": folder}).code == 0
+    return folder
+
+
+def test_so_does_one_that_evaluates(trained: Path, tmp_path: Path) -> None:
+    dead, left = forks.live(2, first_rank_dies.evaluating, "", [str(trained), "--checkpoint=last"], folder=tmp_path)
+    assert (dead.code, left.code) == (-signal.SIGKILL, 1), left.said
+    assert_named(0, dead.pid, left.said)
+
+
+def test_a_mistake_that_one_rank_meets_as_it_evaluates_ends_all_and_is_told_once(trained: Path, tmp_path: Path) -> None:
+    argv = [str(trained), "--checkpoint=last"]
+    first, other = forks.live(2, first_rank_dies.evaluating, "there is no room", argv, folder=tmp_path)
+    assert (first.code, other.code) == (2, 2), other.said
+    assert (first.said, other.said) == ("error: there is no room\n", "")
 
 
 def assert_named(rank: int, pid: int | None, said: str) -> None:
