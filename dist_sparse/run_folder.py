@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -196,7 +197,7 @@ def _own(config: Config, named: Path | None) -> RunFolder | None:
     """Where this process's torchrun had begun the run before it restarted its processes."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    paths = [named] if named else sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
+    paths = [named] if named else _stamped(config)
     folders = [RunFolder(path=path, restarted=True) for path in paths]
     return next((folder for folder in reversed(folders) if folder.used and begun_by_this_launcher(folder.path)), None)
 
@@ -204,9 +205,14 @@ def _own(config: Config, named: Path | None) -> RunFolder | None:
 def _unfinished(config: Config) -> RunFolder | None:
     if config.resume != "auto":
         return None
-    stamped = sorted(Path("runs").glob(f"{config.name}-[0-9]*"))
-    folders = [RunFolder(path=path) for path in stamped]
+    folders = [RunFolder(path=path) for path in _stamped(config)]
     return next((folder for folder in reversed(folders) if folder.used and not folder.finished), None)
+
+
+def _stamped(config: Config) -> list[Path]:
+    """The folders that :func:`_new` has made for runs of this name."""
+    ours = re.compile(rf"{re.escape(config.name)}-\d{{8}}-\d{{6}}(-\d+)?")
+    return sorted(path for path in Path("runs").glob(f"{config.name}-*") if ours.fullmatch(path.name))
 
 
 def _new(config: Config) -> RunFolder:

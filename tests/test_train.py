@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from dist_sparse.config import load_config, parse_args, to_flat
+from dist_sparse.config import Config, load_config, parse_args, to_flat
 from dist_sparse.plan.outlook import look_ahead
+from dist_sparse.run_folder import choose
 from dist_sparse.train import main
 from tests.command import ROOT, here, metrics, train_here, words
 from tests.values import QUIET, TINY_VIT
@@ -308,6 +309,15 @@ def test_without_an_output_the_folder_is_named_after_run_and_time(tmp_path: Path
     assert train_here({**values, "resume": "auto"}).code == 0
     assert list(Path("runs").iterdir()) == [folder], "an unfinished run of this name goes on where it is"
     assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "finished"
+
+
+def test_a_run_whose_name_only_begins_alike_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("small-20261231-235959-2", "small-3-20261231-235959"):
+        folder = Path("runs") / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    assert choose(Config(name="small", resume="auto")).path == Path("runs/small-20261231-235959-2")
 
 
 @pytest.mark.slow
