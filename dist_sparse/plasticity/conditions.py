@@ -62,7 +62,8 @@ def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) 
         "train.ema": None,
         "checkpoint.every": "100%",
         "checkpoint.keep": 1,
-        "execution.storage": "masked",  # probes look at whole weights
+        "execution.compute": "dense",  # probes look at gradients of inactive weights, too
+        "execution.storage": "masked",  # and at whole weights
         "tracking.wandb": "disabled",
     }
     return resolved(

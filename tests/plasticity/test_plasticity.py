@@ -172,6 +172,16 @@ def test_the_default_rate_is_that_of_the_moment_but_not_nothing(copy: Callable[[
     assert [json.loads(path.read_text())["learning_rate"] for path in files] == pytest.approx([0.0001, 0.007, 0.5])
 
 
+def test_what_grows_does_not_depend_on_how_the_run_computes(copy: Callable[[str], Path]) -> None:
+    """Kernels for active weights leave the gradients of the others at 0, which no weight could grow by."""
+    folder = copy("rigl")
+    options = ("--probe=prune_and_grow_uniform,prune_and_grow_global", "--rate=0.5", "--recovery-epochs=0")
+    for compute in ("dense", "sparse"):
+        assert probe(folder, *options, f"--execution.compute={compute}").code == 0
+    densely, sparsely = ([row["mask_digest"] for row in rows] for rows in tables(folder))
+    assert sparsely == densely
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (["--probe=prune"], "--probe=prune: should be all, or of prune_uniform, "),
     (["--rate=0.5,1"], "--rate=0.5,1: should be above 0 and below 1"),
