@@ -64,6 +64,7 @@ def recovery_config(config: Config, request: Request, state: Mapping[str, Any]) 
         "checkpoint.keep": 1,
         "execution.compute": "dense",  # probes look at gradients of inactive weights, too
         "execution.storage": "masked",  # and at whole weights
+        "execution.shrink": False,
         "tracking.wandb": "disabled",
     }
     return resolved(

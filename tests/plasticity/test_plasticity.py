@@ -182,6 +182,17 @@ def test_what_grows_does_not_depend_on_how_the_run_computes(copy: Callable[[str]
     assert sparsely == densely
 
 
+def test_a_run_that_has_shrunk_is_probed_whole(tmp_path: Path) -> None:
+    values = {**VALUES, "train.epochs": 1, "sparsity.method": "static", "sparsity.density": 0.3}
+    values |= {"sparsity.structure": "filter", "sparsity.keep_dense": ["first", "last"]}
+    assert train_here({**values, "execution.shrink": True, "output": tmp_path}).code == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["flops_saved"] > 0
+    outcome = probe(tmp_path, "--probe=prune_uniform", "--rate=0.5", "--recovery-epochs=0")
+    assert (outcome.code, outcome.err) == (0, "")
+    ((row,),) = tables(tmp_path)
+    assert float(row["density_pruned"]) == pytest.approx(0.15, rel=0.05)
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (["--probe=prune"], "--probe=prune: should be all, or of prune_uniform, "),
     (["--rate=0.5,1"], "--rate=0.5,1: should be above 0 and below 1"),
