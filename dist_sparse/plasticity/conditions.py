@@ -83,7 +83,8 @@ def _learning_rate(config: Config, state: Mapping[str, Any]) -> float:
     optim, batch = config.optim, config.train.batch_size
     peak = optim.lr * batch / (optim.lr_batch_size or batch)
     try:
-        rate = float(state["optimizer"]["param_groups"][0]["lr"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise UserError("the checkpoint's entry 'optimizer.param_groups[0].lr' is no learning rate; --lr gives one") from None
+        groups = state["optimizer"]["param_groups"]
+        rate = max(float(group["lr"]) / group.get("lr_scale", 1.0) for group in groups)  # DeepSpeed's groups tell no scale
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        raise UserError("the checkpoint's entry 'optimizer.param_groups' has no learning rate; --lr gives one") from None
     return max(rate, peak * LEAST_SHARE)

@@ -12,7 +12,10 @@ import torch
 
 from dist_sparse import evaluate
 from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.config import Config
+from dist_sparse.errors import UserError
 from dist_sparse.plasticity.__main__ import main
+from dist_sparse.plasticity.conditions import Request, recovery_config
 from dist_sparse.sparsity.plasticity import PROBES
 from tests.command import Outcome, here, train_here
 from tests.values import QUIET, TINY_VIT
@@ -191,6 +194,39 @@ def test_a_run_that_has_shrunk_is_probed_whole(tmp_path: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     ((row,),) = tables(tmp_path)
     assert float(row["density_pruned"]) == pytest.approx(0.15, rel=0.05)
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["scales", "no scales"])
+def test_the_default_rate_is_that_of_the_layers_that_learn_fastest(copy: Callable[[str], Path], tells: bool) -> None:
+    """With ``optim.layer_decay`` the first group is of the first layers, whose rate is a small part of the run's.
+
+    DeepSpeed's checkpoints have the rates of the groups alone.
+    """
+    folder = copy("rigl")
+    first = CheckpointStore.load(path := folder / "checkpoints" / "step_00000044.pt")
+    group, *_ = first["optimizer"]["param_groups"]
+    groups = [{**group, "lr": 0.008 * scale} | ({"lr_scale": scale} if tells else {}) for scale in (0.125, 1.0, 0.25)]
+    first["optimizer"]["param_groups"] = groups
+    torch.save(first, path)
+    options = ("--probe=prune_global", "--rate=0.5", "--recovery-epochs=0", "--checkpoint=last")
+    assert probe(folder, *options).code == 0
+    (saved,) = (folder / "plasticity").glob("*.json")
+    assert json.loads(saved.read_text())["learning_rate"] == pytest.approx(0.008)
+
+
+@pytest.mark.parametrize("groups", [None, [], [0.1], [{}], [{"lr": "fast"}], [{"lr": 0.1, "lr_scale": 0}]], ids=str)
+def test_a_checkpoint_without_a_rate(groups: object) -> None:
+    request = Request(
+        checkpoint=Path("last.pt"),
+        subnet=None,
+        probes=(),
+        rates=(),
+        recovery_epochs=0,
+        gradient_batches=1,
+        learning_rate=None,
+    )
+    with pytest.raises(UserError, match=r"'optimizer\.param_groups' has no learning rate; --lr gives one"):
+        recovery_config(Config(), request, {"optimizer": {"param_groups": groups}})
 
 
 MISTAKES: list[tuple[list[str], str]] = [
