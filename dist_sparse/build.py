@@ -46,6 +46,7 @@ from dist_sparse.optim import (
     build_scheduler,
     check_exchangeable,
     check_flattenable,
+    check_untrained,
     check_zero_preservation,
 )
 from dist_sparse.planning import plan_masks
@@ -170,10 +171,13 @@ def try_optimizer(config: Config, device: torch.device | str = "cpu") -> ZeroPre
     """Take steps with the configured optimizer; what it does where a mask is.
 
     Raises:
-        UserError: it cannot be used with its arguments.
+        UserError: it cannot be used with its arguments, or with the method.
     """
     dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
-    return check_zero_preservation(config.optim, device, batch_size=config.train.batch_size, dtype=dtype)
+    found = check_zero_preservation(config.optim, device, batch_size=config.train.batch_size, dtype=dtype)
+    if METHODS[config.sparsity.method].holds_untrained:
+        check_untrained(config.optim, f"sparsity.method={config.sparsity.method}", device, dtype)
+    return found
 
 
 def check_pieces(config: Config) -> None:

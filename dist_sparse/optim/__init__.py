@@ -6,7 +6,7 @@ from dist_sparse.optim.optimizer import build_optimizer, effective_lr
 from dist_sparse.optim.predictions import Predictions
 from dist_sparse.optim.regularise import SeededMixup, build_ema, build_loss, build_mixup
 from dist_sparse.optim.scheduler import build_scheduler
-from dist_sparse.optim.zeros import ZeroPreservation, check_zero_preservation, try_zero_preservation
+from dist_sparse.optim.zeros import ZeroPreservation, check_untrained, check_zero_preservation, try_zero_preservation
 
 __all__ = [
     "Predictions",
@@ -19,6 +19,7 @@ __all__ = [
     "build_scheduler",
     "check_exchangeable",
     "check_flattenable",
+    "check_untrained",
     "check_zero_preservation",
     "effective_lr",
     "try_zero_preservation",

@@ -95,16 +95,10 @@ def try_zero_preservation(
 ) -> ZeroPreservation:
     """Take a few steps on a half-masked convolution [8, 8, 3, 3] and linear layer [8, 8] and their dense biases, and look."""
     with torch.random.fork_rng(devices=[]):
-        model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 8)).to(device, dtype)
-        draws = generator("zero preservation")
-
-        def drawn(shape: torch.Size) -> Tensor:
-            return torch.randn(shape, generator=draws).to(device, dtype)
-
-        active = {p: ((torch.rand(p.shape, generator=draws) < 0.5) | (p.ndim == 1)).to(device) for p in model.parameters()}
+        model, active, drawn = _half_masked(device, dtype)
         with torch.no_grad():
             for p, mask in active.items():
-                p.copy_(drawn(p.shape) * mask)
+                p *= mask
         before = [p.detach().clone() for p in active]
         optimizer = factory(model)
         for _ in range(_STEPS):
@@ -123,6 +117,58 @@ def try_zero_preservation(
         finite=all(bool(value.isfinite().all()) for value in [*active, *(value for value, _ in states)]),
         moves=any(not torch.equal(p, old) for p, old in zip(active, before, strict=True)),
     )
+
+
+def _half_masked(
+    device: torch.device | str, dtype: torch.dtype
+) -> tuple[nn.Module, dict[nn.Parameter, Tensor], Callable[[torch.Size], Tensor]]:
+    """The model of a trial, a mask of each of its parameters, and what draws gradients."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Linear(8, 8)).to(device, dtype)
+    draws = generator("zero preservation")
+
+    def drawn(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=draws).to(device, dtype)
+
+    active = {p: ((torch.rand(p.shape, generator=draws) < 0.5) | (p.ndim == 1)).to(device) for p in model.parameters()}
+    with torch.no_grad():
+        for p in active:
+            p.copy_(drawn(p.shape))
+    return model, active, drawn
+
+
+def check_untrained(config: OptimConfig, because: str, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Refuse with a UserError an optimizer that moves weights without a gradient, which ``because`` says is not to be."""
+    if keeps_untrained(config, device, dtype=dtype):
+        return
+    guilty = config.lookahead and keeps_untrained(dataclasses.replace(config, lookahead=False), device, dtype=dtype)
+    cause, other = ("lookahead=true", "lookahead=false") if guilty else (f"name={config.name}", "name=sgd or adamw")
+    raise UserError(f"optim.{cause} cannot go with {because}: it moves weights that are not trained; optim.{other} leaves them")
+
+
+def keeps_untrained(config: OptimConfig, device: torch.device | str = "cpu", *, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether weights that are not 0 stay as they are while they have no gradient, and their state is zeroed after each step.
+
+    Weight decay aside, whose effect is the user's choice. Muon mixes the entries of a tensor, and lookahead and MADGRAD keep
+    weights in their state.
+    """
+    config = dataclasses.replace(
+        for_trial(config), lr=_TAME, lr_batch_size=None, weight_decay=0.0, lookahead_k=min(config.lookahead_k, _STEPS // 2)
+    )
+    with torch.random.fork_rng(devices=[]):
+        model, active, drawn = _half_masked(device, dtype)
+        before = [p.detach().clone() for p in active]
+        optimizer = build_optimizer(config, model, 1)
+        for _ in range(_STEPS):
+            for p, mask in active.items():
+                trained, gradient = p.detach() * mask, drawn(p.shape) * mask
+                # As of a layer before a norm, by which AdamP and SGDP know that they may move the whole weight.
+                p.grad = gradient - trained * (gradient * trained).sum() / trained.square().sum()
+            optimizer.step()
+            for p, mask in active.items():
+                for value in parameter_state(optimizer)[p].values():
+                    if isinstance(value, Tensor) and value.shape == mask.shape:
+                        value *= mask
+    return all(torch.equal(p[~mask], old[~mask]) for (p, mask), old in zip(active.items(), before, strict=True))
 
 
 def _is_zero(values: Tensor, where: Tensor) -> bool:

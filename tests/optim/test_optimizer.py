@@ -15,6 +15,7 @@ from dist_sparse.optim import (
     effective_lr,
     try_zero_preservation,
 )
+from dist_sparse.optim.zeros import keeps_untrained
 from tests.idle import idle
 from tests.optim.small import small_model
 
@@ -161,9 +162,27 @@ def test_gradient_centralisation_does_not_keep_zeros():
     assert found == ZeroPreservation(weights=False, state=False)
 
 
+@pytest.mark.parametrize(
+    "name", f"{KEEP_WEIGHTS} sgd momentum adamw lamb lars larc lion adan adopt laprop mars novograd".split()
+)
+def test_optimizers_that_leave_weights_without_a_gradient_as_they_are(name):
+    assert keeps_untrained(OptimConfig(name=name, lr=0.01, weight_decay=5e-4))
+
+
+@pytest.mark.parametrize("name", ["muon", "adamuon", "adamp", "sgdp", "madgrad"])
+def test_optimizers_that_move_weights_without_a_gradient(name):
+    assert not keeps_untrained(OptimConfig(name=name, lr=0.01))
+
+
+@pytest.mark.parametrize(("alpha", "keeps"), [(0.5, False), (1.0, True)])
+def test_lookahead_moves_weights_towards_a_state_that_is_zeroed(alpha, keeps):
+    assert keeps_untrained(OptimConfig(lookahead=True, lookahead_alpha=alpha)) == keeps
+
+
 def test_trying_leaves_the_global_generator_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
     check_zero_preservation(OptimConfig())
+    keeps_untrained(OptimConfig())
     assert torch.equal(torch.rand(3), expected)

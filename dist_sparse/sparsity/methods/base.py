@@ -73,6 +73,7 @@ class Method(ABC):
     ``Plan.settled_after``   None: weights may always return     ``execution.shrink`` is refused
     ``Plan.keeps_counts``    no                                  packed weights under DeepSpeed are refused
     :attr:`dense_weights`    None: weights obey the masks        a moving average of weights is taken of dense ones
+    :attr:`holds_untrained`  no                                  an optimizer moves weights that keep their values
     =======================  ==================================  ========================================================
 
     *In the run, on all ranks alike; every optimizer step calls those from* ``before_forward`` *to* ``after_step`` *(1 is the
@@ -116,6 +117,8 @@ class Method(ABC):
     """Keys of the configuration's sparsity section that act on this method."""
     dense_weights: ClassVar[str | None] = None
     """Why the model's weights between two steps are dense, and so cannot be averaged; None if they obey the masks."""
+    holds_untrained: ClassVar[bool] = False
+    """Weights outside of the :attr:`backward_masks` are not 0 and keep their values: no optimizer may move them."""
 
     inits: ClassVar[frozenset[str]] = frozenset()
     """Values of ``sparsity.init`` that the method can have, if it uses that key."""

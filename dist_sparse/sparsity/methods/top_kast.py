@@ -9,6 +9,7 @@ Every ``interval`` steps, after the optimizer's step, in each layer with dense w
     penalty = decay / 2 |w|^2 on A, decay / (2 d) |w|^2 on B without A
 
 What B leaves out keeps its value, and returns as others shrink; ``optim.weight_decay`` would shrink it too: leave it at 0.
+Optimizers that move weights without a gradient are refused: those that mix entries, and those that keep weights in their state.
 Defaults: B twice as dense as A, decay 1e-4, interval 100 (the paper finds one update in 100 steps enough). No code is public.
 
 Found here (LeNet-300-100 on Fashion-MNIST, five seeds, ``benchmarks/README.md``), with 95 % intervals: not told apart from
@@ -62,6 +63,7 @@ class TopKast(KeepsDenseWeights, Updating):
     """Forward with the largest weights, backward with more of them."""
 
     name = "top_kast"
+    holds_untrained = True
     uses = Updating.uses - {"table"} | {"update.interval", "top_kast.backward_density", "top_kast.decay"}
 
     def __init__(self, plan: TopKastPlan, *, remask: bool, **held: Any) -> None:

@@ -1,9 +1,13 @@
 """Top-KAST against a loop that is written out."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_sparse.build import check_config, resolved
+from dist_sparse.config import Config, with_values
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig, TopKastConfig, UpdateConfig
 from dist_sparse.errors import UserError
@@ -55,3 +59,19 @@ def test_it_is_the_loop_of_the_paper(small_run) -> None:
 def test_a_backward_that_is_sparser_than_the_forward_is_refused() -> None:
     with pytest.raises(UserError, match=r"sparsity\.top_kast\.backward_density=0\.1 is below sparsity\.density=0\.2"):
         resolve(SparsityConfig(method="top_kast", density=0.2, top_kast=TopKastConfig(backward_density=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "cause", "cure"),
+    [
+        ({"optim.lookahead": True}, "lookahead=true", "lookahead=false"),
+        ({"optim.lookahead": True, "optim.name": "muon"}, "name=muon", "name=sgd or adamw"),
+    ],
+)
+def test_an_optimizer_that_moves_what_is_not_trained_is_refused(values: dict[str, Any], cause: str, cure: str) -> None:
+    given = {"sparsity.method": "top_kast", "sparsity.density": 0.1, **values}
+    with pytest.raises(UserError) as refused:
+        check_config(resolved(with_values(Config(), given)), 1)
+    moves = "cannot go with sparsity.method=top_kast: it moves weights that are not trained"
+    assert str(refused.value) == f"optim.{cause} {moves}; optim.{cure} leaves them"
+    check_config(resolved(with_values(Config(), {**given, "sparsity.method": "rigl"})), 1)
