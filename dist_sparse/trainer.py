@@ -340,6 +340,7 @@ class Trainer:
         if self.forgetting:
             self.forgetting.load_state_dict(state["forgetting"])
         self.progress = Progress(**state["progress"])
+        self._step.undoing.follow_model()  # loading may have made it narrow
 
 
 def _due(every: int, previous: int, step: int) -> bool:

@@ -68,6 +68,22 @@ def test_it_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
 
 
+def test_a_step_that_is_undone_after_a_resume_leaves_the_running_statistics(whole: Path, tmp_path: Path) -> None:
+    """Gone on from a network that had shrunk; the first step after it would choose masks by gradients that are not finite."""
+    saved = checkpoint(whole, 5)
+    assert "layer1.0.bn1.running_var" in saved["narrow"]["kept"]
+
+    def spoil(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.GRADIENTS_READY and trainer.progress.step == 5:
+            next(gradient for _, gradient in trainer.engine.held("gradients")).fill_(float("nan"))
+
+    values = {**RUN, **GMP, "resume": whole / "checkpoints" / "step_00000005.pt", "output": tmp_path}
+    outcome = train_here(values, interrupt_after=6, hooks=[spoil])
+    assert "step 6 would choose masks by gradients or weights that are not finite" in outcome.err
+    after = checkpoint(tmp_path, 6)["state_dict"]
+    torch.testing.assert_close(after, saved["state_dict"], rtol=0, atol=0)
+
+
 def test_what_is_held_and_computed_becomes_less(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     dense = summary["parameters"] * 8
