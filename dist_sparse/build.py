@@ -187,12 +187,12 @@ def check_pieces(config: Config) -> None:
         check_flattenable(config.optim, engine)
 
 
-def check_sub_nets(config: Config, model: nn.Module) -> None:
-    """Refuse with a UserError sub-nets whose batch norms the engine cannot train each by itself."""
-    ast, engine = config.sparsity.ast, capabilities_of(config.engine)
-    several = config.sparsity.method == "ast" and len(ast.densities or ast.structures) > 1
-    if engine.counts_steps_once and several and any(isinstance(module, _BatchNorm) for module in model.modules()):
-        check_exchangeable(config.optim, engine)
+def check_state_exchange(config: Config, model: nn.Module) -> None:
+    """Refuse with a UserError an optimizer whose state of a parameter the engine cannot exchange, if the method does so."""
+    engine, norms = capabilities_of(config.engine), any(isinstance(module, _BatchNorm) for module in model.modules())
+    why = METHODS[config.sparsity.method].exchanges_state(config.sparsity, batch_norms=norms)
+    if engine.counts_steps_once and why is not None:
+        check_exchangeable(config.optim, engine, why)
 
 
 def check_config(config: Config, world_size: int, device: torch.device | str = "cpu") -> ZeroPreservation:
@@ -231,7 +231,7 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
     check_sync_batch_norm(config, ranks.device)
     data, precision = load_data(config, ranks), load_precision(config, ranks)
     model = load_model(config, data.info, precision, fresh=saved is None)
-    check_sub_nets(config, model)
+    check_state_exchange(config, model)
     check_sizes(
         config.model,
         model,

@@ -13,8 +13,8 @@ from dist_sparse.seeding import generator
 _BEFORE, _AFTER = 3, 2
 
 
-def check_exchangeable(config: OptimConfig, engine: Capabilities) -> None:
-    """Refuse optimizers whose state of a parameter cannot be exchanged for another, as sub-nets with norms of their own need.
+def check_exchangeable(config: OptimConfig, engine: Capabilities, why: str) -> None:
+    """Refuse optimizers whose state of a parameter cannot begin anew or be exchanged for another; ``why`` it has to be.
 
     ZeRO steps the parameters of a group as one vector: a count of steps, as Adam's for its bias correction, is that of all.
 
@@ -24,8 +24,8 @@ def check_exchangeable(config: OptimConfig, engine: Capabilities) -> None:
     if _begins_at_zero(config):
         return
     raise UserError(
-        f"optim.name={config.name}: AST's sub-nets need a state of it each for their batch norms, and {engine.cause} "
-        f"keeps one count of steps for all; {engine.otherwise} takes it, and sgd, momentum and lion go with all"
+        f"optim.name={config.name}: {why}, and {engine.cause} keeps one count of steps for all; "
+        f"{engine.otherwise} takes it, and sgd, momentum and lion go with all"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_config, check_plan, check_sub_nets, loading_of, resolved
+from dist_sparse.build import check_config, check_plan, check_state_exchange, loading_of, resolved
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo
@@ -193,7 +193,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     clock = _clock(config, info, ranks)
     model = build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=info.image_size)
     model.to(torch.float64 if config.train.precision == "fp64" else torch.float32)
-    check_sub_nets(config, model)
+    check_state_exchange(config, model)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)

@@ -10,7 +10,8 @@ import torch
 
 from dist_sparse import evaluate
 from dist_sparse.sparsity.methods import METHODS
-from tests.command import metrics, start, words
+from dist_sparse.train import main
+from tests.command import here, metrics, start, words
 from tests.distributed import cases, zero_cases
 from tests.distributed.test_runs import codes
 from tests.distributed.world import World
@@ -111,6 +112,19 @@ def test_sub_nets_have_a_whole_optimizer_state_each_or_are_refused(worlds: World
     assert (first.code, other.code) == (2, 2)
     (line,) = first.errors
     assert line.startswith("optim.name=adamw: AST's sub-nets need a state of it each")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_optimizer_that_acdc_cannot_begin_anew_is_refused(tmp_path: Path, stage: int) -> None:
+    """``--plan`` refuses what a run would."""
+    values = {**keys_of("acdc"), **zero(stage), "optim.name": "adamw", "optim.lr": 0.01, "output": tmp_path}
+    outcome = here(main, [*words(values), "--plan"])
+    expected = (
+        f"optim.name=adamw: AC/DC begins its state of the sparse layers anew at every decompression, and "
+        f"engine.zero.stage={stage} keeps one count of steps for all; engine.name=ddp or engine.zero.stage=0 takes it, and "
+        "sgd, momentum and lion go with all"
+    )
+    assert outcome.errors == ([expected] if stage else [])
 
 
 def test_so_after_a_resume(worlds: Worlds, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ class AcDc(Gmp):
         return fill(config, update={"interval": Length(5, "epochs")}, ramp=_RAMP)
 
     @classmethod
+    def exchanges_state(cls, config: SparsityConfig, *, batch_norms: bool) -> str | None:
+        return "AC/DC begins its state of the sparse layers anew at every decompression"
+
+    @classmethod
     def plan(cls, context: Context) -> AcDcPlan:
         window, total = Window.of(context), context.run.total_steps
         if window.end >= total:

@@ -67,6 +67,7 @@ class Method(ABC):
     :attr:`inits`            none                                ``sparsity.init`` does nothing, or is refused
     :attr:`keeps_density`    yes                                 the density of masks that are taken over is taken for the
                                                                  last one
+    :meth:`exchanges_state`  never                               an optimizer that counts steps trains otherwise under ZeRO
     :meth:`plan`             none                                an error: the class is abstract
     ``Plan.forecast``        none, but in ``FixedMasks``         an error: the class is abstract; and a method that moves
                                                                  its masks with ``FixedMasks`` fails at its first update
@@ -153,6 +154,15 @@ class Method(ABC):
     def acting(cls, config: SparsityConfig) -> frozenset[str]:
         """Which of the method's :attr:`uses` act in a configuration."""
         return cls.uses if config.init in cls.inits else cls.uses - {"init"}
+
+    @classmethod
+    def exchanges_state(cls, config: SparsityConfig, *, batch_norms: bool) -> str | None:
+        """Why the optimizer's state of a parameter begins anew or is exchanged in a run, or None if it never is.
+
+        Args:
+            batch_norms: the network has some.
+        """
+        return None
 
     @classmethod
     @abstractmethod

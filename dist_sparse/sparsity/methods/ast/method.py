@@ -110,6 +110,11 @@ class Ast(Method):
         return fill(config, update=DEFAULTS["itop"], ramp=_RAMP)
 
     @classmethod
+    def exchanges_state(cls, config: SparsityConfig, *, batch_norms: bool) -> str | None:
+        several = len(config.ast.densities or config.ast.structures) > 1
+        return "AST's sub-nets need a state of it each for their batch norms" if several and batch_norms else None
+
+    @classmethod
     def plan(cls, context: Context) -> Plan:
         schedule, config, initial = plan_sub_nets(context), context.config.ast, context.config.ramp.initial_density
         units = context.all_units() if initial == 1 else context.units(initial)
