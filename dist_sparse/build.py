@@ -5,18 +5,18 @@ one another; what needs all ranks comes after (:func:`build_trainer`).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dist_sparse import distributed
 from dist_sparse.checkpoint import CheckpointStore
+from dist_sparse.checks import check_config, check_plan, check_state_exchange
 from dist_sparse.config import Config
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Data, DataInfo, Loading, build_data
@@ -27,38 +27,34 @@ from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.resizing import Resizing, resizing_from, with_expected
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import closed_on_failure
-from dist_sparse.engines.build import build_engine, capabilities_of, check_engine, check_installed, resolve_engine
+from dist_sparse.engines.build import build_engine, capabilities_of, check_installed, resolve_engine
 from dist_sparse.engines.precision import Precision
-from dist_sparse.errors import UserError
-from dist_sparse.executing import check_counts, check_settles, check_shrink, check_storage, execution_of
+from dist_sparse.executing import execution_of
+from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.packed_weights import PackedWeights
-from dist_sparse.guards import check_steps_of_run, check_sync_batch_norm, check_training_mode
+from dist_sparse.guards import check_sync_batch_norm, check_training_mode
 from dist_sparse.models import build_model, check_sizes
 from dist_sparse.models.training import checkpoint_gradients, synchronise_batch_norms
 from dist_sparse.optim import (
     Predictions,
     SeededMixup,
-    ZeroPreservation,
     build_ema,
     build_loss,
     build_mixup,
     build_optimizer,
     build_scheduler,
-    check_exchangeable,
-    check_flattenable,
-    check_untrained,
-    check_zero_preservation,
 )
 from dist_sparse.planning import plan_masks
 from dist_sparse.preemption import CommonStop
 from dist_sparse.run_folder import RunFolder
 from dist_sparse.shrinker import build_shrinker
-from dist_sparse.sparsity.methods import METHODS
+from dist_sparse.sparsity.masks import Masks
+from dist_sparse.sparsity.methods.base import Method
 from dist_sparse.sparsity.methods.build import begin
 from dist_sparse.sparsity.methods.plan import Plan
 from dist_sparse.sparsity.methods.resolve import resolve
 from dist_sparse.starting import start_from
-from dist_sparse.tracking import build_tracker
+from dist_sparse.tracking import Tracker, build_tracker
 from dist_sparse.tracking.columns import columns_of
 from dist_sparse.tracking.tensorboard import check_tensorboard
 from dist_sparse.trainer import Trainer
@@ -161,62 +157,6 @@ def load_precision(config: Config, ranks: Ranks) -> Precision:
     )
 
 
-def check_average(config: Config) -> None:
-    """Refuse an average of weights that the method keeps dense."""
-    if config.train.ema is not None and (reason := METHODS[config.sparsity.method].dense_weights):
-        raise UserError(f"train.ema cannot go with sparsity.method={config.sparsity.method}: {reason}")
-
-
-def try_optimizer(config: Config, device: torch.device | str = "cpu") -> ZeroPreservation:
-    """Take steps with the configured optimizer; what it does where a mask is.
-
-    Raises:
-        UserError: it cannot be used with its arguments, or with the method.
-    """
-    dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
-    found = check_zero_preservation(config.optim, device, batch_size=config.train.batch_size, dtype=dtype)
-    if METHODS[config.sparsity.method].holds_untrained:
-        check_untrained(config.optim, f"sparsity.method={config.sparsity.method}", device, dtype)
-    return found
-
-
-def check_pieces(config: Config) -> None:
-    """Refuse with a UserError an optimizer that cannot step pieces of weights, if the engine gives it such."""
-    engine = capabilities_of(config.engine)
-    if engine.steps_pieces:
-        check_flattenable(config.optim, engine)
-
-
-def check_state_exchange(config: Config, model: nn.Module) -> None:
-    """Refuse with a UserError an optimizer whose state of a parameter the engine cannot exchange, if the method does so."""
-    engine, norms = capabilities_of(config.engine), any(isinstance(module, _BatchNorm) for module in model.modules())
-    why = METHODS[config.sparsity.method].exchanges_state(config.sparsity, batch_norms=norms)
-    if engine.counts_steps_once and why is not None:
-        check_exchangeable(config.optim, engine, why)
-
-
-def check_config(config: Config, world_size: int, device: torch.device | str = "cpu") -> ZeroPreservation:
-    """Refuse with a UserError what cannot work whatever the data, the model and the machine are.
-
-    Returns:
-        What the optimizer does where a mask is.
-    """
-    check_average(config)
-    check_engine(config, world_size)
-    keeps = try_optimizer(config, device)
-    check_pieces(config)
-    check_storage(config)
-    check_shrink(config)
-    return keeps
-
-
-def check_plan(config: Config, plan: Plan, scheduler: Scheduler, clock: Clock) -> Sequence[int]:
-    """Refuse with a UserError what the method will do and the run cannot; returns the numbers of the run's steps."""
-    check_settles(config, plan)
-    check_counts(config, plan)
-    return check_steps_of_run(config, plan, scheduler, clock)
-
-
 def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = None) -> Parts:
     """Build what needs no other rank, from a resolved configuration, and the ``saved`` state of a run that goes on.
 
@@ -277,18 +217,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
         forgetting = parts.efficient.build(folder.path, ranks.device)
         loss = predictions = Predictions(loss)
     begun = begin(parts.plan)  # before an engine takes the model apart, as the moving average
-    execution = execution_of(
-        config,
-        parts.model,
-        plan=parts.plan,
-        masks=begun.masks,
-        precision=parts.precision,
-        data=parts.data,
-        clock=parts.clock,
-        world_size=ranks.world_size,
-        saved=state.get("execution") if state else None,
-        until_asked=stop.until_asked,
-    )
+    execution = _build_execution(parts, begun.masks, state, stop)
     packed = PackedWeights(parts.model, begun.masks) if config.execution.storage == "packed" and len(begun.masks) else None
     ema = build_ema(config.train, parts.model)
     if packed is not None and ema is not None:
@@ -297,18 +226,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
     with closed_on_failure(engine):
         method = begun.bind(engine, remask=not parts.keeps_zeros)
         with distributed.agreeing_on_errors():
-            tracker = build_tracker(
-                config,
-                folder.path,
-                ranks.rank,
-                columns=columns_of(method),
-                resume_step=state["progress"]["step"] if state else None,
-                wandb_id=state["wandb_id"] if state else None,
-                tables=state.get("tables", {}) if state else {},
-                total_steps=parts.clock.total,
-                steps_per_epoch=parts.clock.whole,
-                validation_images=parts.data.info.val_size * (len(method.networks()) + (config.train.ema is not None)),
-            )
+            tracker = _build_tracker(parts, folder, method, state)
         trainer = Trainer(
             config=config,
             ranks=ranks,
@@ -330,6 +248,36 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
         if state:
             take_over(trainer, state)
         return trainer
+
+
+def _build_execution(parts: Parts, masks: Masks, state: Mapping[str, Any] | None, stop: CommonStop) -> Execution:
+    return execution_of(
+        parts.config,
+        parts.model,
+        plan=parts.plan,
+        masks=masks,
+        precision=parts.precision,
+        data=parts.data,
+        clock=parts.clock,
+        world_size=parts.ranks.world_size,
+        saved=state.get("execution") if state else None,
+        until_asked=stop.until_asked,
+    )
+
+
+def _build_tracker(parts: Parts, folder: RunFolder, method: Method, state: Mapping[str, Any] | None) -> Tracker:
+    return build_tracker(
+        parts.config,
+        folder.path,
+        parts.ranks.rank,
+        columns=columns_of(method),
+        resume_step=state["progress"]["step"] if state else None,
+        wandb_id=state["wandb_id"] if state else None,
+        tables=state.get("tables", {}) if state else {},
+        total_steps=parts.clock.total,
+        steps_per_epoch=parts.clock.whole,
+        validation_images=parts.data.info.val_size * (len(method.networks()) + (parts.config.train.ema is not None)),
+    )
 
 
 def take_over(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -49,8 +49,10 @@ def test_on_cuda_it_has_to_be_asked_for(compute: Compute, device: str | None, re
         ({"sparsity.method": "top_kast"}, "cannot go with sparsity.method=top_kast"),
         (
             {"engine.name": "deepspeed", "engine.zero.stage": 3},
-            ("cannot go with engine.zero.stage=3, which cuts each weight into parts that ranks gather; engine.name=ddp or "
-            "engine.zero.stage=0 can"),
+            (
+                "cannot go with engine.zero.stage=3, which cuts each weight into parts that ranks gather; engine.name=ddp or "
+                "engine.zero.stage=0 can"
+            ),
         ),
         ({"train.compile": True}, "cannot go with train.compile=true"),
         ({"train.precision": "fp16"}, "cannot go with train.precision=fp16"),

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_config, check_plan, check_state_exchange, loading_of, resolved
+from dist_sparse.build import loading_of, resolved
+from dist_sparse.checks import check_config, check_plan, check_state_exchange
 from dist_sparse.config import Config
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.batch import DataInfo

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_sparse.build import check_config, resolved
+from dist_sparse.build import resolved
+from dist_sparse.checks import check_config
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.duration import Length
 from dist_sparse.config.sparsity import SparsityConfig, TopKastConfig, UpdateConfig
