@@ -35,6 +35,7 @@ use_environment() {
 }
 
 # option NAME ARGUMENT...: the value that the last --NAME=VALUE (or --NAME VALUE, or NAME=VALUE) gives; nothing if none does.
+# A ~ at its beginning is the home folder, as for the run.
 option() {
     local name=$1 value='' previous='' word
     shift
@@ -45,6 +46,7 @@ option() {
         esac
         previous=$word
     done
+    if [[ $value == \~ || $value == \~/* ]]; then value=$HOME${value:1}; fi
     printf '%s' "$value"
 }
 

@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.command import ROOT
 
 BEGIN = "set -euo pipefail; source slurm/common.sh; "
@@ -43,3 +45,20 @@ def test_a_program_that_fails_to_describe_a_job_does_not_end_it(tmp_path: Path) 
     done = bash(f"{BEGIN} record_environment; echo trains", env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-3:] == ["of scontrol", "of nvidia-smi", "trains"]
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        ("--output=~/runs/x", "/home/me/runs/x"),
+        ("--output '~/a run'", "/home/me/a run"),
+        ("'output=~'", "/home/me"),
+        ("--output=a~/x", "a~/x"),
+        ("--output=~x", "~x"),
+        ("--seed=1", ""),
+    ],
+)
+def test_the_folder_of_the_scripts_is_that_of_the_run(words: str, output: str) -> None:
+    """bash leaves the ~ in an option's value to the run, which finds the home folder for it."""
+    done = bash(f"{BEGIN} option output {words}", env={"PATH": "/usr/bin:/bin", "HOME": "/home/me"})
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
