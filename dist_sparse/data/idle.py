@@ -24,6 +24,11 @@ def check_keys(config: DataConfig) -> None:
             f"data.forgetting.epochs={config.forgetting.epochs} counts over epochs that show every sample once: "
             "data.repeated_augment must be 1"
         )
+    if config.bad_images == "skip" and config.forgetting.epochs and config.name not in SMALL_SETS:
+        raise UserError(
+            f"data.forgetting.epochs={config.forgetting.epochs} counts over epochs that show every sample once: "
+            "data.bad_images must be stop, since skip shows a neighbour in a bad image's place"
+        )
 
 
 def idle_keys(config: DataConfig) -> Iterator[tuple[str, str]]:

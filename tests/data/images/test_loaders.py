@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from dist_sparse.config.data import ForgettingConfig
 from dist_sparse.data.batch import Normalise
 from dist_sparse.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from tests.data.compare import message_of, same
@@ -180,6 +181,16 @@ def test_training_takes_the_neighbour_of_a_skipped_image(folder, root, workers, 
             assert counts.tolist() == [3, *[1] * 19, 0, 0]
             assert torch.equal(batch.labels, (batch.indices >= 12).long())
     assert sorted(record.args[0] for record in caplog.records) == sorted(map(str, bad))
+
+
+def test_counts_of_forgetting_have_no_neighbours_of_skipped_images(load):
+    """Such a sample comes twice in an epoch: its outcome would be that of either rank, or of the batch that was later."""
+    keys = {"bad_images": "skip", "forgetting": ForgettingConfig(epochs=2)}
+    assert message_of(lambda: load("image_folder", **keys)) == (
+        "data.forgetting.epochs=2 counts over epochs that show every sample once: data.bad_images must be stop, since skip "
+        "shows a neighbour in a bad image's place"
+    )
+    load("digits", **keys)  # has no bad images
 
 
 @pytest.mark.parametrize("workers", [0, 2])
