@@ -97,10 +97,16 @@ def _weight(name: str, tensors: dict[str, Tensor], shape: torch.Size, layout: La
 
 def _configuration(model: nn.Module, about: Description) -> dict[str, object]:
     """timm's description of what the network's weights are for."""
-    known = getattr(model, "pretrained_cfg", None) or {}
+    of_test = ("test_input_size", "test_crop_pct")  # of the name's own weights
+    known = {key: value for key, value in (getattr(model, "pretrained_cfg", None) or {}).items() if key not in of_test}
+    unresized = about.crop_pct is None and about.mean is not None  # a small set's images
     size = (about.channels, about.image_size, about.image_size)
     mine = {"num_classes": about.classes, "input_size": size, "mean": about.mean, "std": about.std}
-    mine |= {"interpolation": about.interpolation, "crop_pct": about.crop_pct, "crop_mode": about.crop_mode}
+    mine |= {
+        "interpolation": about.interpolation,
+        "crop_pct": 1.0 if unresized else about.crop_pct,
+        "crop_mode": about.crop_mode,
+    }
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in mine.items() if value is not None}
     names = {} if about.class_names is None else {"label_names": tuple(about.class_names)}
     return {**known, **given, **names}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,22 @@ def test_a_loaded_network_is_timm_s_with_what_it_is_for(tmp_path: Path, name: st
     for key, mask in source.masks.items():
         values = dict(source.model.named_parameters())[key] != 0
         assert torch.equal(again.masks[key], mask if name == "sparse" else values)
+
+
+@pytest.mark.parametrize(
+    ("facts", "crop"),
+    [({}, 1.0), ({"crop_pct": 0.875}, 0.875), ({"mean": None, "std": None}, 0.95)],
+    ids=["small", "folder", "old"],
+)
+def test_images_are_resized_as_the_run_s_and_not_as_the_name_s(tmp_path: Path, facts: dict[str, Any], crop: float) -> None:
+    """Those of a small set are not: timm's resnet18 would cut 32 pixels out of 33, or resize to 288 in a test.
+
+    A file that tells nothing of the images, not even the mean, leaves timm's.
+    """
+    model = dist_sparse.load(written(tmp_path, "sparse", **facts))
+    for test in (False, True):
+        resolved = timm.data.resolve_model_data_config(model, use_test_size=test)
+        assert (resolved["input_size"], resolved["crop_pct"]) == ((1, 32, 32), crop)
 
 
 @pytest.mark.parametrize("name", SPARSE)
