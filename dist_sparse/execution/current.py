@@ -15,6 +15,9 @@ from dist_sparse.execution.products import Products
 from dist_sparse.execution.ways import LayerMask
 from dist_sparse.sparsity.masks import Masks
 
+_MOST_GEOMETRIES = 4
+"""That many of a layer's are kept: those of training, of validation and of its last batch, and one more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
@@ -73,11 +76,11 @@ class _Made(NamedTuple):
     packed: Tensor
     """The layer's mask in bits."""
     products: dict[tuple[Geometry, str], Products]
-    """By geometry and the name of the way."""
+    """By geometry and the name of the way, those used last at the end."""
 
 
 class LayerProducts:
-    """A layer's products by geometry, made anew once its mask has changed."""
+    """A layer's products by geometry, of the few used last, made anew once its mask has changed."""
 
     def __init__(self, current: Current, name: str, element_size: int) -> None:
         """``name`` is that of its weight, whose numbers have so many bytes."""
@@ -106,10 +109,13 @@ class LayerProducts:
         if (chosen := self._current.chosen(masks).get(self._name)) is None:
             return None
         made, key = self._made_of(masks), (geometry, chosen.way)
-        if key not in made:
+        if (products := made.pop(key, None)) is None:
             way, mask = self._current.backend.ways[chosen.way], self._current.layer_masks(masks)[self._name]
-            made[key] = way.products(mask, geometry, self._element_size)
-        return made[key]
+            products = way.products(mask, geometry, self._element_size)
+        made[key] = products  # behind those that were used before
+        for oldest in list(made)[:-_MOST_GEOMETRIES]:
+            made.pop(oldest, None)  # a thread that runs the network as well may have done so
+        return products
 
     def _made_of(self, masks: Masks) -> dict[tuple[Geometry, str], Products]:
         """What was made of the layer's mask of now. Other layers' masks may have changed without this one's."""
