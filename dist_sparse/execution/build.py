@@ -53,6 +53,9 @@ def _build(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str,
     forced = setting.compute == "sparse"
     if saved is not None and "dense" in saved and not forced:
         return Execution(reason=saved["dense"], state=saved)
+    began = None if saved is None else saved.get("backend")
+    if saved is not None and "costs" not in saved:  # a forced run's
+        saved = None
     reason = setting.impossible or ("" if forced else setting.pointless)
     layers = {} if reason else layers_of(model, masks, setting.shape)
     final = functools.cache(lambda: _final_masks(masks, setting.final_masks()))
@@ -70,8 +73,11 @@ def _build(setting: Setting, model: nn.Module, masks: Masks, saved: Mapping[str,
             _log.warning("resuming without sparse execution, which the run had before: %s", found.reason)
         return Execution(reason=found.reason, state={"dense": found.reason})
     if forced:
-        choose = Sparsest(found.backend, layers)
-        return _prepared(model, Current(found.backend, masks, choose), choose, setting.images, found.how)
+        choose, name = Sparsest(found.backend, layers), found.backend.name
+        if began not in (None, name):
+            told = "goes on with the backend %r, where the run had %r before: results differ by rounding"
+            _log.warning(f"execution.compute=sparse {told}", name, began)
+        return _prepared(model, Current(found.backend, masks, choose), choose, setting.images, found.how, {"backend": name})
     return _measured(setting, model, masks, final(), found.backend, found.how, layers, saved)
 
 

@@ -28,7 +28,7 @@ class Execution:
     current: Current | None = None
     choose: Fastest | Sparsest | None = None
     state: Mapping[str, Any] | None = field(default=None, repr=False)
-    """What was measured, for the checkpoint."""
+    """What was measured and the backend's name, for the checkpoint."""
     remaining: Mapping[str, float] = field(default_factory=dict)
     """By layer that has lost units: the share of its products that is left."""
 

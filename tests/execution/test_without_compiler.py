@@ -66,6 +66,28 @@ def test_what_is_measured_to_be_faster_is_taken_and_a_run_goes_on_bit_for_bit(
     assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
 
 
+def test_a_forced_run_that_goes_on_by_another_backend_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {**DSB, "execution.compute": "sparse", "output": tmp_path / "run", "resume": "auto"}
+    told = "execution.compute=sparse goes on with the backend 'compiled', where the run had 'torch' before"
+    assert train_here(values, interrupt_after=7).code == 130
+    same = train_here(values, interrupt_after=7)
+    assert same.code == 130 and "going on after step" in same.out and "goes on with the backend" not in same.err
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(available, "kernels", kernels)
+    other = train_here(values)
+    assert other.code == 0 and "going on after step" in other.out
+    assert told in other.err
+
+
+def test_a_forced_run_that_goes_on_by_choice_is_measured(tmp_path: Path, measured: list[str]) -> None:
+    values = {**DSB, "output": tmp_path / "run", "resume": "auto"}
+    assert train_here({**values, "execution.compute": "sparse"}, interrupt_after=7).code == 130
+    assert not measured
+    outcome = train_here({**values, "execution.compute": "auto"})
+    assert outcome.code == 0 and "going on after step" in outcome.out
+    assert measured
+
+
 def test_what_gains_nothing_is_computed_densely(tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     networks = iter([30.0, 29.0])
     monkeypatch.setattr(survey, "network_seconds", lambda *_: next(networks))
