@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dist_sparse.arguments import Parser
 from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
+from dist_sparse.config.data import ForgettingConfig, ProgressiveConfig
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.errors import ToldElsewhere, UserError, refuse
 from dist_sparse.inputs import expand
@@ -86,7 +87,8 @@ def opened(config: Config, path: Path) -> Iterator[Opened]:
         with distributed.agreeing_on_errors():
             state = read_checkpoint(path)
             check_networks(state, path)
-            data, precision = closing.enter_context(contextlib.closing(load_data(config, ranks))), load_precision(config, ranks)
+            data = closing.enter_context(contextlib.closing(load_data(_without_training(config, ranks.world_size), ranks)))
+            precision = load_precision(config, ranks)
             check_classes(state["data"], dataclasses.asdict(data.info))
             model = load_model(config, data.info, precision)
         check_same_on_all_ranks(dataclasses.asdict(data.info))
@@ -107,6 +109,13 @@ def _group(config: EngineConfig) -> Iterator["Ranks"]:
         distributed.stop(failed=True)
         raise
     distributed.stop()
+
+
+def _without_training(config: Config, ranks: int) -> Config:
+    """The configuration with nothing that a data set could be refused for on account of its training images alone."""
+    train = dataclasses.replace(config.train, batch_size=ranks, accumulation=1)
+    data = dataclasses.replace(config.data, forgetting=ForgettingConfig(), progressive=ProgressiveConfig())
+    return dataclasses.replace(config, train=train, data=data)
 
 
 def evaluate(config: Config, path: Path) -> list[str]:

@@ -74,6 +74,13 @@ def test_keys_can_be_set_anew(folder: Path) -> None:
     assert refused.errors[0].startswith("train.eval_batch: unknown key")
 
 
+def test_what_is_of_training_alone_is_not_in_the_way(folder: Path) -> None:
+    """Neither a batch that the training samples in use do not fill, nor what cannot go together in training."""
+    few = evaluate(folder, "--data.limit=100")
+    assert (few.code, few.err) == (0, "")
+    assert evaluate(folder, "--data.forgetting.epochs=1", "--data.repeated_augment=2").out == evaluate(folder).out
+
+
 def test_what_cannot_be_evaluated(folder: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     (tmp_path / "begun").mkdir()

@@ -120,8 +120,11 @@ def test_figures_on_a_data_set_of_other_classes_are_refused(finished, photos, co
 
 
 def test_figures_on_other_images_of_the_same_classes_are_for_asking(finished, tmp_path):
-    other = write_photos(tmp_path / "other", train=2, val=3)
-    outcome = here(evaluate.main, [str(finished), f"--data.root={other}", "--train.batch_size=2"])
+    """Even where their training images would not fill a batch, or with another batch sizes would not grow in order."""
+    other = write_photos(tmp_path / "other", train=1, val=3)
+    grown = {"start_size": 32, "start": "0.5 epochs", "end": "1 steps"}
+    words = [f"--data.progressive.{key}={value}" for key, value in grown.items()]
+    outcome = here(evaluate.main, [str(finished), f"--data.root={other}", *words])
     assert (outcome.code, outcome.err) == (0, "")
     assert "top-1" in outcome.out
 

@@ -32,6 +32,14 @@ def test_evaluate_prints_the_figures_of_all_ranks_once(worlds: Callable[[int], W
     assert f"density           {json.loads((folder / 'summary.json').read_text())['density']:.2%}" in outcomes[0].out
 
 
+def test_ranks_that_could_not_share_out_the_run_s_batch_evaluate_all_the_same(
+    worlds: Callable[[int], World], folder: Path
+) -> None:
+    whole, *others = (worlds(size).run(cases.call, evaluate.main, [str(folder), "--train.batch_size=101"]) for size in (1, 2))
+    assert [outcome.code for outcome in others[0]] == [0, 0]
+    assert others[0][0].out == whole[0].out
+
+
 @pytest.mark.parametrize(
     "more",
     [["--checkpoint=missing.pt"], ["--data.name=digts"], ["--data.limmit=3"], ["--model.kwargs.depth=9"]],
