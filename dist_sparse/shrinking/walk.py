@@ -110,7 +110,7 @@ class Walk:
         inputs = self._inputs(node, 1, width)
         if weight is None:
             return self._computed_weight(node, inputs)
-        if groups == width:
+        if groups == width and groups > 1:
             ids = np.repeat(inputs, outputs // width)
             self._parameter_axis(weight, 0, ids)
             self.found.depthwise[weight] = node

@@ -202,6 +202,14 @@ def test_depthwise_channels_go_with_their_inputs() -> None:
     assert (kept(shrunk, "a"), kept(shrunk, "d"), shrunk.model.d.groups) == ([0, 2, 3], [0, 1, 4, 5, 6, 7], 3)
 
 
+def test_outputs_of_one_group_of_one_channel_may_go() -> None:
+    """As those of the first layer on grey images, which is no depthwise one."""
+    net = build(chain, a=conv(1, 8), norm=nn.BatchNorm2d(8), b=conv(8, 6, 3), head=nn.Linear(6, 5))
+    masks = all_active(net)
+    masks["b.weight"][:, :3] = False
+    assert kept(shrink(net, masks, images(6)[:, :1]), "a") == [3, 4, 5, 6, 7]
+
+
 def squeeze(net: nn.Module, x: Tensor) -> Tensor:
     x = F.relu(net.a(x))
     gate = torch.sigmoid(net.expand(F.relu(net.reduce(x.mean((2, 3), keepdim=True)))))
