@@ -23,8 +23,8 @@ class Undoing:
     """Finds the steps that must not count, and takes back what their forward has done to the model's buffers.
 
     Those are in fp16 the steps whose gradients overflowed, and in any precision those that choose masks, or gather gradients
-    to choose them by, while some gradient or weight is not finite. All other steps go on without the host waiting to see:
-    where they lead to weights that are not finite, the loss tells.
+    to choose them by, while some gradient or weight is not finite; and those that the engine's optimizer leaves out by itself.
+    All other steps go on without the host waiting to see: where they lead to weights that are not finite, the loss tells.
     """
 
     def __init__(self, engine: Engine, method: Method) -> None:
@@ -41,27 +41,43 @@ class Undoing:
 
     def begin(self, step: int) -> None:
         """Before the first forward of ``step`` and after what the method does before it."""
-        self._kept = self._engine.precision.scaled or self._method.chooses(step)
+        self._kept = self._engine.precision.scaled or self._engine.held_back is not None or self._method.chooses(step)
         if self._kept:
             _copy(self._buffers, self._copies)
 
     def needed(self, step: int) -> bool:
         """At the boundary of ``step``: it must not count, and the buffers are as before it. Collective, all ranks alike."""
-        if overflowed := self._engine.overflowed:
+        if self._engine.overflowed:
             self.in_a_row = 0
+        elif self._method.chooses(step) and not finite_everywhere(self._engine, "gradients", "weights"):
+            self._count(
+                "step %d would choose masks by gradients or weights that are not finite: it is left out, as any further "
+                "one is, and a later step makes up for it",
+                step,
+            )
         else:
-            undone = self._method.chooses(step) and not finite_everywhere(self._engine, "gradients", "weights")
-            self.in_a_row = self.in_a_row + 1 if undone else 0
-            if undone and not self._told:
-                self._told = True
-                _log.warning(
-                    "step %d would choose masks by gradients or weights that are not finite: it is left out, as any further "
-                    "one is, and a later step makes up for it",
-                    step,
-                )
-        if self._kept and (overflowed or self.in_a_row):
+            return False
+        self._take_back()
+        return True
+
+    def held_back(self, step: int) -> bool:
+        """After the engine's part of a step that was not undone before: its optimizer has left it out, so that it is now."""
+        if not self._engine.held_back:
+            self.in_a_row = 0
+            return False
+        self._count("step %d has gradients that are not finite: it is left out, as any further one is", step)
+        self._take_back()
+        return True
+
+    def _count(self, message: str, step: int) -> None:
+        self.in_a_row += 1
+        if not self._told:
+            self._told = True
+            _log.warning(message, step)
+
+    def _take_back(self) -> None:
+        if self._kept:
             _copy(self._copies, self._buffers)
-        return overflowed or self.in_a_row > 0
 
 
 def finite_everywhere(engine: Engine, *what: Holding) -> bool:

@@ -16,7 +16,7 @@ class Outcome:
 
     decision: Decision
     undone: bool
-    """The step must not count: it has moved neither weights nor masks, and the model's buffers are as before it."""
+    """The step must not count: the optimizer has moved no weight, and the model's buffers are as before it."""
 
 
 class TrainStep:
@@ -53,5 +53,6 @@ class TrainStep:
         else:
             decision = self._method.after_backward(step)  # masks may move; then the gradients are masked
             self._engine.step(skip=decision.skip_optimizer)
+            undone = self.undoing.held_back(step)
             self._method.after_step(step)  # inactive weights and their optimizer state are 0 again
         return Outcome(decision=decision, undone=undone)

@@ -291,7 +291,7 @@ class Trainer:
         train = self.config.train
         bad, undone = self._meter.bad_losses(), self._step.undoing.in_a_row
         if max(bad, undone * train.accumulation) >= train.nan_limit * train.accumulation or (last and self._meter.diverging()):
-            what = "loss has" if bad else "gradients that choose masks have"
+            what = "loss has" if bad else "gradients have"
             good = self.store.paths()
             advice = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
             steps = max(undone, -(-bad // train.accumulation))

@@ -100,6 +100,20 @@ def test_a_step_that_must_not_count_leaves_the_buffers_of_its_beginning(scales: 
     assert run.outcome.decision.updates_masks and run.train_step.undoing.in_a_row == 0
 
 
+def test_a_step_that_the_optimizer_leaves_out_leaves_the_buffers_of_its_beginning_too() -> None:
+    """As DeepSpeed's does, which tells after its step."""
+    run = Run()
+    before = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
+    run.engine.held_back = True
+    for number in (1, 2):
+        assert run.step(1.0, 1.0) == ORDINARY
+        assert run.outcome.undone and run.train_step.undoing.in_a_row == number
+        assert all(torch.equal(buffer, before[name]) for name, buffer in run.model.named_buffers())
+    run.engine.held_back = False
+    run.step(1.0, 1.0)
+    assert not run.outcome.undone and run.train_step.undoing.in_a_row == 0
+
+
 def test_a_step_is_not_ended_before_its_last_micro_batch() -> None:
     with pytest.raises(AssertionError, match="further micro-batches"):
         Run().step(1.0)

@@ -38,6 +38,9 @@ class Engine(WeightAccess, ABC):
 
     name: ClassVar[str]
     """The value of ``engine.name``."""
+    held_back: bool | None = None
+    """After :meth:`step`: the optimizer has left it out by itself, since gradients are not finite; on all ranks alike. It is
+    None in an engine whose optimizer never does."""
     keys: ClassVar[frozenset[str]] = frozenset()
     """Keys, such as ``engine.zero.stage``, that act with this engine and are refused with one that does not name them."""
 

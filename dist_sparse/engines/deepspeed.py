@@ -121,6 +121,7 @@ class DeepSpeedEngine(ShardedEngine):
         stage = settings["zero_optimization"]["stage"]
         self._shares_gradients = "gradients" in _SHARDED[stage]
         kind = (WholeShards, FlatShards, FlatShards, CutShards)[stage]
+        self.held_back = False if stage > 0 else None
         self._shards: ZeroShards = kind(self._parameters, self._deepspeed.optimizer)
 
     def _gate_steps(self) -> None:
@@ -155,6 +156,8 @@ class DeepSpeedEngine(ShardedEngine):
         self._skipping = skip
         self._deepspeed.step()
         self._skipping = False
+        if self.held_back is not None:
+            self.held_back = not self._deepspeed.was_step_applied()
         self._end_step()
 
     @contextlib.contextmanager

@@ -44,6 +44,18 @@ def test_a_step_is_undone_on_all_ranks(worlds: Callable[[int], World], tmp_path:
             assert rank[step]["buffers"] and rank[step]["weights"], step + 1
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_step_that_deepspeed_leaves_out_by_itself_is_undone(
+    worlds: Callable[[int], World], tmp_path: Path, stage: int
+) -> None:
+    """Step 2 chooses no masks, so that nobody but DeepSpeed looks at its gradients; each later state can be saved again."""
+    pytest.importorskip("deepspeed")
+    for rank in worlds(2).run(finite_cases.spoilt_on_one_rank, {**RIGL, **zero(stage)}, str(tmp_path), 2, 1e30):
+        assert all(step["in order"] for step in rank)
+        assert [what for what, moved in rank[1].items() if moved] == ["in order"]
+        assert all(rank[step]["buffers"] and rank[step]["weights"] for step in (0, 2, 3))
+
+
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed 1", "deepspeed 3"])
 def test_one_rank_s_part_keeps_all_from_saving(worlds: Callable[[int], World], tmp_path: Path, engine: str) -> None:
     if "deepspeed" in engine:
