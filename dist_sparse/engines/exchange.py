@@ -145,6 +145,8 @@ def build_exchange(model: nn.Module, choice: Choice, compress: Compress) -> Exch
     sending is expected to be faster than packing is (not measured yet).
     """
     worth_packing = _worth_packing(choice)
+    if dist.get_world_size() == 1:
+        compress = "none"  # gradients that stay here need not be rounded
     if not worth_packing and compress == "none":
         return None
     return Exchange(dict(model.named_parameters()), worth_packing=worth_packing, compress=compress)
