@@ -277,6 +277,7 @@ def _build_tracker(parts: Parts, folder: RunFolder, method: Method, state: Mappi
         total_steps=parts.clock.total,
         steps_per_epoch=parts.clock.whole,
         validation_images=parts.data.info.val_size * (len(method.networks()) + (parts.config.train.ema is not None)),
+        patience=60 * parts.config.engine.timeout if parts.ranks.world_size > 1 else None,
     )
 
 

@@ -237,8 +237,8 @@ def _fit(trainer: Trainer, cost: Cost, folder: RunFolder) -> dict[str, Any]:
     finally:
         trainer.engine.close()
         summary = _summary(trainer, _with_masks(cost, trainer), reason)
-        trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
         written = not trainer.ranks.is_first or write_summary(folder.path, summary)
+        trainer.tracker.close(exit_code=int(reason != FINISHED), summary=summary, preempted=reason == PREEMPTED)
     if not distributed.from_first_rank(written):
         raise NotSaved(f"{folder.path / 'summary.json'} could not be written; resume=auto completes the run")
     _tell(trainer.ranks, _last_words(summary, folder))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dist_sparse.trainer import Moment, Trainer
 from tests.command import train_here, words
 from tests.endings import TORCHRUN, Watched, watch
 from tests.photos import write_photos
@@ -55,6 +56,25 @@ def asked(root: Path, output: Path, *launcher: str, signals: tuple[int, ...], **
     for number in signals:
         run.signal(number)
     return run, 75 if signal.SIGTERM in signals else 130
+
+
+def test_what_a_run_leaves_is_there_before_w_and_b_has_its_time(tmp_path: Path) -> None:
+    """Whatever becomes of a long upload, such as a launcher that loses patience, the run is finished."""
+    reasons: list[str] = []
+
+    def hook(moment: Moment, trainer: Trainer) -> None:
+        if moment is Moment.STARTED:
+            close = trainer.tracker.close
+
+            def look(**end: Any) -> None:
+                reasons.append(json.loads((tmp_path / "summary.json").read_text())["exit_reason"])
+                close(**end)
+
+            setattr(trainer.tracker, "close", look)  # noqa: B010
+
+    values = {**LOGGED, "sparsity.method": "static", "sparsity.density": 0.3, "train.epochs": 1, "data.limit": 128}
+    outcome = train_here({**values, "output": tmp_path}, hooks=[hook])
+    assert (outcome.code, reasons) == (0, ["finished"]), outcome.err
 
 
 def ended(run: Watched, code: int) -> str:

@@ -149,6 +149,7 @@ def build_tracker(
     wandb_id: str | None = None,
     tables: Mapping[str, Any] = MappingProxyType({}),
     validation_images: int = 0,
+    patience: float | None = None,
 ) -> Tracker:
     """The tracker of a rank.
 
@@ -158,6 +159,7 @@ def build_tracker(
         wandb_id: the W&B run in that checkpoint.
         tables: what :meth:`Tracker.tables` gave for that checkpoint, if it is this folder's.
         validation_images: those that a validation looks at, once for each network that it scores.
+        patience: seconds that the other ranks wait for the first one; None if there are none.
     """
     if rank != 0:
         return Tracker(wandb_id)
@@ -167,7 +169,7 @@ def build_tracker(
     return FirstRankTracker(
         metrics=metrics,
         layers=Table(folder / "layers.csv", ("step", "layer", "density", "changed"), resume_step, tables.get("layers.csv")),
-        wandb_run=WandbRun(config, folder, wandb_id),
+        wandb_run=WandbRun(config, folder, wandb_id, patience=patience),
         console=Console(total_steps=total_steps, steps_per_epoch=steps_per_epoch, start_step=resume_step or 0),
         time_left=TimeLeft(
             total_steps=total_steps,

@@ -26,9 +26,10 @@ class WandbRun:
 
     Args:
         run_id: the run to go on with; None: a new one.
+        patience: seconds that other ranks wait for this one, of which the end takes half at most; None: there are none.
     """
 
-    def __init__(self, config: Config, folder: Path, run_id: str | None) -> None:
+    def __init__(self, config: Config, folder: Path, run_id: str | None, *, patience: float | None = None) -> None:
         self.id = run_id
         self._run: wandb.Run | None = None
         self._warned = False
@@ -36,7 +37,7 @@ class WandbRun:
         mode = _mode(config.tracking.wandb)
         if mode != "disabled":
             try:
-                self._run = _start(config, folder, run_id, mode)
+                self._run = _start(config, folder, run_id, mode, patience)
             except Exception as error:
                 _warn("W&B is off", error)
         if self._run is not None:
@@ -95,12 +96,13 @@ def idle_keys(config: TrackingConfig) -> Iterator[tuple[str, str]]:
             yield key, "W&B is disabled"
 
 
-def _start(config: Config, folder: Path, run_id: str | None, mode: str) -> "wandb.Run":
+def _start(config: Config, folder: Path, run_id: str | None, mode: str, patience: float | None) -> "wandb.Run":
     import wandb
 
+    finish = _UPLOAD_TIMEOUT if config.tracking.artifacts else _FINISH_TIMEOUT
     limits = {
         "init_timeout": _INIT_TIMEOUT,
-        "finish_timeout": _UPLOAD_TIMEOUT if config.tracking.artifacts else _FINISH_TIMEOUT,
+        "finish_timeout": finish if patience is None else min(finish, patience / 2),
     }
     timeouts: dict[str, Any] = {name: limit for name, limit in limits.items() if f"WANDB_{name.upper()}" not in os.environ}
     settings = wandb.Settings(silent=True, console="off", finish_timeout_raises=True, **timeouts)

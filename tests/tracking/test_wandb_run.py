@@ -77,6 +77,21 @@ def test_an_offline_run_reads_back(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert found["config"]["sparsity.density"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("artifacts", "patience", "limit"),
+    [(False, None, 30), (True, None, 600), (True, 600.0, 300), (False, 600.0, 30), (False, 20.0, 10)],
+)
+def test_the_end_takes_half_the_time_that_other_ranks_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: bool, patience: float | None, limit: float
+) -> None:
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT", raising=False)
+    config = load_config(overrides={"tracking.artifacts": artifacts})
+    run = WandbRun(config, tmp_path, None, patience=patience)
+    assert run._run is not None
+    assert run._run.settings.finish_timeout == limit
+    run.finish(1, {})
+
+
 def test_what_the_user_names_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     run = WandbRun(load_config(overrides={"tracking.group": "ablation", "tracking.job_type": "seeds"}), tmp_path, None)
