@@ -6,7 +6,7 @@ named here are refused.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,7 @@ from dist_sparse.inputs import expand, is_there, read_json
 
 _FREE = {
     "communication_data_type",
-    "gradient_predivide_factor",
     "memory_breakdown",
-    "prescale_gradients",
     "steps_per_print",
     "torch_autocast.lower_precision_safe_modules",
     "wall_clock_breakdown",
@@ -43,6 +41,17 @@ _FREE = {
     ),
 }
 """Settings that are DeepSpeed's alone."""
+_ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps_per_print": (
+        lambda value: value is None or (isinstance(value, int | float) and value >= 1),
+        "a number of at least 1, or null",
+    ),
+    "zero_optimization.allgather_bucket_size": (
+        lambda value: isinstance(value, int | float) and value >= 2 and value % 2 == 0,
+        "an even number of at least 2",
+    ),
+}
+"""Of these, values that DeepSpeed itself would meet with a traceback are refused."""
 _DEFAULTS: dict[str, Any] = {
     "steps_per_print": None,
     "zero_force_ds_cpu_optimizer": False,  # which would have to be compiled, and would take the place of timm's
@@ -114,6 +123,8 @@ def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
             raise UserError(f"{source} {is_unknown(setting, [*_FREE, *decided])}")
         elif value == "auto":
             raise UserError(f"{source}='auto': no key decides it; give a value or leave it out")
+        elif setting in _ACCEPTED and not _ACCEPTED[setting][0](value):
+            raise UserError(f"{source}={value!r:.200} should be {_ACCEPTED[setting][1]}")
     merged = {setting: value for setting, value in given.items() if setting in _FREE}
     merged |= {setting: value for setting, (_, value) in decided.items() if setting.partition(".")[0] not in _DTYPES}
     return _nested({**_DEFAULTS, **merged})
@@ -147,6 +158,9 @@ def _decided(config: Config, world_size: int) -> dict[str, tuple[str, Any]]:
         "zero_optimization.stage": ("engine.zero.stage", zero.stage),
         "zero_optimization.offload_optimizer.device": ("engine.zero.offload", zero.offload),
         "zero_allow_untested_optimizer": ("optim.name", True),
+        # Anything else would fail beside the default reduce_scatter, and at stage 3 without it make gradients too small.
+        "prescale_gradients": ("engine.name=deepspeed", False),
+        "gradient_predivide_factor": ("engine.name=deepspeed", 1.0),
     }
 
 

@@ -68,7 +68,9 @@ def test_equal_is_no_contradiction(tmp_path: Path) -> None:
         "bf16": {"enabled": True},
         "fp16": {"enabled": False},
         "optimizer": "auto",
-        "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000},
+        "prescale_gradients": False,
+        "steps_per_print": 10,
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000, "allgather_bucket_size": 5e8},
     }
     values = {"train.batch_size": 64, "train.clip_norm": 0.5, "train.precision": "bf16", "engine.zero.stage": 2}
     config = with_values(config_of(engine__deepspeed_config=file_of(tmp_path, given)), values)
@@ -95,6 +97,15 @@ def test_equal_is_no_contradiction(tmp_path: Path) -> None:
         ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, "device='nvme' contradicts engine.zero.offload"),
         ({"zero_optimization": {"reduce_buckets": 1}}, "zero_optimization.reduce_buckets is unknown"),
         ({"steps_per_print": "auto"}, "steps_per_print='auto': no key decides it"),
+        ({"steps_per_print": 0}, "steps_per_print=0 should be a number of at least 1, or null"),
+        ({"steps_per_print": "often"}, "steps_per_print='often' should be a number of at least 1, or null"),
+        (
+            {"zero_optimization": {"allgather_bucket_size": 1001}},
+            "zero_optimization.allgather_bucket_size=1001 should be an even number of at least 2",
+        ),
+        ({"zero_optimization": {"allgather_bucket_size": 0}}, "allgather_bucket_size=0 should be an even number"),
+        ({"prescale_gradients": True}, "prescale_gradients=True contradicts engine.name=deepspeed, which makes it False"),
+        ({"gradient_predivide_factor": 2}, "gradient_predivide_factor=2 contradicts engine.name=deepspeed, which makes it 1.0"),
         ([1], "holds a list, not a JSON object"),
     ],
 )
