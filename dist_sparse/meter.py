@@ -86,8 +86,9 @@ class Meter:
         return {"loss": gather(self._loss).tolist(), "of_epoch": gather(self._of_epoch).tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the sums; if the number of ranks has changed, rank 0 takes those of all."""
+        """Take over the sums; if the number of ranks has changed, rank 0 takes their mean for each present rank."""
         self._take_over(self._loss, state["loss"])
+        self._loss_before = self._loss.clone()
         if "of_epoch" in state:
             self._take_over(self._of_epoch, state["of_epoch"])
         else:  # a checkpoint of an earlier version: the epoch's mean is that of the steps to come
@@ -98,7 +99,7 @@ class Meter:
         if len(rows) == self._ranks.world_size:
             sums.copy_(rows[self._ranks.rank])
         elif self._ranks.is_first:
-            sums.copy_(rows.sum(0))
+            sums.copy_(rows.mean(0) * self._ranks.world_size)
 
 
 def peak_memory(device: torch.device) -> int:
