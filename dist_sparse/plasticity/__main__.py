@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dist_sparse.arguments import Parser
 from dist_sparse.command import given_words, is_first_process, speaking_once
 from dist_sparse.config import Config
-from dist_sparse.errors import UserError, refuse
+from dist_sparse.errors import ToldElsewhere, UserError, refuse
 from dist_sparse.inputs import expand
 from dist_sparse.leaving import importing, leave
 from dist_sparse.loading_errors import loading_explained
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with loading_explained():
             _probe(config, request, folder.path / "plasticity")
+    except ToldElsewhere as error:
+        return refuse(error, reports=False)
     except UserError as error:
         return refuse(error, reports=is_first or not error.on_all_ranks)
     return 0
