@@ -118,9 +118,8 @@ class TopKast(KeepsDenseWeights, Updating):
         return self.agreement.decide(lambda name: best_units(scores.magnitude(weight(name)), units[name], self._structure))
 
     def after_backward(self, step: int) -> Decision:
-        masks, densities = self.masks, self.masks.densities()
-        decay = self._plan.context.config.top_kast.decay
-        self._restore_and_decay(lambda name: masks[name] + ~masks[name] / densities[name], decay)
+        masks, densities, own = self.masks, self.masks.densities(), self._plan.context.config.top_kast
+        self._restore_and_decay(lambda name: masks[name] + ~masks[name] / densities[name], own.decay)
         return super().after_backward(step)
 
     def update(self, step: int, regular: int) -> None:
