@@ -32,6 +32,7 @@ from dist_sparse.inputs import expand
 from dist_sparse.models import build_meta_model
 from dist_sparse.preemption import StopSignals
 from dist_sparse.run import train
+from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.start_file import HUB
 from dist_sparse.tracking import say
 from dist_sparse.trainer import Hook
@@ -188,7 +189,7 @@ def _update_lengths(config: Config, values: dict[str, Any]) -> dict[str, Any]:
         start = int(values["sparsity.ramp.start"].value) // _INTERVAL * _INTERVAL if "sparsity.ramp.start" in values else 0
         end = max(int(values["sparsity.ramp.end"].value), start + _INTERVAL)
         values["sparsity.ramp.end"] = Length(end, "steps")
-    if config.sparsity.method == "ast":
+    if "ast.offset" in METHODS[config.sparsity.method].uses:
         values["sparsity.ast.offset"] = Length(0, "steps")
     return values
 

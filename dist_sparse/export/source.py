@@ -16,6 +16,7 @@ from dist_sparse.export.description import Description
 from dist_sparse.models import build_model
 from dist_sparse.networks import StoredNetwork, networks_of
 from dist_sparse.sparsity import bits
+from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.stored import load_weights, read_checkpoint, step_of
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -67,10 +68,8 @@ class Networks:
 
     def _describe(self, number: int, masks: Mapping[str, Tensor]) -> Description:
         data, config = self.state["data"], self.state["config"]
-        each = config.get("sparsity.ast.structures") or []
-        structure = str(
-            each[number - 1] if config["sparsity.method"] == "ast" and each else config.get("sparsity.structure", "")
-        )
+        each = "ast.structures" in METHODS[config["sparsity.method"]].uses and config.get("sparsity.ast.structures")
+        structure = str(each[number - 1] if each else config.get("sparsity.structure", ""))
         active = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
         numel = sum(mask.numel() for mask in masks.values())
         kind, _, pattern = structure.partition(":")
