@@ -35,7 +35,7 @@ MAY_CHANGE = (
 """Keys (patterns) that a resumed run may set anew: where things lie, how they are run and reported, not what is computed."""
 
 CHANGES_ROUNDING = (
-    "data.backend", "train.eval_batch_size", "train.compile", "execution.compute", "engine.device", "engine.exchange",
+    "data.backend", "train.eval_batch_size", "train.compile", "execution.*", "engine.device", "engine.exchange",
     "engine.deepspeed_config",
 )  # fmt: skip
 """Those of them after which results agree with the uninterrupted run's up to rounding only."""

@@ -18,6 +18,22 @@ def test_what_may_change_on_resume() -> None:
     assert "rounding" in warning
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("execution.compute", "sparse"),
+        ("execution.storage", "packed"),
+        ("execution.shrink", True),
+        ("execution.width_multiple", 4),
+    ],
+)
+def test_another_execution_is_told(key: str, value: object) -> None:
+    saved = Config()
+    assert check_resumable(to_flat(saved), to_flat(with_values(saved, {key: value}))) == [
+        f"resuming with another {key}: results agree with the run so far up to rounding only"
+    ]
+
+
 def test_what_may_not_change_on_resume() -> None:
     saved = Config()
     current = with_values(saved, {"sparsity.density": 0.2, "optim.lr": 0.5, "name": "other"})
