@@ -51,7 +51,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "an even number of at least 2",
     ),
 }
-"""Of these, values that DeepSpeed itself would meet with a traceback are refused."""
+"""What some of these may be; DeepSpeed itself would end with a traceback over other values."""
 _DEFAULTS: dict[str, Any] = {
     "steps_per_print": None,
     "zero_force_ds_cpu_optimizer": False,  # which would have to be compiled, and would take the place of timm's
