@@ -43,7 +43,17 @@ make_venv() {
     printf '%s' "$ROOT" >"$VENV/made-at"
 }
 
+# A pip that was killed leaves a package in part, which the next one would take for whole: of what pip records, INSTALLER comes
+# after the package's files and programs.
+forget_parts() {
+    local package
+    for package in "$VENV"/lib/python*/site-packages/*.dist-info; do
+        if [[ -d $package && ! -e $package/INSTALLER ]]; then rm -r "$package"; fi
+    done
+}
+
 pip_install() {
+    forget_parts
     "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$CONSTRAINTS" --editable "$1"
 }
 

@@ -83,6 +83,19 @@ def test_installs_once_until_requirements_change(clone: Path, pip_calls: Path) -
     assert pip_calls.read_text() == first + first
 
 
+def test_a_package_that_a_killed_pip_has_left_in_part_is_installed_again(clone: Path, pip_calls: Path) -> None:
+    """pip would take it for whole: torch, say, without torchrun."""
+    packages = clone / ".venv/lib/python3.11/site-packages"
+    part, whole = packages / "torch-2.0.dist-info", packages / "timm-1.0.dist-info"
+    for folder in (part, whole):
+        folder.mkdir(parents=True)
+        (folder / "RECORD").touch()
+    (whole / "INSTALLER").write_text("pip\n")
+    assert ensure(clone).returncode == 0
+    assert pip_calls.read_text()
+    assert whole.exists() and not part.exists()
+
+
 def test_test_group_is_installed_beside_the_package(clone: Path, pip_calls: Path) -> None:
     assert ensure(clone).returncode == 0
     package = pip_calls.read_text()
