@@ -288,6 +288,10 @@ def test_it_goes_on_within_a_group(small_run, structures: list[str] | None, save
         (config(structures=["nm:1:4"], initial=0.5), r"sparsity\.ramp\.initial_density is always 1"),
         (config(initial=0.4), r"initial_density=0\.4 is below sparsity\.ast\.densities="),
         (config(end=46), r"ramp\.end is at step 42, and with sparsity\.ast\.offset at step 48 for the last sub-net, when"),
+        (
+            dataclasses.replace(config(end=46), update=UpdateConfig(interval=steps(6), end=steps(1000))),
+            r"at step 48 for the last sub-net, when the run is over at step 48: the density would not be reached",
+        ),
         (config(densities=[0.0005]), "less than one weight for each of the 3 layers; the lowest density of this model is"),
         (
             SparsityConfig(method="ast", density=0.3, ast=AstConfig(densities=[0.2])),

@@ -170,11 +170,12 @@ def plan_sub_nets(context: Context) -> SubNetSchedule:
     offset = round(_OFFSET * window.interval) if ast.offset is None else context.steps(ast.offset)
     schedule = dataclasses.replace(context.update_schedule(), start=window.start)
     arrival = last * window.interval + (len(pruners) - 1) * (offset + 1)
-    if arrival >= schedule.end:
+    if arrival >= (end := min(schedule.end, context.run.total_steps)):
+        over = "updates (sparsity.update.end) are" if end == schedule.end else "the run is"
         more = f", and with sparsity.ast.offset at step {arrival} for the last sub-net" if len(pruners) > 1 else ""
         raise UserError(
-            f"sparsity.ramp.end is at step {last * window.interval}{more}, when updates (sparsity.update.end) are over at step "
-            f"{schedule.end}: the density would not be reached"
+            f"sparsity.ramp.end is at step {last * window.interval}{more}, when {over} over at step {end}: "
+            "the density would not be reached"
         )
     return SubNetSchedule(pruners=pruners, updates=schedule, offset=offset, last=last)
 
