@@ -19,6 +19,7 @@ from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.checks import check_config, check_plan, check_state_exchange
 from dist_sparse.config import Config
 from dist_sparse.config.data import DataConfig
+from dist_sparse.cost import dense_flops_by_side
 from dist_sparse.data import Data, DataInfo, Loading, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
@@ -76,6 +77,7 @@ class Parts:
     keeps_zeros: bool
     clock: Clock
     efficient: EfficientPlan | None
+    work_by_side: Mapping[int, float]
 
 
 def resolved(config: Config) -> Config:
@@ -199,7 +201,16 @@ def build_parts(config: Config, ranks: Ranks, saved: Mapping[str, Any] | None = 
         keeps_zeros=keeps.weights and keeps.state,
         clock=clock,
         efficient=efficient,
+        work_by_side=_work_by_side(model, data),
     )
+
+
+def _work_by_side(model: nn.Module, data: Data) -> dict[int, float]:
+    """What a dense step on training images of each side costs, of one on the largest."""
+    if len(data.train_sizes) < 2:
+        return {}
+    flops = dense_flops_by_side(model, data.info.channels, data.train_sizes)
+    return {side: count / max(flops.values()) for side, count in flops.items()}
 
 
 def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None, *, stop: CommonStop | None = None) -> Trainer:
@@ -242,6 +253,7 @@ def build_trainer(parts: Parts, folder: RunFolder, state: dict[str, Any] | None,
             clock=parts.clock,
             forgetting=forgetting,
             predictions=predictions,
+            work_by_side=parts.work_by_side,
             shrinker=build_shrinker(config, engine, method, execution, ema, parts.data.info),
         )
         trainer.stop = stop

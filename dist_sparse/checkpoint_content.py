@@ -115,7 +115,7 @@ def _check_norms(method: dict[str, Any], weights: Mapping[str, Tensor | PackedTe
 
 def _check_progress(progress: dict[str, Any], total_steps: int) -> None:
     known = {field.name: field.type for field in dataclasses.fields(Progress)}
-    for name in known:
+    for name in known.keys() - {"work"}:  # which earlier versions lack
         _entry(progress, name, object, within="progress")
     if strange := progress.keys() - known.keys():
         raise _Wrong(f"'progress.{min(strange)}' is not known to this version")
@@ -123,8 +123,8 @@ def _check_progress(progress: dict[str, Any], total_steps: int) -> None:
         limit = total_steps if name == "step" else progress["step"]
         sound = type(value := progress[name]) is int and 0 <= value <= limit
         _require(sound, f"progress.{name}", value, f"a whole number from 0 to {limit}")
-    for name in ("best_top1", "last_top1", "seconds", "density_sum", "peak_density"):
-        value = progress[name]
+    for name in ("best_top1", "last_top1", "seconds", "density_sum", "peak_density", "work"):
+        value = progress.get(name, 0.0)
         _require(isinstance(value, float | int) and math.isfinite(value), f"progress.{name}", value, "a finite number")
     _require(type(value := progress["validation_pending"]) is bool, "progress.validation_pending", value, "True or False")
     for name in ("layer_density_sums", "gradient_density_sums"):

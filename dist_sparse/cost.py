@@ -1,6 +1,6 @@
 """What a sparse network holds and costs, layer by layer and in all."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -55,6 +55,11 @@ class Cost:
             "flops": self.flops,
             "dense_flops": self.dense_flops,
         }
+
+
+def dense_flops_by_side(model: nn.Module, channels: int, sides: Collection[int]) -> dict[int, int]:
+    """FLOPs of the dense forward of one image of each of these sides, in pixels."""
+    return {side: 2 * sum(layer_macs(model, (channels, side, side)).values()) for side in sides}
 
 
 def measure(model: nn.Module, image: tuple[int, int, int], active: Mapping[str, int], structure: str) -> Cost:

@@ -1,7 +1,9 @@
 """How far a run is."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dist_sparse.cost import Cost
 from dist_sparse.execution.execution import Execution
@@ -30,19 +32,31 @@ class Progress:
     density_sum: float = 0.0
     """Over the steps made, the density that each ran forward with."""
     peak_density: float = 0.0
+    work: float = 0.0
+    """Over the steps made, what each would cost if it were dense, in steps on the largest images of the run."""
     layer_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    """As ``density_sum``, by layer."""
+    """Over the steps made, weighted by their work, the density that each layer ran forward with."""
     gradient_density_sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Over the steps made, the share of each layer's weights whose gradients the step needed."""
+    """As above, the share of each layer's weights whose gradients the step needed."""
     computed_sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Over the steps made, the share of each layer's products that were computed in fact, the mean of the three passes."""
+    """As above, the share of each layer's products that were computed in fact, the mean of the three passes."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Progress":
+        """The progress that a checkpoint holds; those of earlier versions have no ``work``, since each step counted as one."""
+        return cls(**{"work": float(state["steps_made"]), **state})
 
     @property
     def mean_density(self) -> float:
         return self.density_sum / max(self.steps_made, 1)
 
-    def add_densities(self, masks: Masks, gradient_masks: Masks | None, execution: Execution) -> None:
-        """A step runs forward with ``masks`` and needs the gradients within ``gradient_masks``, or all if that is None."""
+    def add_step(self, masks: Masks, gradient_masks: Masks | None, execution: Execution, *, work: float = 1.0) -> None:
+        """A step runs forward with ``masks`` and needs the gradients within ``gradient_masks``, or all if that is None.
+
+        ``work`` is what it would cost if it were dense, in steps on the largest images of the run.
+        """
+        self.steps_made += 1
+        self.work += work
         self.density_sum += masks.density()
         self.peak_density = max(self.peak_density, masks.density())
         needed = dict.fromkeys(masks.names, 1.0) if gradient_masks is None else gradient_masks.densities()
@@ -53,19 +67,16 @@ class Progress:
             (self.computed_sums, computed),
         ):
             for name, density in densities.items():
-                sums[name] = sums.get(name, 0.0) + density
+                sums[name] = sums.get(name, 0.0) + work * density
 
     def flops_saved(self, cost: Cost) -> float:
         """The share of the dense steps' FLOPs that were not computed."""
-        if not self.steps_made:
-            return 0.0
-        return 1 - cost.forward_share({name: total / self.steps_made for name, total in self.computed_sums.items()})
+        return 1 - cost.forward_share(self._mean(self.computed_sums)) if self.work else 0.0
 
     def training_cost(self, cost: Cost) -> float:
         """FLOPs of the steps made, relative to dense training, by the layers' shares of ``cost`` (:mod:`dist_sparse.flops`)."""
-        steps = max(self.steps_made, 1)
-        forward, gradients = (
-            {name: total / steps for name, total in sums.items()}
-            for sums in (self.layer_density_sums, self.gradient_density_sums)
-        )
+        forward, gradients = self._mean(self.layer_density_sums), self._mean(self.gradient_density_sums)
         return training_cost(cost.forward_share(forward), cost.forward_share(gradients))
+
+    def _mean(self, sums: dict[str, float]) -> dict[str, float]:
+        return {name: total / (self.work or 1.0) for name, total in sums.items()}

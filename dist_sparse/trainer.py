@@ -78,6 +78,8 @@ class Trainer:
     predictions: Predictions | None = None
     """What the loss was last computed from; there where forgetting is counted."""
     progress: Progress = dataclasses.field(default_factory=Progress)
+    work_by_side: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """What a dense step on images of each side costs, of one on the largest; empty where all cost the same."""
     cost: Cost | None = None
     """The FLOPs of the network's layers; None where sparse execution computes nothing, so that nothing is saved."""
     shrinker: Shrinker | None = None
@@ -138,6 +140,7 @@ class Trainer:
         images, targets = batch.images, batch.labels
         if self.mixup is not None:
             images, targets = self.mixup(images, targets, step)
+        self._work = self.work_by_side.get(images.shape[-1], 1.0)
         self._meter.add(self._step.forward_backward(step, images, targets), len(images))
         if self.forgetting and self.predictions and self.forgetting.counts_in(self.clock.place(self.progress.step)[0]):
             self.forgetting.see(batch.indices, self.predictions.last == batch.labels)
@@ -152,8 +155,7 @@ class Trainer:
         """From averaged gradients to new weights; a step that must not count moves neither masks nor weights."""
         self._call_hooks(Moment.GRADIENTS_READY)
         seed_torch("step", self.config.seed, step)  # some optimizers draw; on all ranks alike
-        progress = self.progress
-        progress.add_densities(self.method.masks, self.method.gradient_masks(step), self.execution)
+        self.progress.add_step(self.method.masks, self.method.gradient_masks(step), self.execution, work=self._work)
         outcome = self._step.optimizer_step(step)
         if outcome.decision.updates_masks:
             self._mask_average()
@@ -161,8 +163,7 @@ class Trainer:
         if self.ema is not None and not outcome.undone:
             with self.engine.full_parameters():
                 self.ema.update(self.engine.model, step=step)
-        progress.step = step
-        progress.steps_made += 1
+        self.progress.step = step
         self._shrink()
         self._set_learning_rate()
         self._call_hooks(Moment.STEPPED)
@@ -339,7 +340,7 @@ class Trainer:
             self.shrinker.load_state_dict(shrinker)
         if self.forgetting:
             self.forgetting.load_state_dict(state["forgetting"])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.of(state["progress"])
         self._step.undoing.follow_model()  # loading may have made it narrow
 
 

@@ -7,7 +7,6 @@ sees.
 
 import itertools
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from dist_sparse.build import loading_of, resolved
 from dist_sparse.checks import check_config, check_plan, check_state_exchange
 from dist_sparse.config import Config
-from dist_sparse.cost import Cost, measure
+from dist_sparse.cost import Cost, dense_flops_by_side, measure
 from dist_sparse.data.batch import DataInfo
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import make_clock, plan_efficient
@@ -31,7 +30,7 @@ from dist_sparse.engines.build import capabilities_of
 from dist_sparse.engines.capabilities import Holding
 from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.flops import training_cost
-from dist_sparse.guards import check_training_mode, steps_made
+from dist_sparse.guards import check_training_mode
 from dist_sparse.models import build_meta_model, check_sizes
 from dist_sparse.optim import build_optimizer, build_scheduler
 from dist_sparse.planning import plan_masks
@@ -88,8 +87,8 @@ class Outlook:
     """Elements of each trainable parameter."""
     cost: Cost
     """The cost of a forward pass with the last network's final masks."""
-    flops: float
-    """FLOPs of a training image's dense forward, averaged over the sizes that images have during the run."""
+    step_flops: Sequence[int]
+    """FLOPs of an image's dense forward in each of the steps, whose images may be of other sizes than in validation."""
     memory: Memory
 
     @property
@@ -124,23 +123,15 @@ class Outlook:
         """The density of each layer, averaged over the forwards of the run."""
         return self._mean([(len(steps), densities) for steps, densities, _ in self._stretches()])
 
-    @property
-    def mean_gradient_densities(self) -> dict[str, float]:
-        """The share of each layer's weights whose gradients a step needs, averaged over the run."""
-        everything, parts = dict.fromkeys(self.shapes, 1.0), []
-        for steps, _, gradients in self._stretches():
-            dense = sum(step in steps for step in self._between(steps))
-            parts += [(dense, everything), (len(steps) - dense, gradients)]
-        return self._mean(parts)
-
     def _between(self, steps: range) -> Sequence[int]:
         """The steps that need all gradients, from the first to the last of ``steps``."""
         dense = self.forecast.dense_gradient_steps
         return dense[bisect_left(dense, steps.start) : bisect_left(dense, steps.stop)]
 
     def _mean(self, parts: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-        """The densities of each layer, weighted by numbers of steps."""
-        return {name: sum(steps * densities[name] for steps, densities in parts) / len(self.made) for name in self.shapes}
+        """The densities of each layer, weighted by the number that stands before them."""
+        total = sum(weight for weight, _ in parts)
+        return {name: sum(weight * densities[name] for weight, densities in parts) / total for name in self.shapes}
 
     @property
     def mean_density(self) -> float:
@@ -169,12 +160,18 @@ class Outlook:
     @property
     def training_share(self) -> float:
         """FLOPs of training relative to dense, as :func:`dist_sparse.flops.training_cost` counts."""
-        return training_cost(*map(self.cost.forward_share, (self.mean_densities, self.mean_gradient_densities)))
+        everything, forward, backward = dict.fromkeys(self.shapes, 1.0), [], []
+        for steps, densities, gradients in self._stretches():
+            flops = sum(self.step_flops[steps.start : steps.stop : steps.step])
+            dense = sum(self.step_flops[step] for step in self._between(steps) if step in steps)
+            forward.append((flops, densities))
+            backward += [(dense, everything), (flops - dense, gradients)]
+        return training_cost(*(self.cost.forward_share(self._mean(parts)) for parts in (forward, backward)))
 
     @property
     def dense_training_flops(self) -> float:
         """FLOPs of the whole run: forward, gradients of inputs and gradients of weights of every image."""
-        return 3 * self.flops * len(self.made) * self.config.train.batch_size
+        return 3 * sum(self.step_flops) * self.config.train.batch_size
 
     def active(self, densities: Mapping[str, float]) -> dict[str, int]:
         """Active weights of layers at these densities."""
@@ -199,7 +196,8 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
     made = check_plan(config, plan, scheduler, clock)
-    flops = _training_flops(config, model, info, clock, ranks)
+    sides = _training_sides(config, model, info, clock, made, ranks)
+    flops = dense_flops_by_side(model, info.channels, set(sides))
     warn_of_idle(given, world_size, typed)
     forecast, shapes = plan.forecast(made), plan.context.shapes
     last = forecast.networks[-1]
@@ -218,7 +216,7 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
         shapes=shapes,
         parameters={name: weight.numel() for name, weight in model.named_parameters()},
         cost=cost,
-        flops=flops or cost.dense_flops,
+        step_flops=[flops[side] for side in sides],
         memory=_memory(config, world_size, model, optimizer, forecast, shapes),
     )
 
@@ -230,22 +228,22 @@ def _clock(config: Config, info: DataInfo, ranks: Ranks) -> Clock:
     return make_clock(config.data.forgetting, train, info, steps)
 
 
-def _training_flops(config: Config, model: nn.Module, info: DataInfo, clock: Clock, ranks: Ranks) -> float | None:
-    """FLOPs of a training image's dense forward, averaged over the steps; None where all see images as in validation.
+def _training_sides(
+    config: Config, model: nn.Module, info: DataInfo, clock: Clock, made: Sequence[int], ranks: Ranks
+) -> Sequence[int]:
+    """The side of the training images in each of the steps.
 
     Raises:
         UserError: sizes that do not fit together, or that the network cannot take or be trained at.
     """
     if config.data.name != "image_folder":
         check_training_mode(config, model, info, [], ranks.world_size)
-        return None
-    made = steps_made(clock)
+        return [info.image_size] * len(made)
     sizes = sizes_of(config.data, epochs=clock.epochs, steps_per_epoch=clock.whole)
-    steps = Counter(sizes.at((step - 1) // clock.whole) for step in made)
-    check_sizes(config.model, model, classes=info.classes, channels=info.channels, sizes=steps.keys() - {info.image_size})
-    check_training_mode(config, model, info, steps, ranks.world_size)
-    flops = {side: measure(model, (info.channels, side, side), {}, config.sparsity.structure).dense_flops for side in steps}
-    return sum(flops[side] * number for side, number in steps.items()) / len(made)
+    sides = [sizes.at((step - 1) // clock.whole) for step in made]
+    check_sizes(config.model, model, classes=info.classes, channels=info.channels, sizes=set(sides) - {info.image_size})
+    check_training_mode(config, model, info, set(sides), ranks.world_size)
+    return sides
 
 
 def _memory(

@@ -1,14 +1,17 @@
 """Whole runs on images that DALI decodes."""
 
+import json
 from pathlib import Path
 
 import pytest
 from torch import Size
 
 from dist_sparse import evaluate, executing
+from dist_sparse.config import parse_args
 from dist_sparse.execution.execution import Execution
 from dist_sparse.execution.setting import Setting
-from tests.command import here, metrics, train_here
+from dist_sparse.plan.outlook import look_ahead
+from tests.command import here, metrics, train_here, words
 
 RUN = {
     "data.name": "image_folder",
@@ -35,6 +38,16 @@ RUN = {
 }
 """Six steps in three epochs, at 32, 40 and 48 pixels."""
 
+
+GROWING = {
+    "sparsity.method": "gmp_uniform",
+    "sparsity.keep_dense": ["last"],
+    "sparsity.update.interval": "1 steps",
+    "sparsity.ramp.start": "0 steps",
+    "sparsity.ramp.end": "4 steps",
+    "checkpoint.every": "100 steps",
+}
+"""Pruned from dense while the images grow."""
 
 AUGMENTED = {
     "data.auto_augment": "rand-m9-mstd0.5-inc1",
@@ -84,3 +97,20 @@ def test_layers_are_chosen_for_the_size_of_training_images(
     assert train_here(values).code == 0
     assert here(evaluate.main, [str(tmp_path / "run")]).code == 0
     assert shapes == [Size([2, 3, 48, 48])] * 2
+
+
+def test_training_costs_what_the_steps_cost_at_their_sizes(imagenet_photos: Path, tmp_path: Path) -> None:
+    """Convolutions are all but a thousandth of the cost, which goes by the area, and have one density at a time."""
+    values = {**RUN, **GROWING, "data.root": imagenet_photos, "output": tmp_path}
+    assert train_here(values).code == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    after = {int(row["step"]): float(density) for row in metrics(tmp_path) if (density := row["sparsity/density"])}
+    densities = [*(after[step] for step in range(5)), after[4]]  # the last update is that of step 4
+    areas = [side**2 for side in (32, 32, 40, 40, 48, 48)]
+    assert len(set(densities)) > 2
+    expected = sum(area * density for area, density in zip(areas, densities, strict=True)) / sum(areas)
+    unweighted = sum(densities) / len(densities)
+    assert abs(expected - unweighted) > 0.02
+    assert summary["train_flops_relative"] == pytest.approx(expected, rel=3e-3)
+    planned = look_ahead(parse_args(words(values)).config, 1)
+    assert planned.training_share == pytest.approx(summary["train_flops_relative"], rel=1e-4)
