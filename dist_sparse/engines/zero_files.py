@@ -48,6 +48,9 @@ def save(engine: Any, folder: Path) -> dict[str, Any]:
 def _write(engine: Any, folder: Path) -> list[str]:
     """This rank's part; returns what the file system refused."""
     engine.checkpoint_engine = writer = _writer()
+    # The first rank's copy of DeepSpeed's scripts goes past the writer, and would keep it from the last barrier. Nothing here
+    # needs them: the checkpoint beside the folder holds all weights.
+    engine._copy_recovery_script = lambda _: None
     return _tried(lambda: engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)) + writer.errors
 
 

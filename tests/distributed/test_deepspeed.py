@@ -248,10 +248,12 @@ def test_checkpoints_and_their_shards(worlds: Worlds, tmp_path: Path, capsys: py
     assert "going on after step 6 of 10" in outcomes[0].out
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_shards_that_one_rank_cannot_write_cost_none_of_those_before(worlds: Worlds, tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize(("stage", "full"), [(1, 0), (1, 1), (3, 1)])
+def test_shards_that_one_rank_cannot_write_cost_none_of_those_before(
+    worlds: Worlds, tmp_path: Path, stage: int, full: int
+) -> None:
     values = {**COMMON, "sparsity.method": "static", **zero(stage)}
-    first, other = worlds(2).run(zero_cases.save_where_one_rank_cannot, values, str(tmp_path))
+    first, other = worlds(2).run(zero_cases.save_where_one_rank_cannot, values, str(tmp_path), full)
     assert first == other, "all ranks know"
     error, sizes = first
     assert "File too large" in error and "\n" not in error

@@ -169,16 +169,15 @@ def snapshot(engine: DeepSpeedEngine) -> Tensor:
         return torch.cat([parameter.detach().reshape(-1) for parameter in engine.model.parameters()])
 
 
-def save_where_one_rank_cannot(values: dict[str, Any], folder: str) -> tuple[str, dict[str, int]]:
-    """Save shards twice to one place, the second time with a limit to the last rank's files: the error, and the first sizes."""
+def save_where_one_rank_cannot(values: dict[str, Any], folder: str, full: int) -> tuple[str, dict[str, int]]:
+    """Save shards twice to one place, the second time with a limit to one rank's files: the error, and the first sizes."""
     trainer, _ = trainer_for(values, folder)
     with engine_of(trainer) as engine:
         place = Path(folder) / "step.shards"
         sizes = engine.save_shards(place)
         assert sizes is not None
-        last = trainer.ranks.rank == trainer.ranks.world_size - 1
         try:
-            with file_size_limit(1000) if last else contextlib.nullcontext():
+            with file_size_limit(1000) if trainer.ranks.rank == full else contextlib.nullcontext():
                 engine.save_shards(place)
         except OSError as error:
             return str(error), sizes
