@@ -76,17 +76,17 @@ train() {
     return "$code"
 }
 
-# claim OUTPUT: false if another job is training there.
+# claim OUTPUT: false if another job is training there; whatever else goes wrong ends the job, as set -e does not in here.
 claim() {
     local file=$1/slurm/job owner
-    mkdir -p -- "$1/slurm"
+    mkdir -p -- "$1/slurm" || fail "$1/slurm cannot be written"
     if ! (set -o noclobber && printf '%s' "$JOB" >"$file") 2>/dev/null; then
-        owner=$(<"$file")
-        if [[ $owner != "$JOB" ]] && under_way "$owner"; then
+        owner=$(cat -- "$file" 2>/dev/null)  # empty if a full disk took no more of it than its name
+        if [[ -n $owner && $owner != "$JOB" ]] && under_way "$owner"; then
             say "$1 is being trained by job $owner: nothing to do here"
             return 1
         fi
-        printf '%s' "$JOB" >"$file"
+        printf '%s' "$JOB" >"$file" || fail "$file cannot be written"
     fi
 }
 

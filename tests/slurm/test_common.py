@@ -1,6 +1,7 @@
 """What the job scripts share, a function of bash at a time. It needs no Slurm for that."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,42 @@ def test_a_program_that_fails_to_describe_a_job_does_not_end_it(tmp_path: Path) 
     done = bash(f"{BEGIN} record_environment; echo trains", env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-3:] == ["of scontrol", "of nvidia-smi", "trains"]
+
+
+CLAIM = "run/slurm/job"
+
+
+def train(folder: Path, before: str = ":", *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """``train run`` in a folder, which prints what it would start on the nodes. Every job is under way, by ``squeue``."""
+    (folder / "squeue").write_text("#!/bin/sh\necho 1\n")
+    (folder / "squeue").chmod(0o755)
+    script = f'{BEGIN} on_every_node() {{ echo "$*"; }}; cd {folder}; {before}; train run {shlex.join(arguments)}'
+    return bash(script, env={"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "1", **env})
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "place"),
+    [
+        ("mkdir run; touch run/slurm", "run/slurm"),
+        (f"mkdir -p {CLAIM}", CLAIM),
+        ("mkdir -p run/slurm; trap '' XFSZ; ulimit -f 0", CLAIM),  # as on a full disk: a file can be made, but not filled
+    ],
+)
+def test_a_job_that_cannot_write_its_claim_fails(tmp_path: Path, obstacle: str, place: str) -> None:
+    done = train(tmp_path, obstacle)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == f"error: {place} cannot be written"
+
+
+def test_a_claim_counts_for_another_job_that_is_under_way(tmp_path: Path) -> None:
+    done = train(tmp_path, f"mkdir -p run/slurm; printf 2 >{CLAIM}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "run is being trained by job 2: nothing to do here\n")
+
+
+def test_a_claim_that_a_full_disk_has_left_empty_is_nobodys(tmp_path: Path) -> None:
+    done = train(tmp_path, f"mkdir -p run/slurm; touch {CLAIM}")
+    assert (done.returncode, done.stdout) == (0, "node.sh run --output=run --resume=auto\n"), done.stderr
+    assert (tmp_path / CLAIM).read_text() == "1"
 
 
 @pytest.mark.parametrize(
