@@ -114,7 +114,8 @@ class Trainer:
         started = time.perf_counter() - self.progress.seconds
         if self.ranks.is_first:
             self.store.tidy(self.progress.step)
-        self._finish_step(save=self.progress.validation_pending)
+        # At its end a run may have gone on from best.pt, because that step's checkpoint is gone.
+        self._finish_step(save=self.progress.validation_pending or self.progress.step == self.total_steps)
         for epoch in range(self.clock.place(self.progress.step)[0], self.config.train.epochs):
             _, start_step = self.clock.place(self.progress.step)
             among = self.forgetting.positions(epoch) if self.forgetting else None

@@ -108,6 +108,21 @@ def test_a_finished_run_whose_last_checkpoints_are_gone_is_completed(
     assert "nothing is left to do" in train_here({**SMALL, "output": copy}).out
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_that_goes_on_from_its_best_at_the_last_step_has_that_step_s_checkpoint(tmp_path: Path, elsewhere: bool) -> None:
+    values = {**SMALL, "train.epochs": 1, "output": tmp_path / "run"}  # the only validation is that of step 5, the last
+    assert train_here(values).code == 0
+    checkpoints = tmp_path / "run/checkpoints"
+    for path in checkpoints.glob("step_*.pt"):
+        path.unlink()
+    if elsewhere:
+        values |= {"output": tmp_path / "other", "resume": checkpoints / "best.pt"}
+    outcome = train_here(values)
+    assert outcome.code == 0, outcome.err
+    assert "going on after step 5 of 5" in outcome.out
+    assert "nothing is left to do" in train_here({**values, "resume": "auto"}).out
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, cut])
 def test_a_finished_run_without_its_best_checkpoint_gets_one(copy: Path, damage: Callable[[Path], object]) -> None:
     best = copy / "checkpoints/best.pt"
