@@ -120,7 +120,8 @@ def _check_progress(progress: dict[str, Any], total_steps: int) -> None:
     if strange := progress.keys() - known.keys():
         raise _Wrong(f"'progress.{min(strange)}' is not known to this version")
     for name in ("step", "best_step", "steps_made"):
-        limit = total_steps if name == "step" else progress["step"]
+        # The best may be of a later step: of the same run, which has gone on from further back since.
+        limit = progress["step"] if name == "steps_made" else total_steps
         sound = type(value := progress[name]) is int and 0 <= value <= limit
         _require(sound, f"progress.{name}", value, f"a whole number from 0 to {limit}")
     for name in ("best_top1", "last_top1", "seconds", "density_sum", "peak_density", "work"):

@@ -212,6 +212,22 @@ def test_a_best_checkpoint_of_another_step_is_believed_if_it_is_the_run_s_own(st
     assert summary(stopped)["best_top1"] == summary(finished)["best_top1"]
 
 
+def test_a_run_goes_back_behind_its_best_and_can_be_resumed_before_it_is_there_again(tmp_path: Path) -> None:
+    values = {**SMALL, "optim.name": "adamw", "optim.lr": 0.003, "checkpoint.keep": 6, "output": tmp_path}
+    assert train_here(values).code == 0
+    before, best = metrics(tmp_path), summary(tmp_path)["best_step"]
+    back = tmp_path / "checkpoints/step_00000006.pt"
+    assert CheckpointStore.load(back)["progress"]["best_step"] == 5, "a best that is gone, or this shows nothing"
+    outcome = train_here({**values, "resume": back}, interrupt_after=9)
+    assert outcome.code == 130, outcome.err
+    progress = CheckpointStore.load(tmp_path / "checkpoints/step_00000008.pt")["progress"]
+    assert progress["best_step"] == best > progress["step"]
+    outcome = train_here(values)
+    assert outcome.code == 0, outcome.err
+    assert metrics(tmp_path) == before
+    assert summary(tmp_path)["best_step"] == best
+
+
 def test_a_run_from_a_named_checkpoint_has_its_best_in_its_own_folder(stopped: Path, tmp_path: Path) -> None:
     source = stopped / "checkpoints/best.pt"
     outcome = train_here({**SMALL, "optim.lr": 0.05, "output": tmp_path / "second", "resume": source})
