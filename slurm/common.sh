@@ -67,13 +67,18 @@ train() {
     rm -f -- "$output/preempted"
     record_environment >"$output/slurm/$JOB-$START.txt"
     local arguments=("--output=$output" --resume=auto "$@")
-    # The user's own --resume was for the first start.
-    ((START == 0)) || arguments+=(--resume=auto)
+    # The user's own --resume was for the first start, and is until this job has saved; never would refuse what that left.
+    if ((START)) && { [[ $(option resume "$@") == never ]] || has_saved "$output"; }; then arguments+=(--resume=auto); fi
     on_every_node node.sh "$output" "${arguments[@]}" || code=$?
     if ((code == EX_TEMPFAIL)) || { ((code)) && [[ -e $output/preempted ]]; }; then
         requeue
     fi
     return "$code"
+}
+
+# has_saved OUTPUT: true if there is a checkpoint there from after this job's first start.
+has_saved() {
+    [[ -n $(find "$1/checkpoints" -name '*.pt' -newer "$1/slurm/$JOB-0.txt" 2>/dev/null) ]]
 }
 
 # claim OUTPUT: false if another job is training there; whatever else goes wrong ends the job, as set -e does not in here.

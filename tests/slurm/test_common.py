@@ -85,6 +85,31 @@ def test_a_claim_that_a_full_disk_has_left_empty_is_nobodys(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("resume", "saved", "used"),
+    [
+        ("old.pt", None, "old.pt"),
+        ("old.pt", 1, "old.pt"),  # by an earlier job
+        ("old.pt", 3, "auto"),
+        ("never", None, "auto"),  # which the folder's first start would be in the way of
+    ],
+)
+def test_a_requeued_job_begins_as_it_was_told_until_it_has_saved(
+    tmp_path: Path, resume: str, saved: int | None, used: str
+) -> None:
+    folder = tmp_path / "run"
+    times = {"slurm/1-0.txt": 2} | ({} if saved is None else {"checkpoints/step_00000010.pt": saved})
+    for name, moment in times.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        os.utime(folder / name, (moment, moment))
+    first = train(tmp_path, ":", f"--resume={resume}")
+    assert first.stdout.split()[-1] == f"--resume={resume}", first.stderr
+    os.utime(folder / "slurm/1-0.txt", (2, 2))
+    requeued = train(tmp_path, ":", f"--resume={resume}", SLURM_RESTART_COUNT="1")
+    assert requeued.stdout.split()[-1] == f"--resume={used}", requeued.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "output"),
     [
         ("--output=~/runs/x", "/home/me/runs/x"),
