@@ -17,7 +17,7 @@ from dist_sparse.config import Config, load_config, with_values
 from dist_sparse.errors import UserError
 from dist_sparse.inputs import expand, is_there, read_json
 from dist_sparse.lease import take
-from dist_sparse.tracking.provenance import begun_by_this_launcher
+from dist_sparse.tracking.provenance import begun_by_this_launcher, begun_by_this_process
 
 FINISHED = "finished"
 """The exit reason in ``summary.json`` of a run that reached its last step."""
@@ -194,12 +194,16 @@ def _named(config: Config) -> Path | None:
 
 
 def _own(config: Config, named: Path | None) -> RunFolder | None:
-    """Where this process's torchrun had begun the run before it restarted its processes."""
+    """Where this process's torchrun had begun the run before it restarted its processes; another run of this one is none."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     paths = [named] if named else _stamped(config)
     folders = [RunFolder(path=path, restarted=True) for path in paths]
-    return next((folder for folder in reversed(folders) if folder.used and begun_by_this_launcher(folder.path)), None)
+    return next((folder for folder in reversed(folders) if folder.used and _begun_before_restart(folder.path)), None)
+
+
+def _begun_before_restart(path: Path) -> bool:
+    return begun_by_this_launcher(path) and not begun_by_this_process(path)
 
 
 def _unfinished(config: Config) -> RunFolder | None:

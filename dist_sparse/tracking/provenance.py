@@ -51,16 +51,27 @@ def describe_environment() -> dict[str, Any]:
         "devices": _device_names(),
         "command": shlex.join(sys.orig_argv),
         "launcher": _launcher(),
+        "process": _name(os.getpid()),
     }
 
 
 def begun_by_this_launcher(folder: Path) -> bool:
     """Whether the torchrun that has started this process has started the run in a folder, too."""
+    return _launcher() is not None and _environment(folder).get("launcher") == _launcher()
+
+
+def begun_by_this_process(folder: Path) -> bool:
+    """Whether this process itself has started the run in a folder, or gone on with it."""
+    return _environment(folder).get("process") == _name(os.getpid())
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """What the last start of a run has left there; empty if there is nothing."""
     try:
         environment = read_json(folder / "environment.json")
     except UserError:
-        return False
-    return _launcher() is not None and isinstance(environment, dict) and environment.get("launcher") == _launcher()
+        return {}
+    return environment if isinstance(environment, dict) else {}
 
 
 def _launcher() -> str | None:
@@ -68,8 +79,12 @@ def _launcher() -> str | None:
 
     A container that is started again has the same torchrun for its first process, with the same number.
     """
-    run, parent = os.environ.get("TORCHELASTIC_RUN_ID"), os.getppid()
-    return None if run is None else f"{run} {platform.node()} {parent} {started(parent)} {boot()}"
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run is None else f"{run} {_name(os.getppid())}"
+
+
+def _name(pid: int) -> str:
+    return f"{platform.node()} {pid} {started(pid)} {boot()}"
 
 
 @functools.cache  # a process reads the files of all packages once

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dist_sparse import evaluate
-from tests.command import ROOT, metrics, train_here
+from tests.command import ROOT, metrics, train_here, words
 from tests.distributed import cases
 from tests.distributed.world import World
 from tests.values import LOGGED, TINY_VIT
@@ -59,10 +59,23 @@ def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> Non
 
 
 def test_torchrun_exports_once(folder: Path, tmp_path: Path) -> None:
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dist_sparse.export"]
-    command = [sys.executable, *words, str(folder), f"--output={tmp_path}"]
+    options = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dist_sparse.export"]
+    command = [sys.executable, *options, str(folder), f"--output={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("subnet1.pt") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["subnet1.json", "subnet1.pt"]
+
+
+@pytest.mark.parametrize("ranks", [1])
+def test_a_program_trains_twice(tmp_path: Path, ranks: int) -> None:
+    """The second run is none that torchrun has restarted."""
+    options = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "tests.distributed.two_runs"]
+    values = {**LOGGED, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "sparsity.density": 0.3}
+    command = [sys.executable, *options, *words({**values, "train.epochs": 1})]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (tmp_path / "runs").iterdir()
+    assert metrics(first) == metrics(second)
