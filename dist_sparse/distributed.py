@@ -64,7 +64,7 @@ def start(config: EngineConfig, signals: StopSignals | None = None) -> Ranks:
 
 
 def _meeting(timeout: timedelta, signals: StopSignals | None) -> dict[str, Any]:
-    """Where torchrun's ranks meet, anew after each restart; returns when all have come.
+    """Where torchrun's ranks meet, anew after each restart and for each run of a process; returns when all have come.
 
     In a store that outlives them restarted ranks would find the addresses of dead ones (pytorch issue 135712).
     """
@@ -78,6 +78,8 @@ def _meeting(timeout: timedelta, signals: StopSignals | None) -> dict[str, Any]:
         store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store.set_timeout(timeout)
         store = dist.PrefixStore(f"attempt_{_attempt()}", store)
+        # Each rank counts its own starts, of which all ranks make as many.
+        store = dist.PrefixStore(f"start_{store.add(f'dist_sparse/starts_{rank}', 1)}", store)
         peers.meet(store, rank, world_size, seconds=seconds, check=check)
     except dist.DistError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

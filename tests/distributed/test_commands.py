@@ -68,9 +68,9 @@ def test_torchrun_exports_once(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["subnet1.json", "subnet1.pt"]
 
 
-@pytest.mark.parametrize("ranks", [1])
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_program_trains_twice(tmp_path: Path, ranks: int) -> None:
-    """The second run is none that torchrun has restarted."""
+    """The second run is none that torchrun has restarted, and its ranks meet anew."""
     options = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "tests.distributed.two_runs"]
     values = {**LOGGED, "model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT, "sparsity.density": 0.3}
     command = [sys.executable, *options, *words({**values, "train.epochs": 1})]
