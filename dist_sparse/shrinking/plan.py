@@ -141,10 +141,15 @@ def fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _describe(module: nn.Module) -> None:
-    """Let a layer's own numbers agree with its tensors'."""
+    """Let a layer's own numbers agree with its tensors'.
+
+    A convolution gets an attribute ``was_depthwise``. Only the original's numbers tell that: narrow groups may have one input
+    each as well, and a depthwise convolution a single channel.
+    """
     if isinstance(module, nn.modules.conv._ConvNd):
-        depthwise = module.groups == module.in_channels and module.groups > 1
-        if depthwise:
+        if not hasattr(module, "was_depthwise"):
+            module.was_depthwise = module.groups == module.in_channels and module.groups > 1  # pyright: ignore[reportArgumentType]
+        if module.was_depthwise:
             module.groups = module.weight.shape[0] * module.groups // module.out_channels
         module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = module.weight.shape[0]

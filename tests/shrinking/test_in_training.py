@@ -8,7 +8,7 @@ from torch import nn
 
 from dist_sparse.shrinking.in_training import find_narrowing
 from dist_sparse.shrinking.narrow import narrow, widen
-from dist_sparse.shrinking.plan import Plan
+from dist_sparse.shrinking.plan import Plan, original_units
 from dist_sparse.sparsity.structures import parse_structure
 from tests.shrinking.networks import images, masked, network, random_masks, randomised
 
@@ -51,6 +51,45 @@ def test_outputs_of_both_stay_as_they_are(name: str, structure: str) -> None:
 
 def apply_masks(small: nn.Module, plan: Plan, masks: dict[str, torch.Tensor]) -> None:
     masked(small, {name: plan.cut(name, mask) for name, mask in masks.items()})
+
+
+GROUPED = {
+    "inputs first, until groups have one each": (8, [{"0": 8}, {"3": 16}]),
+    "inputs and outputs at once": (8, [{"0": 8, "3": 16}, {"6": 8}]),
+    "depthwise, until one channel is left": (32, [{"0": 16}, {"0": 1}, {"6": 8}]),
+}
+"""Groups of the middle layer; then how many filters of a layer are left, evenly spread, before each narrowing."""
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_groups_stay_what_they_are_in_a_network_that_narrows_again(case: str) -> None:
+    """A convolution whose groups are left with one input each looks depthwise, and a depthwise one with one channel dense."""
+    groups, steps = GROUPED[case]
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for inputs, outputs, side, cut in ((3, 32, 1, 1), (32, 32, 3, groups), (32, 16, 1, 1)):
+        convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2, groups=cut, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).double().eval()
+    names = [f"{place}.weight" for place in (0, 3, 6)]
+    masks = {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in names}
+    small, plan = copy.deepcopy(model), Plan()
+    for left in steps:
+        for name, number in left.items():
+            mask = masks[f"{name}.weight"]
+            mask[torch.arange(len(mask)) % (len(mask) // number) > 0] = False
+        expected = masked(copy.deepcopy(model), masks)(images(8))
+        there = {name: mask & original_units(plan, name, mask.shape).mask(mask.shape) for name, mask in masks.items()}
+        found = find_narrowing([widen(small, plan)], there, images(8))
+        assert found is not None
+        assert found.plan != plan
+        narrow(small, found.plan, found.changed[0], plan)
+        plan = found.plan
+        apply_masks(small, plan, masks)
+        torch.testing.assert_close(small(images(8)), expected, rtol=1e-10, atol=1e-10)
+        whole = widen(small, plan)
+        torch.testing.assert_close(whole(images(8)), expected, rtol=1e-10, atol=1e-10)
+        assert [repr(layer) for layer in whole.children()] == [repr(layer) for layer in model]
 
 
 def test_nothing_to_remove_is_nothing() -> None:
