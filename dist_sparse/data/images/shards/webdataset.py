@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -10,6 +11,9 @@ from dist_sparse.data.images.shards.entry import Entry, ForeignShard, TruncatedS
 
 IMAGES = ("jpg", "jpeg", "png", "ppm", "pgm", "bmp", "tif", "tiff", "webp")
 LABEL = "cls"
+
+_USUAL_RECORD = 128 * tarfile.BLOCKSIZE
+"""The zeros behind a tar's last file fill a record, which by custom has at most so many bytes, or else a power of two."""
 
 
 def scan(path: Path) -> Iterator[Entry]:
@@ -52,11 +56,29 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
                 stem, _, extension = PurePath(member.name).name.partition(".")
                 if member.isfile() and stem:
                     yield member.name.removesuffix(f".{extension}"), extension.lower(), member
-            file.seek(tar.offset)
+            end = tar.offset
     except tarfile.ReadError as error:
         raise TruncatedShard(str(error)) from None
-    if len(file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+    _check_end(file, end)
+
+
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Raise an error unless the tar ends at ``end``: tarfile stops there at a damaged head of a file as well."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
         raise TruncatedShard("the end of the archive is missing")
+    if any(block):
+        raise TruncatedShard(f"the head of a file is damaged, at byte {end}")
+    record = max(_USUAL_RECORD, size & -size)  # a power of two that divides the file's size
+    if size - end > record + 2 * tarfile.BLOCKSIZE or _holds_more(file):
+        raise TruncatedShard(f"zeros stand in the place of the rest, from byte {end} on")
+
+
+def _holds_more(file: BinaryIO) -> bool:
+    """Anything but zeros follows."""
+    return any(chunk.strip(b"\0") for chunk in iter(partial(file.read, 1 << 20), b""))
 
 
 def _label(file: BinaryIO, member: tarfile.TarInfo, key: str) -> int:
