@@ -38,7 +38,7 @@ def expected_info(config: DataConfig) -> tuple[DataInfo, str]:
         classes, train, val = _IMAGENET
         facts = DataInfo(config.name, classes, 3, side, train, val)
         return _limited(facts, config), f"ImageNet's, since there is no folder {one_line(root)}"
-    train_files, val_files = list_splits(root)
+    train_files, val_files = list_splits(root, skip_damage=config.bad_images == "skip")
     facts = DataInfo(config.name, len(train_files.classes), 3, side, len(train_files.labels), len(val_files.labels))
     return _limited(facts, config), f"counted in {one_line(root)}"
 
