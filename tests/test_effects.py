@@ -35,7 +35,6 @@ IDLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (RIGL, {"data.backend": "dali", "data.bad_images": "skip", "data.root": "/images", "data.download": True}),
     ({"data.augment": False}, {"data.flip": True, "data.crop_padding": 2, "data.padding_mode": "reflect"}),
     ({"data.crop_padding": 0}, {"data.padding_mode": "reflect"}),
-    (FOLDER, {"data.crop_padding": 2, "data.padding_mode": "reflect"}),
     ({**FOLDER, "data.augment": False}, {"data.min_scale": 0.3, "data.flip": False}),
     (
         {**FOLDER, "data.augment": False},

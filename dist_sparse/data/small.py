@@ -16,7 +16,6 @@ from dist_sparse.data.limit import spread
 from dist_sparse.data.normalisation import chosen
 from dist_sparse.data.order import BatchPlan, validation_share
 from dist_sparse.data.small_set import SmallSet, Split, read_small
-from dist_sparse.errors import UserError
 from dist_sparse.inputs import expand
 from dist_sparse.seeding import generator
 
@@ -77,9 +76,7 @@ def build_small(config: DataConfig, small_set: SmallSet, loading: Loading) -> Da
     share = validation_share(len(val.labels), loading)
     _, channels, side, _ = train.images.shape
     return Data(
-        train=SmallTrainLoader(
-            train, plan, normalise, _augmentation(config, small_set, side), erasing_of(config, loading.seed)
-        ),
+        train=SmallTrainLoader(train, plan, normalise, _augmentation(config, small_set), erasing_of(config, loading.seed)),
         val=SmallValLoader(val, share, loading.eval_batch_size, normalise),
         info=DataInfo(
             name=config.name,
@@ -95,13 +92,11 @@ def build_small(config: DataConfig, small_set: SmallSet, loading: Loading) -> Da
     )
 
 
-def _augmentation(config: DataConfig, small_set: SmallSet, side: int) -> CropFlip | None:
+def _augmentation(config: DataConfig, small_set: SmallSet) -> CropFlip | None:
     if not config.augment:
         return None
     padding = small_set.crop_padding if config.crop_padding is None else config.crop_padding
     flip = small_set.flip if config.flip is None else config.flip
-    if padding >= side:
-        raise UserError(f"data.crop_padding={padding} should be less than the {side} pixels of {config.name}'s images")
     return CropFlip(padding, config.padding_mode or "zeros", flip, config.vertical_flip)
 
 
@@ -119,9 +114,5 @@ def _on_device(split: Split, config: DataConfig, device: torch.device) -> Split:
     """The split with its images zero-padded to ``data.image_size``; an odd pixel goes to the right and the bottom."""
     images, side = split.images, split.images.shape[-1]
     extra = (config.image_size or side) - side
-    if extra < 0:
-        raise UserError(
-            f"data.image_size={config.image_size} is less than the {side} pixels of {config.name}; small sets only grow"
-        )
     images = F.pad(images, (extra // 2, extra - extra // 2) * 2)
     return Split(images.to(device), split.labels.to(device))

@@ -27,11 +27,6 @@ logger = logging.getLogger(__name__)
 
 def build_images(config: DataConfig, loading: Loading) -> Data:
     """List the images and make their loaders; errors as in :func:`dist_sparse.data.build_data`."""
-    for key in ("crop_padding", "padding_mode"):
-        if getattr(config, key) is not None:
-            raise UserError(f"data.{key} is for small data sets; image_folder crops by data.min_scale")
-    if config.download:
-        raise UserError("data.download: image_folder is not fetched, it is read from data.root")
     backend = _choose_backend(config.backend)
     skip = config.bad_images == "skip"
     splits = list_splits(expand(config.root), skip_damage=skip)
