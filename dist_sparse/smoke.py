@@ -7,6 +7,7 @@ For a first try on a new machine or cluster, and for the tests of all recipes. W
 - about ten steps. Every length keeps its share of the run, but for the interval of updates: one in two steps. So ramps come to
   their end, phases follow one another, and masks really move;
 - timm's pretrained weights are not fetched: the network begins anew, as where the file of ``model.checkpoint`` is missing;
+- a ranking by forgetting is of all samples: the run counts for itself, or leaves out none where its keys allow no counting;
 - the learning rate follows the batch; nothing is sent to W&B, and the run's folder has a name of its own, where it goes on
   with ``resume=auto``.
 """
@@ -195,11 +196,17 @@ def _update_lengths(config: Config, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forgetting(config: Config, expected: DataInfo, info: DataInfo, epochs: int) -> dict[str, Any]:
+    """What is left out as its share of the set. A ranking is of the whole set: the run counts for itself, where it can."""
     forgetting = config.data.forgetting
     if not forgetting.remove:
         return {}
-    counted = max(1, epochs * forgetting.epochs // config.train.epochs) if forgetting.epochs else 0
+    ranked = forgetting.ranking is not None
+    mixed = config.train.mixup or config.train.cutmix
+    if ranked and (mixed or config.data.repeated_augment > 1 or config.data.bad_images == "skip"):  # which counting refuses
+        return {"data.forgetting.ranking": None, "data.forgetting.epochs": 0, "data.forgetting.remove": 0}
+    counted = max(1, epochs * forgetting.epochs // config.train.epochs) if forgetting.epochs or ranked else 0
     return {
+        "data.forgetting.ranking": None,
         "data.forgetting.epochs": counted,
         "data.forgetting.remove": max(1, info.train_size * forgetting.remove // expected.train_size),
     }

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dist_sparse.config import load_config
+from dist_sparse.data.forgetting import Ranking
 from dist_sparse.plan.outlook import look_ahead
 from dist_sparse.smoke import shortened
 from dist_sparse.train import main
@@ -102,3 +104,17 @@ def test_sizes_of_folders_shrink_or_go(tmp_path: Path, there: bool) -> None:
     data = load_config(str(tmp_path / "run-smoke" / "config.yaml")).data
     sides = (data.image_size, data.eval_size, data.resize, data.progressive.start_size)
     assert sides == ((64, 96, 96, 32) if there else (64, None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("keys", "forgetting"), [({}, (1, 1)), ({"train.mixup": 0.2}, (0, 0)), ({"data.repeated_augment": 2}, (0, 0))]
+)
+def test_a_ranking_of_the_whole_set_is_not_of_the_few_samples_left(
+    tmp_path: Path, keys: dict[str, Any], forgetting: tuple[int, int]
+) -> None:
+    """The run counts for itself, unless its keys do not go with counting."""
+    Ranking(data="digits", counts=torch.zeros(1_437, dtype=torch.int16)).save(tmp_path / "forgetting.pt")
+    keys = {"data.forgetting.ranking": tmp_path / "forgetting.pt", "data.forgetting.remove": 150, **keys}
+    smoke({"config": CONFIGS / "digits/mest_ems.yaml", "engine.device": "cpu", **keys}, tmp_path / "run")
+    data = load_config(str(tmp_path / "run-smoke" / "config.yaml")).data
+    assert (data.forgetting.epochs, data.forgetting.remove, data.forgetting.ranking) == (*forgetting, None)
