@@ -66,7 +66,7 @@ class DataConfig:
     std: list[Positive] | None = None
     """Deviation of each channel that the pixels are divided by then. Default: as of `data.mean`."""
     flip: bool | None = None
-    """Random horizontal flips. Default: yes, except for digits."""
+    """Random horizontal flips. Default: yes, except for digits and mnist."""
     vertical_flip: bool = False
     """Random vertical flips, of every second image (timm's `--vflip 0.5`)."""
     auto_augment: AutoAugment | None = None
