@@ -1,10 +1,15 @@
-"""What timm knows of the images that pretrained weights were made with."""
+"""What timm knows of pretrained weights without fetching them: whether there are any, and what images they were made with."""
 
 from typing import Any, NamedTuple
 
 import timm
+from torch import nn
 
 from dist_sparse.config.schema import ModelConfig
+from dist_sparse.errors import UserError
+
+_SOURCES = ("state_dict", "file", "url", "hf_hub_id")
+"""Where timm's description of a network may say that its weights are."""
 
 
 class ExpectedImages(NamedTuple):
@@ -33,3 +38,10 @@ def expected_images(config: ModelConfig) -> ExpectedImages | None:
         values |= {key: each[key] for key in values if isinstance(each, dict) and each.get(key)}
     mean, std = values.pop("mean"), values.pop("std")
     return ExpectedImages(tuple(mean), tuple(std), values) if mean and std else None
+
+
+def check_pretrained(config: ModelConfig, model: nn.Module) -> None:
+    """Refuse with a UserError pretrained weights of which timm does not know, for a network that was built without them."""
+    known = getattr(model, "pretrained_cfg", None)
+    if config.pretrained and isinstance(known, dict) and not any(known.get(source) for source in _SOURCES):
+        raise UserError(f"model.pretrained: no weights for {config.name}: timm has none; model.pretrained=false begins anew")

@@ -32,7 +32,9 @@ from dist_sparse.engines.optimizer_state import parameter_state
 from dist_sparse.flops import training_cost
 from dist_sparse.guards import check_training_mode
 from dist_sparse.models import build_meta_model, check_sizes
-from dist_sparse.optim import build_optimizer, build_scheduler
+from dist_sparse.models.pretrained import check_pretrained
+from dist_sparse.models.training import checkpoint_gradients
+from dist_sparse.optim import build_mixup, build_optimizer, build_scheduler
 from dist_sparse.planning import plan_masks
 from dist_sparse.sparsity.agreement import most_owned
 from dist_sparse.sparsity.methods.forecast import Forecast, MaskUpdate, NetworkForecast
@@ -190,12 +192,16 @@ def look_ahead(config: Config, world_size: int, *, typed: Collection[str] = ()) 
     ranks = Ranks(rank=0, world_size=world_size, device=_META)
     clock = _clock(config, info, ranks)
     model = build_meta_model(config.model, classes=info.classes, channels=info.channels, image_size=info.image_size)
+    check_pretrained(config.model, model)
+    if config.train.grad_checkpointing:
+        checkpoint_gradients(config.model.name, model)
     model.to(torch.float64 if config.train.precision == "fp64" else torch.float32)
     check_state_exchange(config, model)
     optimizer = build_optimizer(config.optim, model, config.train.batch_size)
     scheduler = build_scheduler(config.scheduler, optimizer, steps_per_epoch=clock.whole, total_steps=clock.total)
     plan = plan_masks(config, ranks, model, clock)
     made = check_plan(config, plan, scheduler, clock)
+    build_mixup(config.train, info.classes, seed=config.seed, world_size=world_size)  # refuses what cannot be
     sides = _training_sides(config, model, info, clock, made, ranks)
     flops = dense_flops_by_side(model, info.channels, set(sides))
     warn_of_idle(given, world_size, typed)

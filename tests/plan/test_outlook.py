@@ -11,6 +11,7 @@ from dist_sparse.train import main
 from tests.command import ROOT, here, train_here, words
 from tests.plan.forecasts import check, outlook
 from tests.test_every_method import short
+from tests.values import QUIET
 
 DIGITS = ROOT / "configs" / "digits"
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -128,6 +129,40 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused() -> None:
     outcome = here(main, ["--train.batch_size=100", "--sparsity.density=0.1", "--plan=64"])
     assert outcome.code == 2
     assert outcome.errors == ["train.batch_size=100 does not divide by 64 ranks x 1 accumulation steps; 64 or 128 would"]
+
+
+@pytest.mark.parametrize(
+    ("values", "beginning"),
+    [
+        ({"train.mixup": 0.2, "train.batch_size": 33}, "train.mixup and train.cutmix mix samples in pairs and need an even "),
+        ({"train.cutmix": 1e-320}, "train.cutmix=9.99989e-321: no share can be drawn from Beta("),
+        ({"train.grad_checkpointing": True}, "train.grad_checkpointing: not with cifar_resnet20: "),
+        ({"model.pretrained": True}, "model.pretrained: no weights for cifar_resnet20: "),
+    ],
+)
+def test_what_the_run_refuses_is_refused(tmp_path: Path, values: dict[str, Any], beginning: str) -> None:
+    values = {"config": DIGITS / "rigl.yaml", "output": tmp_path / "run", **QUIET, **values}
+    (of_run,) = train_here(values).errors
+    assert of_run.startswith(beginning)
+    with pytest.raises(UserError) as caught:
+        outlook(values)
+    assert str(caught.value).startswith(beginning)
+
+
+def test_ranks_with_an_odd_share_of_mixed_images_are_refused() -> None:
+    values = {"config": DIGITS / "rigl.yaml", "train.mixup": 0.2, "train.batch_size": 24}
+    outlook(values, ranks=4)
+    with pytest.raises(UserError, match="need an even micro-batch on each rank, not 3; change train"):
+        outlook(values, ranks=8)
+
+
+def test_weights_and_blocks_that_timm_has_are_planned_with() -> None:
+    """Nothing is fetched or read: the last file is not there."""
+    big = {"model.name": "resnet18", "model.kwargs": "{}", "train.grad_checkpointing": True}
+    plain = outlook({"config": DIGITS / "rigl.yaml", **big})
+    assert outlook({"config": DIGITS / "rigl.yaml", **big, "model.pretrained": True}).memory == plain.memory
+    overlay = {"model.kwargs": "{pretrained_cfg_overlay: {file: /nowhere/weights.pth}}", "model.pretrained": True}
+    outlook({"config": DIGITS / "rigl.yaml", **overlay})
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
