@@ -38,7 +38,7 @@ class Combination:
 
     def name(self, config: Config) -> str:
         """A name that tells the run's values apart: ``digits-rigl-density0.1-seed2``."""
-        stem, file = self.values.get("name"), Path(self.config_file or "").stem
+        stem, file = self.values.get("name"), _plain(Path(self.config_file or "").stem)
         if stem is None and "sparsity.method" not in self.varied:
             parts = [config.name]  # which is that of the configuration's file
         else:
@@ -108,7 +108,12 @@ def _split(key: str, text: str) -> list[str]:
 
 
 def _label(key: str, short: str, value: str) -> str:
-    text = re.sub(r"[^\w.-]+", "_", value).strip("_") or "empty"
+    text = _plain(value)
     if key in _SPEAKS_FOR_ITSELF:
         return text
     return f"{short}{text}" if re.match(r"\.?\d", text) else f"{short}_{text}"
+
+
+def _plain(text: str) -> str:
+    """The text with underscores in the place of what a name may not have."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("_") or "empty"

@@ -77,6 +77,13 @@ def test_names_are_readable(words: list[str], names: list[str]) -> None:
     assert [run.name for run in make_grid(words).runs] == names
 
 
+def test_a_file_of_another_name_gives_runs_that_start(tmp_path: Path) -> None:
+    (tmp_path / "rigl+wd.yaml").write_text(f"base: {ROOT}/configs/digits/rigl.yaml\n")
+    runs = make_grid([f"--config={tmp_path}/rigl+wd.yaml,digits/set", "name=try"]).runs
+    assert [run.name for run in runs] == ["try-rigl_wd", "try-set"]
+    assert [parse_args(run.arguments).config.name for run in runs] == ["try-rigl_wd", "try-set"]
+
+
 def test_keys_that_end_alike_are_named_in_full() -> None:
     words = ["sparsity.density=0.1", "sparsity.update.end=50%,60%", "sparsity.ramp.end=1,2"]
     combination = combine(read_lists(words))[0]
