@@ -36,6 +36,13 @@ def test_table_of_recipes_for_any_number_of_gpus() -> None:
     assert sorted(rows) == sorted(map(scaled_row, SCALED))
 
 
+def test_list_of_the_resnet50_recipes() -> None:
+    listed = re.findall(r"`(\w+)`", README.partition("The ResNet-50 recipes for ImageNet are ")[2].partition(", at their")[0])
+    stems = [Path(file).stem for file in FILES if file.startswith("imagenet/resnet50/")]
+    assert [stem for stem in stems if not re.match(rf"({'|'.join(listed)})(_|$)", stem)] == []
+    assert [name for name in listed if not any(re.match(rf"{name}(_|$)", stem) for stem in stems)] == []
+
+
 def test_table_of_the_references_commands() -> None:
     assert set(re.findall(r"configs/(\S+\.yaml)", README)) <= set(FILES)
     rows = [line for line in README.splitlines() if "torchrun" in line and line.startswith("| ")]
