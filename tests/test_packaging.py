@@ -154,7 +154,10 @@ def test_a_clone_finds_its_recipes_from_any_folder(tmp_path: Path, monkeypatch: 
     [
         ("configs/digits/rig.yaml", "configs/digits/rigl.yaml"),
         ("configs/digits/rigl.yml", "configs/digits/rigl.yaml"),
+        ("digits/rgl", "configs/digits/rigl.yaml"),
+        ("./configs/digits/rgl", "configs/digits/rigl.yaml"),
         ("recipe.yaml", None),
+        ("recipe", None),
         ("configs/../../errors.py", None),
     ],
 )

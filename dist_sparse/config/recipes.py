@@ -22,7 +22,8 @@ def find(path: str) -> str:
         return str(place)
     if (file := shipped(path)) is not None:
         return file
-    near = difflib.get_close_matches(shown(path), _names(), cutoff=0.7)
+    by_short = {_short(name): name for name in _names()}
+    near = [by_short[each] for each in difflib.get_close_matches(_short(shown(path)), by_short, cutoff=0.7)]
     raise UserError(f"{shown(path, 300)}: no such file; {did_you_mean(near, f'recipes are in {FOLDER}')}")
 
 
@@ -31,6 +32,11 @@ def shipped(path: str) -> str | None:
     name = os.path.normpath(path.removeprefix("./").removeprefix("configs/"))
     files = (FOLDER / each for each in (name, f"{name}.yaml"))
     return next((str(file) for file in files if is_there(file) and FOLDER in file.parents), None)
+
+
+def _short(path: str) -> str:
+    """What tells a recipe from others, as both ``configs/digits/rigl.yaml`` and ``digits/rigl`` name it."""
+    return path.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
 
 
 def _names() -> list[str]:
