@@ -40,4 +40,4 @@ class EngineConfig:
     """Sharding by DeepSpeed."""
     deepspeed_config: AnyPath | None = None
     """JSON file of DeepSpeed's own settings, such as configs/deepspeed/zero2.json. It may repeat what keys of ours decide, but
-    not contradict them."""
+    not contradict them. With --smoke, which has another batch, write "auto" for the batch's sizes or leave them out."""
