@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data.images.sizes import DEFAULT_IMAGE_SIZE, RESIZE
+from dist_sparse.data.readers import SMALL_SETS
 
 Mode = Literal["center", "border", "squash"]
 Filter = Literal["bilinear", "bicubic"]
@@ -19,7 +20,7 @@ class Resizing(NamedTuple):
 
     interpolation: Filter | None = None
     crop_percentage: float | None = None
-    """The crop's side over the side that the image is resized to."""
+    """The crop's side over the side that the image is resized to; above 1 the crop pads with zeros."""
     crop_mode: Mode | None = None
 
 
@@ -34,13 +35,14 @@ def resizing_from(values: Mapping[str, Any]) -> Resizing:
 
 
 def resizing_of(saved: Mapping[str, Any]) -> Resizing:
-    """What a checkpoint's configuration by dotted key says was done in validation: nothing with small sets."""
-    if saved.get("data.name") != "image_folder":
-        return Resizing()
+    """What a checkpoint's configuration by dotted key says was done in validation: small sets are at most padded with zeros."""
+    if (name := saved.get("data.name")) != "image_folder":
+        side, padded = SMALL_SETS[name].side if name in SMALL_SETS else None, saved.get("data.image_size")
+        return Resizing(None, _percentage(padded, side), "center") if side and padded and padded > side else Resizing()
     keys = ("image_size", "eval_size", "resize", "crop_mode", "interpolation", "eval_interpolation")
     values: dict[str, Any] = {key: saved.get(f"data.{key}") for key in keys}
     config = DataConfig(name="image_folder", **values)
-    return Resizing(eval_interpolation(config), _side(config) / _resized(config), config.crop_mode or "center")
+    return Resizing(eval_interpolation(config), _percentage(_side(config), _resized(config)), config.crop_mode or "center")
 
 
 def eval_interpolation(config: DataConfig) -> Filter:
@@ -81,6 +83,12 @@ def as_it_was(saved: Mapping[str, Any], config: DataConfig) -> Mapping[str, Any]
     resize = saved.get("data.resize") or round(RESIZE * _side(config))
     had = {"interpolation": "bilinear", "eval_interpolation": "bilinear", "crop_mode": "center", "resize": resize}
     return {**saved, **{f"data.{key}": value for key, value in had.items() if getattr(config, key) is not None}}
+
+
+def _percentage(crop: int, resized: int) -> float:
+    """``crop / resized``, from which timm's ``floor(crop / percentage)`` gives ``resized`` again, however the two round."""
+    exact = crop / resized
+    return exact if math.floor(crop / exact) == resized else math.nextafter(exact, 0)
 
 
 def _resized(config: DataConfig) -> int:

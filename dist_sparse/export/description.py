@@ -31,7 +31,7 @@ class Description:
     interpolation: str | None = None
     """How validation images were resized; None, as the two below, where they were not, or nobody has said it."""
     crop_pct: float | None = None
-    """The crop's side over the side that an image is resized to."""
+    """The crop's side over the side that an image is resized to; above 1 the crop pads with zeros, as small sets may be."""
     crop_mode: str | None = None
     """timm's: ``center``, ``border`` or ``squash``."""
     method: str

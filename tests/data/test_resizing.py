@@ -1,14 +1,22 @@
 """How images of files are resized: by the keys, else as pretrained weights expect, else as ever."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from timm.data import create_transform
+from torchvision.transforms.functional import to_pil_image
 
 from dist_sparse.build import resolved
 from dist_sparse.checkpoint import decisive_changes
 from dist_sparse.config import Config, load_config, to_flat, with_values
 from dist_sparse.config.data import DataConfig
+from dist_sparse.data import Data
+from dist_sparse.data.readers import SMALL_SETS
 from dist_sparse.data.resizing import RESIZING_KEYS, as_it_was, eval_interpolation, resizing_of
 
 VIT = {"model.name": "vit_tiny_patch16_224", "model.pretrained": True}
@@ -92,3 +100,19 @@ def test_what_a_checkpoint_says_of_its_validation(values: dict[str, object], exp
     config = to_flat(load_config(None, {"data.name": "image_folder", "data.root": "data", **values}))
     assert resizing_of(config) == expected
     assert resizing_of({**config, "data.name": "digits"}) == (None, None, None)
+
+
+@pytest.mark.parametrize("side", [13, 16])
+def test_timm_pads_a_small_set_s_images_as_training_did(load: Callable[..., Data], side: int) -> None:
+    padded = resizing_of({"data.name": "digits", "data.image_size": side})
+    info = {"input_size": (1, side, side), "mean": (0.3058,), "std": (0.3761,)}
+    transform: Any = create_transform(**info, crop_pct=padded.crop_percentage, crop_mode=padded.crop_mode)
+    raw = SMALL_SETS["digits"].read(Path())[1].images
+    (batch, *_) = load("digits", image_size=side, eval_batch_size=len(raw)).val
+    torch.testing.assert_close(torch.stack([transform(to_pil_image(image)) for image in raw]), batch.images)
+
+
+def test_timm_resizes_to_the_whole_side_however_the_share_rounds() -> None:
+    for side in range(29, 512):
+        share = resizing_of({"data.name": "mnist", "data.image_size": side}).crop_percentage or 0
+        assert share == pytest.approx(side / 28) and math.floor(side / share) == 28
