@@ -1,7 +1,9 @@
 """The best checkpoint is one of a network at its final density; before there is such a network there is none."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from dist_sparse.export import __main__ as export
 from dist_sparse.plasticity import __main__ as plasticity
 from dist_sparse.results import __main__ as results
 from tests.command import here, metrics, train_here
+from tests.report.runs import page_of
 from tests.values import QUIET, TINY_VIT
 
 GMP = {
@@ -34,6 +37,16 @@ GMP = {
 
 def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
+
+
+@contextlib.contextmanager
+def without_summary(folder: Path) -> Iterator[None]:
+    """As while the run trains, or once it was killed."""
+    (folder / "summary.json").rename(folder / "kept")
+    try:
+        yield
+    finally:
+        (folder / "kept").rename(folder / "summary.json")
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +72,16 @@ def test_whoever_asks_for_it_is_told_why(stopped: Path, command: Any) -> None:
     assert outcome.code == 2
     reason = "the density has not come to its final value; --checkpoint=last takes step_00000022.pt"
     assert outcome.errors == [f"{stopped / 'checkpoints'} holds no best checkpoint: {reason}"]
-    (stopped / "summary.json").rename(stopped / "kept")
-    try:  # as while the run trains
+    with without_summary(stopped):
         (line,) = here(command.main, [str(stopped)]).errors
-    finally:
-        (stopped / "kept").rename(stopped / "summary.json")
     assert "holds no best checkpoint: only a network at its final density can be the best; --checkpoint=last" in line
+
+
+def test_the_report_of_a_run_under_way_has_no_best_of_the_ramp(stopped: Path) -> None:
+    with without_summary(stopped):
+        facts = page_of(stopped).facts
+    assert facts["best top-1"] == ("–", "")
+    assert facts["last top-1"][1] == "at step 22"
 
 
 def test_a_run_s_best_comes_after_its_ramp_resumed_or_not(stopped: Path, tmp_path: Path) -> None:
@@ -78,6 +95,9 @@ def test_a_run_s_best_comes_after_its_ramp_resumed_or_not(stopped: Path, tmp_pat
     best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     assert best["progress"]["step"] == summary["best_step"] in (33, 44)
     assert f"(best {summary['best_top1']:.2%} at step {summary['best_step']})" in outcome.out
+    with without_summary(folder):
+        facts = page_of(folder).facts
+    assert facts["best top-1"] == (f"{summary['best_top1']:.2%}", f"at step {summary['best_step']}")
 
 
 def test_a_finished_run_without_a_best_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,6 @@ class History:
         series = self.series(name)
         return series[-1][1] if series else None
 
-    def best(self, name: str) -> tuple[int, float] | None:
-        """The first step with the largest value, and that value."""
-        return max(self.series(name), key=lambda point: point[1], default=None)
-
     @property
     def step(self) -> int:
         """The newest step that was logged."""

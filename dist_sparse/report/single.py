@@ -65,12 +65,11 @@ def _environment(folder: Path) -> dict[str, Any]:
 
 
 def _facts(run: Run, config: Config, history: History) -> Facts:
-    """Figures of the summary; of a run that has none yet, the newest that it has logged."""
+    """Figures of the summary; of a run that has none yet, the newest that it has logged, and the best that it has saved."""
     column = "val/ema_top1" if config.train.ema is not None else "val/top1"
     best, best_step, last = run.figure("best_top1"), run.summary.get("best_step"), run.figure("last_top1")
-    if not run.summary and (logged := history.best(column)):
-        best_step, best = logged
-        last = history.last(column)
+    if not run.summary:
+        (best, best_step), last = _best_so_far(run), history.last(column)
     density = run.figure("density") if run.summary else history.last("sparsity/density")
     seconds, steps = run.figure("wall_seconds"), run.figure("steps")
     note = run.no_best or (f"at step {best_step:,}" if isinstance(best_step, int) else "")
@@ -94,6 +93,19 @@ def _facts(run: Run, config: Config, history: History) -> Facts:
             ("wall time", words.duration(seconds), "" if run.summary else _LATER),
         ]
     )
+
+
+def _best_so_far(run: Run) -> tuple[float | None, int | None]:
+    """Accuracy and step of the best checkpoint; None without one: what was logged may be of no network at its final density."""
+    from dist_sparse.stored import check_whole, read_checkpoint
+
+    try:
+        state = read_checkpoint(path := RunFolder(path=run.path).checkpoint("best"), mapped=True, packed=True)
+        check_whole(state, path)
+    except UserError:
+        return None, None
+    top1, step = (state["progress"].get(name) for name in ("best_top1", "best_step"))
+    return (top1, step) if isinstance(top1, float) and isinstance(step, int) else (None, None)
 
 
 def _note(name: str, share: float | None) -> str:
