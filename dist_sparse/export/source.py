@@ -1,7 +1,7 @@
 """The networks of a run as they are exported: the model with its weights in place, its masks and its description."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dist_sparse.config.schema import ModelConfig
 from dist_sparse.data.resizing import resizing_of
 from dist_sparse.errors import UserError, one_line
 from dist_sparse.export.description import Description
-from dist_sparse.models import build_model
+from dist_sparse.models import build_model, creation_arguments
 from dist_sparse.networks import StoredNetwork, networks_of
 from dist_sparse.sparsity import bits
 from dist_sparse.sparsity.methods import METHODS
@@ -93,7 +93,14 @@ class Networks:
             "subnet": self.stored[number].label or None,
             "step": step_of(self.state, self.path),
         }
-        return Description.from_values(facts, self.path)
+        about = Description.from_values(facts, self.path)
+        return replace(about, model_kwargs=_beside_channels(about))
+
+
+def _beside_channels(about: Description) -> dict[str, Any]:
+    """The model's arguments, with the images' size where :func:`build_model` adds it, which timm alone would not."""
+    given = arguments(about)
+    return {name: value for name, value in given.items() if name not in ("num_classes", "in_chans")}
 
 
 def _resizing(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +144,12 @@ def build(about: Description) -> nn.Module:
     config = ModelConfig(name=about.model, kwargs=about.model_kwargs)
     model = build_model(config, classes=about.classes, channels=about.channels, image_size=about.image_size, seed=0)
     return model.to(_DTYPES[about.dtype]).eval()
+
+
+def arguments(about: Description) -> dict[str, Any]:
+    """All that ``timm.create_model`` has to be told of a described network beside its name."""
+    config = ModelConfig(name=about.model, kwargs=about.model_kwargs)
+    return creation_arguments(config, classes=about.classes, channels=about.channels, image_size=about.image_size)
 
 
 def random_images(about: Description, batch: int) -> Tensor:

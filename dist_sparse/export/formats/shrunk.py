@@ -4,11 +4,9 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from dist_sparse.config.schema import ModelConfig
 from dist_sparse.errors import UserError
-from dist_sparse.export.source import Source
+from dist_sparse.export.source import Source, arguments
 from dist_sparse.export.timing import latencies
-from dist_sparse.models import creation_arguments
 from dist_sparse.shrinking import Shrunk, save_shrunk, shrink
 
 _BATCH, _ROUNDS = 2, 11
@@ -21,9 +19,7 @@ def write(source: Source, file: Path) -> list[str]:
         small = shrunk(source)
     except UserError as error:
         raise UserError(f"--format=shrunk: {error}; --format=sparse makes the file smaller whatever the masks") from error
-    config = ModelConfig(name=about.model, kwargs=about.model_kwargs)
-    kwargs = creation_arguments(config, classes=about.classes, channels=about.channels, image_size=about.image_size)
-    save_shrunk(small, file, name=about.model, kwargs=kwargs, about=dataclasses.asdict(about))
+    save_shrunk(small, file, name=about.model, kwargs=arguments(about), about=dataclasses.asdict(about))
     image = source.images(1)
     ways = {"masked": partial(source.model, image), "shrunk": partial(small.model, image)}
     times = ", ".join(f"{name} {time}" for name, time in latencies(ways, _ROUNDS).items())
