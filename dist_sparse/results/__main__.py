@@ -3,7 +3,8 @@
 Takes all runs in the folders and below them. Those that differ in nothing but their seeds (and in where they lie and what
 they report) are one row: mean and sample standard deviation of their top-1 at the end and at their best, the density
 reached, and the FLOPs of inference and of training relative to dense. Rows are told apart by method, density and whatever else
-differs. Of several sub-nets the figures are the sparsest one's. Runs that have not finished are named and not counted.
+differs; of image_folder another path (data.root) is another data set. Of several sub-nets the figures are the sparsest one's.
+Runs that have not finished are named and not counted.
 """
 
 from collections.abc import Sequence

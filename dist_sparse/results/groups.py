@@ -10,8 +10,7 @@ from dist_sparse.results.runs import FIGURES, Run
 
 METHOD, DENSITY = "sparsity.method", "sparsity.density"
 SAME = (
-    "seed", "name", "output", "resume", "data.root", "data.download", "data.workers", "engine.timeout", "checkpoint.*",
-    "tracking.*",
+    "seed", "name", "output", "resume", "data.download", "data.workers", "engine.timeout", "checkpoint.*", "tracking.*",
 )  # fmt: skip
 """Keys (patterns) that make no other setting: seeds, where things lie, and what is reported and saved."""
 
@@ -56,7 +55,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
         members.setdefault(_identity(run, keys), []).append(run)
     groups = [
         Group(
-            keys={key: some[0].values[key] for key in keys},
+            keys={key: _value(some[0], key) for key in keys},
             runs=[run for run in some if run.problem is None],
             unfinished=[run for run in some if run.problem is not None],
         )
@@ -76,7 +75,12 @@ def _keys(runs: Sequence[Run]) -> list[str]:
 
 
 def _identity(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(repr(run.values[key]) for key in keys)
+    return tuple(repr(_value(run, key)) for key in keys)
+
+
+def _value(run: Run, key: str) -> Any:
+    """A key's value; of ``data.root`` only where it says which data set it is: small sets are the same wherever they lie."""
+    return None if key == "data.root" and run.values["data.name"] != "image_folder" else run.values[key]
 
 
 def _order(key: str, value: Any) -> tuple[bool, float, str]:

@@ -144,6 +144,19 @@ def test_how_a_run_was_made_is_a_row_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_of_images_are_told_apart_by_where_they_lie(tmp_path: Path) -> None:
+    """The folder is the data set there; of a small set it says nothing, even beside such runs."""
+    for seed, (name, root) in enumerate(
+        [("image_folder", "pets"), ("image_folder", "birds"), ("digits", "a"), ("digits", "b")]
+    ):
+        asked = {"sparsity.density": 0.1, "data.name": name, "data.root": root, "seed": seed}
+        write_run(tmp_path / root, asked, **finished(0.9))
+    groups = groups_of(tmp_path)
+    found = [(each.keys["data.name"], each.keys["data.root"], len(each.runs)) for each in groups]
+    assert found == [("digits", None, 2), ("image_folder", "birds", 1), ("image_folder", "pets", 1)]
+    assert results(tmp_path).code == 0
+
+
 def test_a_seed_that_stands_twice_is_noted(grid: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "again", {"sparsity.method": "static", "sparsity.density": 0.1, "seed": 4}, **finished(0.5))
     write_run(tmp_path / "copy", {"sparsity.method": "static", "sparsity.density": 0.1, "seed": 4}, **finished(0.5))
