@@ -21,7 +21,8 @@ from dist_sparse.config.sparsity import SparsityConfig
 _LONGEST_NAME = 200
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a run as it is; a ValueError says what is wrong with one that no folder can have."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError("should be of letters, digits and _ . - only")
     if len(name.encode()) > _LONGEST_NAME:
@@ -197,7 +198,7 @@ class Config:
 
     __pydantic_config__ = STRICT
 
-    name: Annotated[str, AfterValidator(_plain_name)] = "run"
+    name: Annotated[str, AfterValidator(plain_name)] = "run"
     """Name of the run, of letters, digits and `_.-`; part of the default output folder."""
     output: AnyPath | None = None
     """The run's folder. Default: runs/<name>-<time>; under a W&B sweep agent runs/<name>-sweep-<id of the W&B run>."""

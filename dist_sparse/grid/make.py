@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from dist_sparse.config import Config, dump_config, load_config
+from dist_sparse.config.schema import plain_name
 from dist_sparse.errors import UserError
 from dist_sparse.grid.gridfile import GridRun
 from dist_sparse.grid.lists import Combination, combine, read_lists
@@ -50,6 +51,15 @@ def make_grid(words: Sequence[str]) -> Grid:
         name = each.name(config)
         if names.setdefault(name, number) != number:  # values that differ only in what a name cannot hold
             name = f"{name}-run{number}"
+        try:
+            plain_name(name)
+        except ValueError as error:
+            errors.add(
+                number,
+                each,
+                [f"the name that is made of its values {error}; recipes listed in --config are named by their files"],
+            )
+            continue
         file = [f"--config={each.config_file}"] if each.config_file else []
         runs.append(GridRun(name, (*file, *each.overrides, f"--name={name}")))
     if found := errors.lines():

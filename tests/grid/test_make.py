@@ -140,6 +140,8 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([RIGL, "data.root=a\nb"], r"'data.root=a\nb' is not understood: should be UTF-8 text on one line"),
     ([RIGL, "output=runs/a"], "output cannot be in a grid: what starts the runs decides on it"),
     ([RIGL, "name=a,b"], "name=a,b: should be one value, which the names of all runs begin with"),
+    ([RIGL, f"data.root=/a/{'x' * 200},/b/{'x' * 200}", "seed=1,2"],
+     f"run 1 of 4 (data.root=/a/{'x' * 200} seed=1), and 3 more: the name that is made of its values should be at most 200 "),
     ([RIGL, "name=a/b"], "run 1 of 1 (the only run): name=a/b (from the command line): should be of letters, digits and _ . -"),
 ]  # fmt: skip
 
