@@ -34,10 +34,11 @@ OVERLAPS = "overlap.json"
 
 
 def masks_of(folder: Path) -> list[Masks]:
-    """The masks of a run's checkpoints, in the order of steps."""
+    """The masks of a run's checkpoints, in the order of steps; of several sub-nets, those of the sparsest."""
+    from dist_sparse.networks import networks_of
     from dist_sparse.stored import read_checkpoint
 
-    return [read_checkpoint(path)["method"]["masks"] for path in sorted(folder.glob("checkpoints/step_*.pt"))]
+    return [networks_of(read_checkpoint(path))[-1].masks for path in sorted(folder.glob("checkpoints/step_*.pt"))]
 
 
 def overlap(one: Masks, other: Masks) -> float:

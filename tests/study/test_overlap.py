@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study.overlap import OVERLAPS, main, overlap, overlaps, picture
+from benchmarks.study.overlap import OVERLAPS, main, masks_of, overlap, overlaps, picture
 from benchmarks.study.record import read
 from benchmarks.study.runs import Row
-from dist_sparse.sparsity.bits import pack
-from tests.command import logging_restored
+from dist_sparse.sparsity.bits import pack, popcount
+from tests.command import logging_restored, train_here
+from tests.values import QUIET, TINY_VIT
 
 
 def masks(*rows: list[int]) -> list[dict[str, torch.Tensor]]:
@@ -35,6 +36,19 @@ def test_pairs_differ_in_the_seed_or_in_the_ranks() -> None:
         "other seeds, 2 ranks": [0, pytest.approx(1 / 3)],
         "same seed, 1 and 2 ranks": [1, pytest.approx(2 / 3)],
     }
+
+
+def test_of_sub_nets_the_sparsest_counts(tmp_path: Path) -> None:
+    method = {"sparsity.method": "ast", "sparsity.ast.densities": [0.5, 0.25], "sparsity.ramp.end": "2 steps"}
+    model = {"model.name": "vit_tiny_patch16_224", "model.kwargs": TINY_VIT}
+    keys = {"train.epochs": 2, "train.batch_size": 479, "sparsity.update.interval": "2 steps", "checkpoint.every": "1 epochs"}
+    assert train_here({**QUIET, **method, **model, **keys, "output": tmp_path / "run"}).code == 0
+    found = masks_of(tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "step_00000006.pt")
+    _, last = state["method"]["masks"]
+    assert len(found) == 2 and found[-1].keys() == last["masks"].keys()
+    assert all(torch.equal(found[-1][name], mask) and popcount(mask) for name, mask in last["masks"].items())
+    assert overlap(found[-1], found[-1]) == 1
 
 
 @pytest.mark.slow
