@@ -35,9 +35,12 @@ def tables(found: Mapping[Case, Row], against: Sequence[str] = AGAINST) -> str:
 
 
 def overview(found: Mapping[Case, Row]) -> str:
-    """One table of top-1 in percent: a line for each recipe, a column for each density, and what training cost at the last."""
+    """One table of top-1 in percent: a line for each recipe, a column for each density, and what training cost at the last.
+
+    The dense network alone has a column of its own density.
+    """
     grouped = groups(found)
-    dense = grouped.pop(1.0, {})
+    dense = grouped.pop(1.0, {}) if len(grouped) > 1 else {}
     labels = list(dict.fromkeys(label for of in (dense, *grouped.values()) for label in of))
     lines = [["top-1, %", *(f"{density:g}" for density in grouped), "training FLOPs"], ["---", *["---:"] * (len(grouped) + 1)]]
     for label in labels:

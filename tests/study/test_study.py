@@ -89,6 +89,14 @@ def test_the_overview_has_a_column_for_each_density(found: dict[Case, Row]) -> N
     assert lines[2:4] == ["| dense | 90.00 | 90.00 | 0.200 |", "| static | 80.00 ± 5.77 | 80.00 ± 5.77 | 0.200 |"]
 
 
+def test_the_dense_network_may_be_alone(tmp_path: Path) -> None:
+    for case in cases("lenet_300_100", ["dense"], [0.1], 2, 8, None):
+        append(tmp_path / "runs.csv", row(case, 0.9))
+    said = here(main, ["--methods", "dense", "--summary", "--record", str(tmp_path / "runs.csv"), "--plot", str(tmp_path)])
+    assert said.code == 0
+    assert "| top-1, % | 1 | training FLOPs |\n| --- | ---: | ---: |\n| dense | 90.00 ± 0.00 | 0.200 |\n" in said.out
+
+
 def test_a_cut_off_study_is_a_balanced_one() -> None:
     order = [
         (case.seed, case.density, case.recipe)
