@@ -36,10 +36,11 @@ def draw(lines: Mapping[str, Sequence[Point]], format: str, *, title: str) -> by
         else:
             axes.axhline(top1[0], label=label, color="black", linestyle="--", linewidth=1)
     densities = sorted({round(density, 3) for label in several for density, _, _ in lines[label]})
-    axes.set_xticks(densities)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(densities) / 1.3, max(densities) * 1.3)
+    if densities:
+        axes.set_xticks(densities)
+        axes.set_xlim(min(densities) / 1.3, max(densities) * 1.3)
     axes.set_ylim(bottom=min(LEAST, axes.get_ylim()[0]), top=100)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower center", ncols=4)
