@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from dist_sparse.config import Config
 from dist_sparse.data.clock import Clock
 from dist_sparse.distributed import Ranks
 from dist_sparse.errors import UserError
-from dist_sparse.sparsity.layers import sparse_layers, weight_layers
+from dist_sparse.sparsity.layers import sparse_layers, standardised, weight_layers
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.build import plan_method
 from dist_sparse.sparsity.methods.carried import Carried
@@ -49,9 +49,27 @@ def plan_masks(config: Config, ranks: Ranks, model: nn.Module, clock: Clock, sav
 
 def _sparse_layers(config: Config, model: nn.Module) -> dict[str, nn.Parameter]:
     try:
-        return sparse_layers(model, config.sparsity.keep_dense)
+        layers = sparse_layers(model, config.sparsity.keep_dense)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if "keep_dense" in METHODS[config.sparsity.method].uses:
+        _check_standardised(config, layers, standardised(model, layers))
+    return layers
+
+
+def _check_standardised(config: Config, layers: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Refuse with a UserError to mask layers, these of ``layers``, whose weights do not stay 0 on their way to the forward."""
+    if not names:
+        return
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    if len(names) < len(layers):
+        way_out = f"sparsity.keep_dense=[{', '.join([*config.sparsity.keep_dense, *names])}] leaves these dense"
+    else:
+        way_out = "no other layer is left to be sparse; sparsity.method=dense trains it"
+    raise UserError(
+        f"model.name={config.model.name} standardises weights, which makes its inactive ones other than 0 "
+        f"({', '.join(names[:3])}{more}); {way_out}"
+    )
 
 
 def _warn_of_random_masks(config: Config, plan: Plan) -> None:

@@ -24,6 +24,13 @@ SMALL: dict[str, Any] = {
 }
 """16 steps, updates in the first 12."""
 
+STANDARDISED: dict[str, Any] = {"model.name": "test_nfnet", "model.kwargs": {}, "sparsity.keep_dense": ["last"]}
+"""A network most of whose convolutions standardise their weights."""
+NAMED = (
+    "model.name=test_nfnet standardises weights, which makes its inactive ones other than 0 (stem.conv1.weight, "
+    "stem.conv2.weight, stem.conv3.weight and 22 more)"
+)
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sparsity.update.interval": 1}, "sparsity.update.interval=1 steps: with sparsity.update.form=original an update "),
     (
@@ -51,6 +58,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"model.name": "resnet18", "model.kwargs": {"drop_path_rate": 9}},
         "model.kwargs: resnet18 with {'drop_path_rate': 9} cannot be trained: ",
+    ),
+    (
+        STANDARDISED,
+        f"{NAMED}; sparsity.keep_dense=[last, stem.conv1.weight, stem.conv2.weight, stem.conv3.weight, stem.conv4.weight, ",
+    ),
+    (
+        {**STANDARDISED, "sparsity.keep_dense": ["last", "*.attn_last.*"]},
+        f"{NAMED}; no other layer is left to be sparse; sparsity.method=dense trains it",
     ),
 ]  # fmt: skip
 
@@ -123,6 +138,18 @@ def test_what_trains_is_left_alone(values: dict[str, Any], caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         look(values)
     assert caplog.messages == []
+
+
+def test_layers_that_standardise_weights_stay_dense_as_the_error_says() -> None:
+    with pytest.raises(UserError) as caught:
+        look(STANDARDISED)
+    named = str(caught.value).partition("sparsity.keep_dense=[")[2].partition("]")[0].split(", ")
+    outlook = look_ahead(load_config(None, {**SMALL, **STANDARDISED, "sparsity.keep_dense": named}), 1)
+    assert len(outlook.shapes) == 8 and all(".attn_last.fc" in name for name in outlook.shapes)
+
+
+def test_dense_training_may_standardise_weights() -> None:
+    look({**STANDARDISED, "sparsity.method": "dense", "sparsity.density": None, "sparsity.update.interval": None})
 
 
 @pytest.mark.parametrize("name", ["novograd", "adamp"])

@@ -1,12 +1,14 @@
 """Which parameters of a model get a mask."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 
 _MASKABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_STANDARDISING = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -43,3 +45,9 @@ def sparse_layers(model: nn.Module, keep_dense: Sequence[str]) -> dict[str, nn.P
     if not sparse:
         raise ValueError("sparsity.keep_dense leaves no layer to be sparse")
     return sparse
+
+
+def standardised(model: nn.Module, layers: Mapping[str, nn.Parameter]) -> list[str]:
+    """The layers that convolve with (w - mean) / std in place of w, where a weight of 0 is no longer 0."""
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, _STANDARDISING)}
+    return [name for name, weight in layers.items() if id(weight) in weights]
