@@ -32,7 +32,8 @@ class Undoing:
         self.follow_model()
         self._kept = self._told = False
         self.in_a_row = 0
-        """The last steps that were undone in any precision, one after the other; overflows of fp16's scale do not count."""
+        """The last steps that were undone in any precision, one after the other. In fp16 an overflow counts only
+        where the scale is below 1: before, it is the scale that is too large."""
 
     def follow_model(self) -> None:
         """The model has other buffers than before. To be called between two steps."""
@@ -47,8 +48,12 @@ class Undoing:
 
     def needed(self, step: int) -> bool:
         """At the boundary of ``step``: it must not count, and the buffers are as before it. Collective, all ranks alike."""
-        if self._engine.overflowed:
+        if self._engine.overflowed and self._engine.loss_scale >= 1:
             self.in_a_row = 0
+        elif self._engine.overflowed:
+            self._count(
+                "step %d has gradients that are not finite at a loss scale below 1: it is left out, as others are", step
+            )
         elif self._method.chooses(step) and not finite_everywhere(self._engine, "gradients", "weights"):
             self._count(
                 "step %d would choose masks by gradients or weights that are not finite: it is left out, as any further "

@@ -107,6 +107,16 @@ def test_many_of_them_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert outcome.err.count("would choose masks") == 1, "told once"
 
 
+def test_gradients_that_overflow_at_any_scale_end_a_run_in_fp16(tmp_path: Path) -> None:
+    """Their loss is finite. 17 of them bring the scale from 65536 to below 1, and the next three count."""
+    values = {**METHODS["srste"], "train.precision": "fp16", "train.nan_limit": 3, "train.epochs": 3}
+    outcome = run(values, tmp_path, spoilt_gradients(*range(21)))
+    assert outcome.code == 2
+    (error,) = outcome.errors
+    assert error.startswith("the gradients have not been finite for 3 steps in a row, up to step 20; ")
+    assert outcome.err.count("WARNING: step 18 has gradients that are not finite at a loss scale below 1") == 1, "told once"
+
+
 def spoilt_gradients(*calls: int) -> Callable[[DDPEngine, int], float | None]:
     """Spoil the gradient of one weight after the backward of the micro-batches of these numbers; the loss stays as it is."""
     now: list[bool] = [False]

@@ -103,7 +103,7 @@ class TrainConfig:
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     nan_limit: Count = 10
-    """Steps in a row with a loss that is not finite after which the run stops."""
+    """Steps in a row with a loss, or gradients, that are not finite after which the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)

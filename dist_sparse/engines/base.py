@@ -126,6 +126,11 @@ class Engine(WeightAccess, ABC):
         """At a step boundary: the scaled gradients are not finite (fp16 only), on all ranks alike."""
 
     @property
+    def loss_scale(self) -> float:
+        """What the loss of this step was multiplied by; on all ranks alike."""
+        return 1.0
+
+    @property
     def learning_rate(self) -> float:
         """The present rate, of layers that are not told to learn more slowly."""
         group = max(self._optimizer.param_groups, key=lambda group: group.get("lr_scale", 1.0))

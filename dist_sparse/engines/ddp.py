@@ -120,6 +120,10 @@ class DDPEngine(Engine):
         # The scaler tells of an overflow only after its step, when it is too late to leave the masks alone.
         return any(bool(found) for found in self._scaler._found_inf_per_device(self._optimizer).values())
 
+    @property
+    def loss_scale(self) -> float:
+        return self._scaler.get_scale()
+
     def step(self, *, skip: bool) -> None:
         if not skip:
             if self._clip_norm is not None:

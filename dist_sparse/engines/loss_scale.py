@@ -5,6 +5,8 @@ from typing import Any
 
 _FIRST, _GROWTH, _BACKOFF, _INTERVAL = 2.0**16, 2.0, 0.5, 2000
 """As torch's GradScaler: first scale, factors after many good steps and after an overflow, and how many steps are many."""
+_LEAST = 2.0**-126
+"""The scale is never 0, by which gradients cannot be divided."""
 
 
 class LossScale:
@@ -21,7 +23,7 @@ class LossScale:
             return
         self._good_steps = 0 if overflowed else self._good_steps + 1
         if overflowed:
-            self.value *= _BACKOFF
+            self.value = max(self.value * _BACKOFF, _LEAST)
         elif self._good_steps == _INTERVAL:
             self.value, self._good_steps = self.value * _GROWTH, 0
 

@@ -51,6 +51,10 @@ class ShardedEngine(Engine):
     def overflowed(self) -> bool:
         return self._overflowed
 
+    @property
+    def loss_scale(self) -> float:
+        return self._scale.value
+
     def _end_step(self) -> None:
         """To be called as the last thing in :meth:`step`."""
         self._scale.update(overflowed=self._overflowed)

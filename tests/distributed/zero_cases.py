@@ -158,7 +158,7 @@ def overflow(values: dict[str, Any], folder: str) -> dict[str, Any]:
             engine.forward_backward(batch.images * (1e30 if worst else 1.0), batch.labels)
             told.append(engine.overflowed)
             engine.step(skip=engine.overflowed)
-            scales.append(engine._scale.value)
+            scales.append(engine.loss_scale)
             weights.append(snapshot(engine))
         moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
         return {"told": told, "scales": scales, "moved": moved}
