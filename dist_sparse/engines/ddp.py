@@ -18,7 +18,7 @@ from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.buckets import settle_buckets
 from dist_sparse.engines.capabilities import Capabilities, Holding
 from dist_sparse.engines.exchange import Choice, build_exchange, describe
-from dist_sparse.engines.optimizer_state import has_shape, parameter_state, set_parameter_state, with_each_state
+from dist_sparse.engines.optimizer_state import has_shape, load_optimizer, parameter_state, set_parameter_state, with_each_state
 from dist_sparse.engines.precision import Precision
 from dist_sparse.engines.traffic import Compress
 from dist_sparse.execution.packed_weights import PackedWeights
@@ -208,5 +208,5 @@ class DDPEngine(Engine):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.load_plain_state(self.model, state["state_dict"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])

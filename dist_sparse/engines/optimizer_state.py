@@ -14,6 +14,21 @@ def parameter_state(optimizer: Optimizer) -> MutableMapping[Tensor, dict[str, An
     return getattr(optimizer, "_base_optimizer", optimizer).state
 
 
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's saved state. A number keeps its type, such as NAdam's float32 product beside float64 weights.
+
+    torch gives every tensor but ``step`` the parameter's type.
+    """
+    optimizer.load_state_dict(dict(saved))
+    everything = parameter_state(optimizer)
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        for number, parameter in zip(group["params"], own["params"], strict=True):
+            for key, value in saved["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.dim() == 0 < parameter.dim():
+                    loaded = everything[parameter]
+                    loaded[key] = value.to(loaded[key].device)
+
+
 def set_parameter_state(optimizer: Optimizer, parameter: Tensor | None, state: dict[str, Any]) -> None:
     """Give an optimizer another state of a parameter, or none, so that it begins anew. Buffers, None here, have no state."""
     everything = parameter_state(optimizer)

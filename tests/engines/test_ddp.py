@@ -205,6 +205,23 @@ def test_resuming_gives_the_same_run(name: Any, tmp_path) -> None:
     assert train(second, 3) == expected[3:]
 
 
+def test_an_optimizer_s_numbers_keep_their_type_where_a_run_goes_on() -> None:
+    """NAdam's running product is float32 whatever the weights are, and torch would load it as float64."""
+
+    def nadam() -> DDPEngine:
+        precision = Precision(name="fp64", device=CPU)
+        model = precision.place_model(small_net())
+        return DDPEngine(model, torch.optim.NAdam(model.parameters(), lr=0.1), cross_entropy, precision=precision)
+
+    whole, first, second = nadam(), nadam(), nadam()
+    expected = train(whole, 6)
+    train(first, 3)
+    second.load_state_dict(first.state_dict())
+    types = [{key: value.dtype for key, value in each.optimizer_state("0.weight").items()} for each in (whole, second)]
+    assert types[0]["mu_product"] == torch.float32 and types[0] == types[1]
+    assert train(second, 3) == expected[3:]
+
+
 def test_learning_rate_is_the_present_one() -> None:
     engine = engine_of(small_net(), lr=0.25)
     assert engine.learning_rate == 0.25
