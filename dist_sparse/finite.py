@@ -48,12 +48,15 @@ class Undoing:
 
     def needed(self, step: int) -> bool:
         """At the boundary of ``step``: it must not count, and the buffers are as before it. Collective, all ranks alike."""
-        if self._engine.overflowed and self._engine.loss_scale >= 1:
-            self.in_a_row = 0
-        elif self._engine.overflowed:
-            self._count(
-                "step %d has gradients that are not finite at a loss scale below 1: it is left out, as others are", step
-            )
+        if self._engine.overflowed:
+            if self._engine.loss_scale >= 1:
+                self.in_a_row = 0
+            else:
+                self._count(
+                    "step %d has gradients that are not finite even at a loss scale below 1: it is left out, as any further "
+                    "one is",
+                    step,
+                )
         elif self._method.chooses(step) and not finite_everywhere(self._engine, "gradients", "weights"):
             self._count(
                 "step %d would choose masks by gradients or weights that are not finite: it is left out, as any further "

@@ -114,7 +114,9 @@ def test_gradients_that_overflow_at_any_scale_end_a_run_in_fp16(tmp_path: Path) 
     assert outcome.code == 2
     (error,) = outcome.errors
     assert error.startswith("the gradients have not been finite for 3 steps in a row, up to step 20; ")
-    assert outcome.err.count("WARNING: step 18 has gradients that are not finite at a loss scale below 1") == 1, "told once"
+    assert outcome.err.count("WARNING: step 18 has gradients that are not finite even at a loss scale below 1") == 1, (
+        "told once"
+    )
 
 
 def spoilt_gradients(*calls: int) -> Callable[[DDPEngine, int], float | None]:
