@@ -112,7 +112,13 @@ def _group(config: EngineConfig) -> Iterator["Ranks"]:
 
 
 def _without_training(config: Config, ranks: int) -> Config:
-    """The configuration with nothing that a data set could be refused for on account of its training images alone."""
+    """The configuration with nothing that a data set could be refused for on account of its training images alone.
+
+    Raises:
+        UserError: fewer images than ranks.
+    """
+    if config.data.limit is not None and config.data.limit < ranks:
+        raise UserError(f"data.limit={config.data.limit} should be at least {ranks}, one image for each of the ranks")
     train = dataclasses.replace(config.train, batch_size=ranks, accumulation=1)
     data = dataclasses.replace(config.data, forgetting=ForgettingConfig(), progressive=ProgressiveConfig())
     return dataclasses.replace(config, train=train, data=data)

@@ -50,6 +50,11 @@ def test_a_mistake_is_told_once(worlds: Callable[[int], World], folder: Path, mo
     assert [len(outcome.errors) for outcome in outcomes] == [1, 0]
 
 
+def test_fewer_images_than_ranks_are_refused_by_their_key(worlds: Callable[[int], World], folder: Path) -> None:
+    outcomes = worlds(2).run(cases.call, evaluate.main, [str(folder), "--data.limit=1"])
+    assert outcomes[0].errors == ["data.limit=1 should be at least 2, one image for each of the ranks"]
+
+
 @pytest.mark.parametrize("module", ["export", "latency", "results", "grid", "models", "sparsity.methods", "data.pack"])
 def test_a_command_for_one_process_is_needless_in_the_others(module: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
