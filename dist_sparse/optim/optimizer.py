@@ -19,6 +19,8 @@ _KEYS_OF_THEIR_OWN = {
     "filter_bias_and_bn": "optim.decay_norm_and_bias",
     "layer_decay": "optim.layer_decay",
 }
+_LEAST_SCALE, _NOT_TRAINED = "layer_decay_min_scale", "layer_decay_no_opt_scale"
+"""timm's arguments beside ``layer_decay``: the least scale of a rate, and the scale below which no layer is trained."""
 _LOOKAHEAD = "lookahead_"
 """timm's prefix of an optimizer's name, for which there are keys here."""
 
@@ -34,7 +36,7 @@ def effective_lr(config: OptimConfig, batch_size: int) -> float:
 
 def for_trial(config: OptimConfig) -> OptimConfig:
     """The settings for a few weights that are no network: these have no order of layers."""
-    return dataclasses.replace(config, layer_decay=None)
+    return dataclasses.replace(config, layer_decay=None, kwargs={k: v for k, v in config.kwargs.items() if k != _LEAST_SCALE})
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -52,6 +54,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> t
     """
     name = _known_name(config)
     _check_arguments(config, name)
+    layer_decay = None if config.layer_decay == 1 else config.layer_decay  # 1: all layers learn alike, of any network
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -60,15 +63,15 @@ def build_optimizer(config: OptimConfig, model: nn.Module, batch_size: int) -> t
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             filter_bias_and_bn=not config.decay_norm_and_bias,
-            layer_decay=config.layer_decay,
+            layer_decay=layer_decay,
             **config.kwargs,
         )
     except ImportError as error:
         raise UserError(f"optim.name={config.name}: needs a package that is not installed ({error})") from None
     except Exception as error:  # constructors check their arguments in every way there is
         raise refused(config, error) from error
-    if config.layer_decay is not None and len({group.get("lr_scale", 1.0) for group in optimizer.param_groups}) == 1:
-        raise UserError(f"optim.layer_decay={config.layer_decay:g}: timm knows no order of this network's layers; leave it out")
+    if layer_decay is not None and len({group.get("lr_scale", 1.0) for group in optimizer.param_groups}) == 1:
+        raise UserError(f"optim.layer_decay={layer_decay:g}: timm knows no order of this network's layers; leave it out")
     return Lookahead(optimizer, config.lookahead_alpha, config.lookahead_k) if config.lookahead else optimizer
 
 
@@ -99,6 +102,10 @@ def _check_arguments(config: OptimConfig, name: str) -> None:
             raise UserError(f"optim.kwargs.{argument}: has a key of its own, {_KEYS_OF_THEIR_OWN[argument]}")
         if (argument == "betas" and not info.has_betas) or (argument == "eps" and not info.has_eps):
             raise UserError(f"optim.kwargs.{argument}: {config.name} takes no such argument")
+        if argument == _NOT_TRAINED:
+            raise UserError(f"optim.kwargs.{argument}: all layers are trained here; optim.layer_decay gives them rates")
+        if argument == _LEAST_SCALE and config.layer_decay is None:
+            raise UserError(f"optim.kwargs.{argument}: does nothing without optim.layer_decay")
 
 
 def idle_keys(config: OptimConfig) -> Iterator[tuple[str, str]]:

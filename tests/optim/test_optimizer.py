@@ -59,6 +59,17 @@ def test_momentum_and_arguments_arrive():
     assert {(group["lookahead_k"], group["lookahead_alpha"]) for group in slow.param_groups} == {(3, 0.25)}
 
 
+def test_layers_that_learn_alike_need_no_order():
+    groups = build_optimizer(OptimConfig(layer_decay=1), small_model(), 1).param_groups
+    assert {group.get("lr_scale", 1.0) for group in groups} == {1.0}
+    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5: timm knows no order"):
+        build_optimizer(OptimConfig(layer_decay=0.5), small_model(), 1)
+
+
+def test_a_trial_takes_the_least_rate_of_layers_too():
+    assert check_zero_preservation(OptimConfig(layer_decay=0.5, kwargs={"layer_decay_min_scale": 0.1})).weights
+
+
 def test_momentum_that_is_not_used_is_said():
     assert list(idle(optim=OptimConfig(name="adamw", lookahead=True, momentum=0.5))) == ["optim.momentum"]
     assert idle(optim=OptimConfig(name="muon", momentum=0.5)) == {}
@@ -74,6 +85,11 @@ def test_momentum_that_is_not_used_is_said():
         (OptimConfig(kwargs={"betas": [0.9, 0.99]}), ["optim.kwargs.betas"]),
         (OptimConfig(kwargs={"lr": 1}), ["optim.kwargs.lr", "optim.lr"]),
         (OptimConfig(momentum=0), ["optim.name=sgd", "momentum"]),
+        (OptimConfig(kwargs={"layer_decay_min_scale": 0.1}), ["layer_decay_min_scale: does nothing without optim.layer_decay"]),
+        (
+            OptimConfig(layer_decay=0.5, kwargs={"layer_decay_no_opt_scale": 0.3}),
+            ["optim.kwargs.layer_decay_no_opt_scale: all layers are trained here"],
+        ),
     ],
 )
 def test_optimizer_mistakes(config, words):
