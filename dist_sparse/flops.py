@@ -86,7 +86,8 @@ def training_cost(forward: float, weight_gradients: float) -> float:
     of the forward; all of them where growth is scored by dense gradients; or a set between (Top-KAST's).
 
     Args:
-        forward: MACs of the sparse forward over those of the dense one; its mean over the run where densities move.
+        forward: MACs of the sparse forward over those of the dense one; where densities move, its mean over the run,
+            in which a step counts as much as its images cost.
         weight_gradients: the same of the gradient of the weights. Equal to ``forward`` for static and SET; 1 for SNFS; for
             RigL, which needs all in one step of T + 1, ``forward + (1 - forward) / (T + 1)``.
     """
