@@ -12,18 +12,26 @@ from pathlib import Path
 from tests.command import ROOT
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-PROMPTLY = 5.0
-"""Seconds from a run's last message to the end of all its processes, on a machine that has nothing else to do."""
+PROMPTLY = 8.0
+"""Seconds from a run's last message to the end of all its processes, on a machine that has nothing else to do.
+
+torch's loaders look every five seconds whether the process that they load for is still there, and the kernel brings its counts
+of waiting up to date every two.
+"""
 STUCK = 120.0
 """Seconds after which it hangs, however busy the machine is."""
 
 
-def waiting_for_a_core() -> float:
-    """Seconds since the machine's start in which some process waited for a core; 0 where the kernel does not count them."""
-    pressure = Path("/proc/pressure/cpu")
-    if not pressure.exists():
-        return 0.0
-    return int(pressure.read_text().partition("total=")[2].split()[0]) / 1e6
+_SHORT_OF = ("cpu", "io", "memory")
+
+
+def waiting() -> tuple[float, ...]:
+    """Seconds since the machine's start in which some process waited for a core, for a disk, and for memory.
+
+    They are 0 where the kernel does not count them.
+    """
+    files = [Path("/proc/pressure") / resource for resource in _SHORT_OF]
+    return tuple(int(file.read_text().partition("total=")[2].split()[0]) / 1e6 if file.exists() else 0.0 for file in files)
 
 
 @dataclass
@@ -34,11 +42,11 @@ class Watched:
     mark: str
     said: str = ""
     last_word: float = field(default_factory=time.monotonic)
-    starved: float = field(default_factory=waiting_for_a_core)
+    starved: tuple[float, ...] = field(default_factory=waiting)
     silence: float = 0.0
     """Seconds between the last word and the end of the last process, once it is over."""
     idle: float = 0.0
-    """Those of them in which the machine had a core for everybody."""
+    """Those of them in which the machine had for everybody what it was shortest of."""
 
     @property
     def ended_promptly(self) -> bool:
@@ -63,7 +71,7 @@ class Watched:
             self._hear(line)
         code = self.process.wait()
         self.silence = time.monotonic() - self.last_word
-        self.idle = self.silence - (waiting_for_a_core() - self.starved)
+        self.idle = self.silence - max(now - before for now, before in zip(waiting(), self.starved, strict=True))
         assert not self.left(), self.said
         return code
 
@@ -81,7 +89,7 @@ class Watched:
 
     def _hear(self, line: str) -> None:
         self.said += line
-        self.last_word, self.starved = time.monotonic(), waiting_for_a_core()
+        self.last_word, self.starved = time.monotonic(), waiting()
 
     def _is_ours(self, pid: int) -> bool:
         try:

@@ -86,11 +86,16 @@ class Child:
 
     @property
     def out(self) -> str:
-        return Path(f"{self._log}.out").read_text(errors="replace")
+        return self._said("out")
 
     @property
     def err(self) -> str:
-        return Path(f"{self._log}.err").read_text(errors="replace")
+        return self._said("err")
+
+    def _said(self, stream: str) -> str:
+        """Nothing, of a process that was killed before it could open its file."""
+        file = Path(f"{self._log}.{stream}")
+        return file.read_text(errors="replace") if file.exists() else ""
 
 
 def _group(process: Path) -> int | None:
