@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dist_sparse.trainer import Hook, Trainer
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 900.0
+"""Seconds after which a process hangs, however busy the machine is."""
 MACHINE_DEPENDENT = ("time/", "memory/")
 """Prefixes of the metrics that no two runs share."""
 

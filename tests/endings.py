@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 PROMPTLY = 8.0
@@ -18,8 +18,6 @@ PROMPTLY = 8.0
 torch's loaders look every five seconds whether the process that they load for is still there, and the kernel brings its counts
 of waiting up to date every two.
 """
-STUCK = 120.0
-"""Seconds after which it hangs, however busy the machine is."""
 
 
 _SHORT_OF = ("cpu", "io", "memory")
@@ -50,7 +48,7 @@ class Watched:
 
     @property
     def ended_promptly(self) -> bool:
-        return self.idle < PROMPTLY and self.silence < STUCK
+        return self.idle < PROMPTLY and self.silence < PATIENCE
 
     def until(self, beginning: str) -> "Watched":
         """Read up to the first line that begins like this, which must come."""

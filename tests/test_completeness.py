@@ -10,7 +10,7 @@ import pytest
 
 from dist_sparse.checkpoint import CheckpointStore
 from dist_sparse.evaluate import main as evaluate
-from tests.command import here, metrics, read_until, start, train_here, words
+from tests.command import PATIENCE, here, metrics, read_until, start, train_here, words
 from tests.full_disk import file_size_limit
 from tests.values import LOGGED, TINY_VIT
 
@@ -230,7 +230,7 @@ def test_a_folder_that_vanishes_in_training_is_told_and_can_be_completed(tmp_pat
     process = start(["-m", "dist_sparse.train", *words(values)])
     read_until(process, "step 20/")
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, said
     assert "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]

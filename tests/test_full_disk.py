@@ -16,7 +16,7 @@ from dist_sparse.plasticity.__main__ import main as probe
 from dist_sparse.report.__main__ import main as report
 from dist_sparse.results.__main__ import main as results
 from dist_sparse.train import main
-from tests.command import ROOT, here, start, train_here, words
+from tests.command import PATIENCE, ROOT, here, start, train_here, words
 from tests.distributed import forks
 from tests.full_disk import small_disk
 from tests.photos import write_photos
@@ -50,7 +50,7 @@ def test_training_ends_at_once(tmp_path: Path, ranks: int, wandb: str) -> None:
         argv = words({**SMALL, "tracking.wandb": wandb, "output": disk / "run"})
         if ranks == 1:
             process = start(["-m", "dist_sparse.train", *argv])
-            said, _ = process.communicate(timeout=150)
+            said, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 2, said
         else:
             ended = forks.live(ranks, main, argv, folder=tmp_path)

@@ -15,6 +15,7 @@ from dist_sparse.config.recipes import FOLDER
 from dist_sparse.engines.build import resolve_engine
 from dist_sparse.errors import UserError
 from dist_sparse.grid import read_grid
+from tests.command import PATIENCE
 from tests.shipped_configs import CONFIGS
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +74,7 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
                 shutil.copy(path, tmp_path / "source")
     command = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run(
-        [sys.executable, "-m", *command, "--target", tmp_path / "site", tmp_path / "source"], check=True, timeout=120
+        [sys.executable, "-m", *command, "--target", tmp_path / "site", tmp_path / "source"], check=True, timeout=PATIENCE
     )
     shutil.rmtree(tmp_path / "source")
     assert files(tmp_path / "site/dist_sparse/configs") == files(CONFIGS)
@@ -95,7 +96,7 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)
@@ -108,7 +109,7 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -127,7 +128,7 @@ def test_a_wheel_holds_the_recipes_and_the_licence(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"},
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr

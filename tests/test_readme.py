@@ -29,7 +29,7 @@ from dist_sparse.config import parse_args
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.sparsity.methods.combinations import table
 from dist_sparse.sparsity.structures import STRUCTURES
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 from tests.readmes import LANGUAGES, PROGRAMS, Command, commands, files
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files()}
@@ -70,7 +70,13 @@ def test_commands_run(file: str, clone: Path) -> None:
         if command.file == file:
             shell = ["bash", "-euo", "pipefail", "-c"] if command.language == "bash" else [sys.executable, "-c"]
             done = subprocess.run(
-                [*shell, command.text], cwd=clone, env=environment, text=True, capture_output=True, timeout=600, check=False
+                [*shell, command.text],
+                cwd=clone,
+                env=environment,
+                text=True,
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
             )
             assert done.returncode == 0, f"{command}\n{command.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     drawn, shipped = clone / FIGURE, (ROOT / FIGURE).read_bytes()

@@ -9,10 +9,9 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["tests.distributed.preload"]
+from tests.command import PATIENCE
 
-_PATIENCE = 300.0
-"""Seconds after which a rank hangs, however busy the machine is."""
+_PRELOAD = ["tests.distributed.preload"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def live(size: int, main: Callable[..., int], *arguments: Any, folder: Path) -> 
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(_PATIENCE)
+        rank.join(PATIENCE)
         rank.kill()
         rank.join()
     return [Ended(rank.pid, rank.exitcode, output.read_text()) for rank, output in zip(ranks, outputs, strict=True)]

@@ -11,7 +11,7 @@ import torch
 from dist_sparse import evaluate
 from dist_sparse.sparsity.methods import METHODS
 from dist_sparse.train import main
-from tests.command import here, metrics, start, words
+from tests.command import PATIENCE, here, metrics, start, words
 from tests.distributed import cases, zero_cases
 from tests.distributed.test_runs import codes
 from tests.distributed.world import World
@@ -265,7 +265,7 @@ def test_a_run_through_deepspeeds_launcher(tmp_path: Path) -> None:
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus=2", f"--master_port={20000 + hash(tmp_path) % 20000}"]
     values = {**RUN, "train.epochs": 1, "engine.zero.stage": 1, "output": tmp_path}
     process = start([*launcher, "--module", "dist_sparse.train", *words(values)])
-    said, _ = process.communicate(timeout=400)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert "density 30.0" in said
     assert torch.load(tmp_path / "checkpoints" / "step_00000005.pt")["world_size"] == 2

@@ -14,6 +14,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from tests.command import PATIENCE
 from tests.distributed.forks import forking
 
 _GRACE = 20.0
@@ -100,7 +101,7 @@ def _serve(rank: int, size: int, rendezvous: str, link: connection.Connection) -
 
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", store=dist.FileStore(rendezvous, size), rank=rank, world_size=size, timeout=timedelta(minutes=2)
+        "gloo", store=dist.FileStore(rendezvous, size), rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE)
     )
     good = True
     with contextlib.suppress(EOFError):

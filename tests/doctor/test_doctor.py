@@ -18,7 +18,7 @@ from dist_sparse.doctor.__main__ import main
 from dist_sparse.doctor.child import found_by_child
 from dist_sparse.doctor.finding import Finding, look
 from dist_sparse.doctor.reading import reading
-from tests.command import ROOT, here
+from tests.command import PATIENCE, ROOT, here
 
 SECRETS = {"WANDB_API_KEY": "a1b2c3d4" * 5, "HF_TOKEN": "hf_abcdefghijkl", "WANDB_BASE_URL": "http://me:pass-word@127.0.0.1:9"}
 
@@ -31,7 +31,7 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Compl
     (folder / "train/a/1.JPEG").write_bytes(bytes(100_000))
     environment = {**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dist_sparse.doctor", f"--data={folder}", "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=PATIENCE, check=False)
     return done, json.loads(done.stdout)
 
 

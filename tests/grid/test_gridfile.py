@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dist_sparse.grid import GridRun, read_grid
 from dist_sparse.grid.__main__ import main
 from dist_sparse.grid.gridfile import format_grid
-from tests.command import ROOT, Outcome, here
+from tests.command import PATIENCE, ROOT, Outcome, here
 
 LINES = """\
 # three runs
@@ -62,7 +62,7 @@ def test_a_run_s_number_counts_from_1(file: Path) -> None:
 def test_bash_reads_the_arguments_as_they_are(file: Path) -> None:
     script = 'mapfile -t words < <("$0" -m dist_sparse.grid show "$1" 2); printf "<%s>\\n" "${words[@]}"'
     command = ["bash", "-c", script, sys.executable, str(file)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=PATIENCE)
     assert done.stdout.splitlines() == [f"<{word}>" for word in SECOND]
 
 
@@ -74,7 +74,7 @@ def test_a_run_can_have_a_folder_of_its_own(file: Path) -> None:
 def test_reading_does_not_wait_for_torch(file: Path) -> None:
     code = "import sys; from dist_sparse.grid.__main__ import main; main(['count', sys.argv[1]]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(file)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=PATIENCE)
     assert done.stdout.split() == ["3", "False"]
 
 

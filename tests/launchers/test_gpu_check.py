@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 
 SCRIPT = ROOT / "launchers/gpu_check.sh"
 
@@ -16,7 +16,7 @@ SCRIPT = ROOT / "launchers/gpu_check.sh"
 def check(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **more}
     command = ["bash", str(SCRIPT), *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def outcomes(folder: Path, name: str = "results.txt") -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 
 pytestmark = pytest.mark.waits
 
@@ -28,7 +28,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(script: str, *words: str, root: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(root / "launchers" / f"{script}.sh"), *words]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_the_same_words_on_two_nodes_make_one_run(clone: Path, tmp_path: Path) -
         subprocess.Popen(command, cwd=clone, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    said = [node.communicate(timeout=120)[0] for node in nodes]
+    said = [node.communicate(timeout=PATIENCE)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
     assert all("Running: torchrun --nnodes=2 " in text for text in said)
     assert json.loads((tmp_path / "run/summary.json").read_text())["exit_reason"] == "finished"

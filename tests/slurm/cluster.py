@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 from tests.slurm.daemons import Daemons
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-_PATIENCE = 300.0
-"""Seconds for whatever is waited for: several times of what it takes on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Cluster:
 
     def until(self, condition: Callable[[], bool], what: str, job: Job | None = None) -> None:
         """Wait for what must come true while this job has not ended, if one is given."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             ended = job is not None and job.state in ENDED and not condition()
             assert not ended and time.monotonic() < deadline, f"waited for {what}\n{job and (job.record, job.log)}"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.command import PATIENCE
+
 PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 _SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
 _START = 60.0
@@ -91,7 +93,7 @@ class Daemons:
     def call(self, *command: str, check: bool = True, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
         """What one of Slurm's commands prints; ``env`` is added to the environment."""
         known = {**self.environment, **(env or {})}
-        done = subprocess.run(command, env=known, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=known, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}{done.stdout}"
         return done.stdout
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 from tests.sweeps.stand_in_server import StandInServer
 
 BIN = Path(sys.executable).parent
@@ -30,7 +30,7 @@ def wandb(arguments: list[str], server: StandInServer, home: Path, **more: str) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import PATIENCE
 from tests.sweeps.client import environment, wandb
 from tests.sweeps.stand_in_server import StandInServer
 
@@ -48,7 +49,7 @@ def test_a_server_that_fails_during_a_run_is_one_warning(server: StandInServer, 
         assert process.stdout is not None
         run = process.stdout.readline().strip()
         server.trouble = trouble
-        out, err = process.communicate("\n", timeout=120)
+        out, err = process.communicate("\n", timeout=PATIENCE)
     assert (process.returncode, out) == (0, "the end\n")
     (warning,) = err.splitlines()
     (folder,) = tmp_path.glob("wandb/run-*")
@@ -66,7 +67,7 @@ def test_a_server_that_fails_at_the_start_makes_the_run_offline(
 ) -> None:
     server.trouble = trouble
     with start(server, tmp_path, WANDB_INIT_TIMEOUT="2") as process:
-        out, err = process.communicate("\n", timeout=120)
+        out, err = process.communicate("\n", timeout=PATIENCE)
     assert (process.returncode, out.splitlines()[1:]) == (0, ["the end"])
     (warning,) = err.splitlines()
     assert warning.startswith("W&B is offline: ")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import PATIENCE
 from tests.sweeps.client import environment
 from tests.sweeps.stand_in_server import StandInServer
 
@@ -34,6 +35,6 @@ def test_a_sweep_gets_a_preempted_run_back_unless_it_has_stopped_it(
         [sys.executable, "-c", RUN], cwd=tmp_path, env=environment(server, tmp_path), text=True, **pipes
     ) as process:
         server.wait_until(lambda: "file_stream" in server.asked)
-        out, err = process.communicate("\n", timeout=120)
+        out, err = process.communicate("\n", timeout=PATIENCE)
     assert process.returncode == 0, err
     assert server.preempting == (set() if stopped else {out.strip()})

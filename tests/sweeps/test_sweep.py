@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dist_sparse.config import load_config, to_flat
-from tests.command import ROOT, read_until
+from tests.command import PATIENCE, ROOT, read_until
 from tests.sweeps.client import BIN, environment, offline_run, wandb
 from tests.sweeps.stand_in_server import ENTITY, StandInServer
 
@@ -61,12 +61,12 @@ def test_every_run_of_a_shipped_sweep_ends_with_its_parameters_in_effect_also_af
     with start_agent(server, place, path, "--count=1") as agent:
         said = read_until(agent, "step ")
         agent.send_signal(signal.SIGTERM)
-        said += agent.communicate(timeout=300)[0]
+        said += agent.communicate(timeout=PATIENCE)[0]
     assert json.loads((folder / "summary.json").read_text())["exit_reason"] == "preempted", said
     assert (folder / "preempted").read_text().startswith("SIGTERM at step ")
     (last,) = sorted(folder.glob("checkpoints/step_*.pt"))[-1:]
     with start_agent(server, place, path) as agent:
-        said = agent.communicate(timeout=300)[0]
+        said = agent.communicate(timeout=PATIENCE)[0]
     assert f"going on after step {int(last.stem.removeprefix('step_'))} of 352" in said
     assert {file.name for file in folder.glob("wandb/*/*.wandb")} == {"run-run0.wandb"}
 
