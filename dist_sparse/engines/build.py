@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from dist_sparse.config import Config
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.tree import flat
-from dist_sparse.engines import ENGINES
+from dist_sparse.engines import ENGINES, NARROWING_ENGINES, PACKING_ENGINES
 from dist_sparse.engines.base import Engine, Loss
 from dist_sparse.engines.capabilities import Capabilities
 from dist_sparse.engines.precision import Precision
@@ -77,4 +77,5 @@ def build_engine(
     weights: PackedWeights | None = None,
 ) -> Engine:
     """As :meth:`.Engine.build`. Collective."""
-    return ENGINES[config.engine.name].build(config, model, optimizer, loss, precision, weights)
+    kinds = PACKING_ENGINES if weights is not None else NARROWING_ENGINES if config.execution.shrink else ENGINES
+    return kinds[config.engine.name].build(config, model, optimizer, loss, precision, weights)

@@ -56,13 +56,9 @@ class DDPEngine(Engine):
             "exchange": config.engine.exchange,
             "compress": config.engine.compress,
         }
-        # Both are derived from this one.
-        from dist_sparse.engines.narrowing import NarrowingDDPEngine
-        from dist_sparse.engines.packed import PackedDDPEngine
-
         if weights is not None:
-            return PackedDDPEngine(model, optimizer, loss, weights=weights, **held)
-        return (NarrowingDDPEngine if config.execution.shrink else cls)(model, optimizer, loss, **held)
+            held["weights"] = weights
+        return cls(model, optimizer, loss, **held)
 
     def __init__(
         self,

@@ -89,12 +89,10 @@ class DeepSpeedEngine(ShardedEngine):
         precision: Precision,
         weights: PackedWeights | None = None,
     ) -> "DeepSpeedEngine":
-        from dist_sparse.engines.packed_zero import PackedDeepSpeedEngine  # which is derived from this one
-
         settings, accumulation = deepspeed_settings(config, world_size()), config.train.accumulation
         held: dict[str, Any] = {"precision": precision, "accumulation": accumulation, "settings": settings}
         if weights is not None:
-            return PackedDeepSpeedEngine(model, optimizer, loss, weights=weights, **held)
+            held["weights"] = weights
         return cls(model, optimizer, loss, **held)
 
     def __init__(

@@ -12,7 +12,7 @@ import dist_sparse
 from dist_sparse.config import Config, with_values
 from dist_sparse.config.engine import EngineConfig
 from dist_sparse.config.tree import leaves
-from dist_sparse.engines import ENGINES
+from dist_sparse.engines import ENGINES, NARROWING_ENGINES, PACKING_ENGINES
 from dist_sparse.engines.base import Engine
 from dist_sparse.engines.build import capabilities_of, resolve_engine
 from dist_sparse.engines.capabilities import Capabilities
@@ -63,6 +63,12 @@ def test_ddp_is_the_one_that_keeps_everything_whole() -> None:
     expected = Capabilities(cause="engine.name=ddp", packs_gradients=True, packs_weights=True, loses_units=True)
     assert capabilities_of(EngineConfig()) == expected
     assert all("engine.name=ddp" in kind.capabilities(EngineConfig()).otherwise for kind in ENGINES.values())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_states_that_it_packs_weights_or_loses_units_has_a_class_that_does(name: str) -> None:
+    states = capabilities_of(with_values(Config(), {"engine.name": name}).engine)
+    assert (name in PACKING_ENGINES, name in NARROWING_ENGINES) == (states.packs_weights, states.loses_units)
 
 
 @pytest.mark.parametrize(
