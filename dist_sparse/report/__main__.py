@@ -19,13 +19,11 @@ from dist_sparse.errors import UserError, refuse
 from dist_sparse.files import write_output
 from dist_sparse.inputs import expand, is_folder, is_there
 from dist_sparse.leaving import leave
+from dist_sparse.report import NAME
 from dist_sparse.results.runs import Run, find_runs
 
 if TYPE_CHECKING:
     from dist_sparse.report.page import Page
-
-NAME = "report.html"
-"""The name of the report in a folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from dist_sparse.config.tree import short_names
 from dist_sparse.inputs import is_there
-from dist_sparse.report import words
+from dist_sparse.report import NAME, words
 from dist_sparse.report.drawing import COLOURS, HEIGHT, Picture, new_figure, plain
 from dist_sparse.report.page import Cell, Facts, Link, Page, Section, Table
 from dist_sparse.report.status import status_of
@@ -183,7 +183,5 @@ def _time(run: Run) -> str:
 
 def _link(run: Run, place: Path) -> Link:
     """To the run's own report if it has one, or else to its folder."""
-    from dist_sparse.report.__main__ import NAME
-
     target = run.path / NAME if is_there(run.path / NAME) else run.path
     return Link(text=run.values["name"], href=quote(os.path.relpath(target.resolve(), place.resolve())))
