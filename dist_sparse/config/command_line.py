@@ -49,7 +49,8 @@ def read_words(words: list[str]) -> Words:
             elif word.endswith(".json"):
                 read.assignments += read_json_keys(word)
             else:
-                read.errors.append(f"{word!r} is not understood; write --key=value (--help lists the keys)")
+                wanted = f"--config={word}" if word.endswith((".yaml", ".yml")) else "--key=value (--help lists the keys)"
+                read.errors.append(f"{word!r} is not understood; write {wanted}")
         except UserError as error:
             read.errors.append(str(error))
     return read

@@ -145,6 +145,7 @@ ERRORS = [
     (["--optim.lr"], "--optim.lr needs a value: --optim.lr=VALUE"),
     (["--config"], "--config needs a value: --config=VALUE"),
     (["stray"], "'stray' is not understood; write --key=value (--help lists the keys)"),
+    (["configs/digits/set.yaml"], "'configs/digits/set.yaml' is not understood; write --config=configs/digits/set.yaml"),
     (
         ["--config=a.yaml", "--config=b.yaml"],
         "--config is given twice; a YAML file names the file it builds on in its `base:` key",
