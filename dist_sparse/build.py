@@ -23,9 +23,9 @@ from dist_sparse.cost import dense_flops_by_side
 from dist_sparse.data import Data, DataInfo, Loading, build_data
 from dist_sparse.data.clock import Clock
 from dist_sparse.data.efficient import EfficientPlan, make_clock, plan_efficient
+from dist_sparse.data.images.resizing import Resizing, resizing_from, with_expected
 from dist_sparse.data.normalisation import Normalisation, chosen
 from dist_sparse.data.readers import SMALL_SETS
-from dist_sparse.data.resizing import Resizing, resizing_from, with_expected
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.base import closed_on_failure
 from dist_sparse.engines.build import build_engine, capabilities_of, check_installed, resolve_engine

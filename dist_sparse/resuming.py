@@ -10,8 +10,8 @@ from dist_sparse.build import Parts
 from dist_sparse.checkpoint import CheckpointStore, check_data, check_resumable, check_same_storage, check_world
 from dist_sparse.checkpoint_content import check_fits, check_networks
 from dist_sparse.config import Config, to_flat
+from dist_sparse.data.images.resizing import as_it_was
 from dist_sparse.data.normalisation import check_kept
-from dist_sparse.data.resizing import as_it_was
 from dist_sparse.distributed import Ranks
 from dist_sparse.engines.build import capabilities_of
 from dist_sparse.inputs import expand

@@ -15,8 +15,8 @@ from dist_sparse.completeness import NotSaved, gap_of, gap_of_finished, settle_b
 from dist_sparse.config import Config, dump_config, to_flat
 from dist_sparse.cost import Cost, measure
 from dist_sparse.data.identity import check_same_on_all_ranks
+from dist_sparse.data.images.resizing import RESIZING_KEYS, told, with_expected
 from dist_sparse.data.normalisation import chosen
-from dist_sparse.data.resizing import RESIZING_KEYS, told, with_expected
 from dist_sparse.distributed import Ranks
 from dist_sparse.effects import warn_of_idle
 from dist_sparse.engines.base import closed_on_failure

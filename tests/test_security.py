@@ -14,8 +14,8 @@ import torch
 
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Loading, build_data
+from dist_sparse.data.decoding import BadImage, decode
 from dist_sparse.data.forgetting import Ranking
-from dist_sparse.data.images.files import BadImage, decode
 from dist_sparse.data.images.shards import index, webdataset
 from dist_sparse.data.tiny_imagenet import _load as load_decoded
 from dist_sparse.errors import UserError

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from dist_sparse.arguments import Parser
-from dist_sparse.data.images.files import BadImage, ImageFiles, read_encoded
+from dist_sparse.data.decoding import BadImage
+from dist_sparse.data.images.files import ImageFiles, read_encoded
 from dist_sparse.data.images.folder import FolderFiles
 from dist_sparse.data.images.shards.files import list_shards, save_class_names
 from dist_sparse.data.images.shards.formats import FORMATS, Format, Packed

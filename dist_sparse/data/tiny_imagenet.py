@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from dist_sparse.data.images.files import BadImage, decode
+from dist_sparse.data.decoding import BadImage, decode
 from dist_sparse.data.reading import read_regular
 from dist_sparse.data.small_set import MissingFilesError, Split
 from dist_sparse.errors import UserError

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_sparse.checkpoint_content import check_networks
 from dist_sparse.config.schema import ModelConfig
-from dist_sparse.data.resizing import resizing_of
+from dist_sparse.data.images.resizing import resizing_of
 from dist_sparse.errors import UserError, one_line
 from dist_sparse.export.description import Description
 from dist_sparse.models import build_model, creation_arguments

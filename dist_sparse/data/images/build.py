@@ -12,13 +12,13 @@ from dist_sparse.data.identity import Samples, samples_of
 from dist_sparse.data.images.files import ChosenFiles, ImageFiles
 from dist_sparse.data.images.loaders import Backend, BatchFinisher, ImageTrainLoader, ImageValLoader
 from dist_sparse.data.images.policy import Policy
+from dist_sparse.data.images.resizing import eval_interpolation
 from dist_sparse.data.images.sizes import Sizes, sizes_of
 from dist_sparse.data.images.splits import list_splits
 from dist_sparse.data.images.windows import CentreWindows, RandomWindows, Windows
 from dist_sparse.data.limit import spread
 from dist_sparse.data.normalisation import chosen
 from dist_sparse.data.order import BatchPlan, validation_share
-from dist_sparse.data.resizing import eval_interpolation
 from dist_sparse.errors import UserError
 from dist_sparse.inputs import expand
 

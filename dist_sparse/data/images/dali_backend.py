@@ -16,7 +16,8 @@ from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
 
 from dist_sparse.data.batch import Loading
-from dist_sparse.data.images.files import BadImage, Encoded, ImageFiles, first_good, read_encoded, read_plain
+from dist_sparse.data.decoding import BadImage
+from dist_sparse.data.images.files import Encoded, ImageFiles, first_good, read_encoded, read_plain
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.policy import Policy
 from dist_sparse.data.images.policy_workers import PolicyWorkers

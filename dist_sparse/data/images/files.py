@@ -1,25 +1,20 @@
-"""Image files wherever they lie, and reading one without letting a corrupt one through."""
+"""Image files wherever they lie, and reading one of them."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dist_sparse.data.images.pixels import is_alike, to_rgb
-from dist_sparse.errors import one_line
+from dist_sparse.data.decoding import BadImage, decode, guarded, opened
+from dist_sparse.data.pixels import is_alike
 
 T = TypeVar("T")
 
 END_OF_JPEG = b"\xff\xd9"
 SLACK = 64
 """Bytes that may follow the end of a JPEG without waking suspicion."""
-
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
-"""What a file may hold, whatever its name says. Not all that Pillow knows: it starts Ghostscript for PostScript, say."""
 
 
 class ImageFiles(Protocol):
@@ -92,13 +87,6 @@ class ChosenFiles:
         return self.files.read(int(self.positions[position]))
 
 
-class BadImage(NamedTuple):
-    """An image that could not be decoded, and why, in one line."""
-
-    name: str
-    reason: str
-
-
 class Encoded(NamedTuple):
     """A whole file, and the size in pixels of the image in it."""
 
@@ -107,16 +95,6 @@ class Encoded(NamedTuple):
     width: int
     alike: bool = True
     """Whether DALI gives the pixels that Pillow gives."""
-
-
-def decode(read: Callable[[], bytes], name: str) -> Image.Image | BadImage:
-    """The image in what ``read`` gives, as RGB; ``name`` is what a message calls it."""
-
-    def whole() -> Image.Image:
-        with _opened(read()) as image:
-            return to_rgb(image)
-
-    return _guarded(whole, name)
 
 
 def read_image(files: ImageFiles, position: int) -> Image.Image | BadImage:
@@ -129,13 +107,13 @@ def read_encoded(files: ImageFiles, position: int) -> Encoded | BadImage:
 
     def head() -> Encoded:
         data = files.read(position)
-        with _opened(data) as image:
+        with opened(data) as image:
             width, height = image.size
             if image.format == "JPEG" and END_OF_JPEG not in data[-SLACK:]:
                 image.load()
             return Encoded(data, height, width, is_alike(image))
 
-    return _guarded(head, files.name(position))
+    return guarded(head, files.name(position))
 
 
 def read_plain(files: ImageFiles, position: int) -> Encoded | BadImage:
@@ -162,20 +140,3 @@ def first_good(
             return image, index, bad
         bad.append(image)
     return None, -1, bad
-
-
-def _opened(data: bytes) -> Image.Image:
-    if not data:
-        raise ValueError("the file is empty")
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
-def _guarded(read: Callable[[], T], name: str) -> T | BadImage:
-    """What ``read`` gives; an error comes back as a BadImage, so that it crosses from a worker in one piece."""
-    try:
-        return read()
-    except UnidentifiedImageError:
-        return BadImage(name, "not an image in a known format")
-    except Exception as error:  # whatever broken bytes make Pillow's many formats trip over
-        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return BadImage(name, one_line(" ".join(words.split())) or type(error).__name__)

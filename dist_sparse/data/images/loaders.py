@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dist_sparse.data.batch import Batch, Loading, Normalise
+from dist_sparse.data.decoding import BadImage
 from dist_sparse.data.erasing import Erasing
-from dist_sparse.data.images.files import BadImage
 from dist_sparse.data.order import BatchPlan, Key
 from dist_sparse.errors import UserError
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional
 
 from dist_sparse.data.batch import Loading
-from dist_sparse.data.images.files import BadImage, ImageFiles, first_good, read_image
+from dist_sparse.data.decoding import BadImage
+from dist_sparse.data.images.files import ImageFiles, first_good, read_image
 from dist_sparse.data.images.loaders import Pixels
 from dist_sparse.data.images.policy import Policy
 from dist_sparse.data.images.windows import Colour, Window, Windows

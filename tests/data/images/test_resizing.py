@@ -16,8 +16,8 @@ from dist_sparse.checkpoint import decisive_changes
 from dist_sparse.config import Config, load_config, to_flat, with_values
 from dist_sparse.config.data import DataConfig
 from dist_sparse.data import Data
+from dist_sparse.data.images.resizing import RESIZING_KEYS, as_it_was, eval_interpolation, resizing_of
 from dist_sparse.data.readers import SMALL_SETS
-from dist_sparse.data.resizing import RESIZING_KEYS, as_it_was, eval_interpolation, resizing_of
 
 VIT = {"model.name": "vit_tiny_patch16_224", "model.pretrained": True}
 """Weights that expect bicubic interpolation and nine tenths of the resized side."""
