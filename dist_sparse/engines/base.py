@@ -79,7 +79,7 @@ class Engine(WeightAccess, ABC):
     ) -> "Engine":
         """``model`` is already placed by ``precision``, and ``optimizer`` holds its parameters. Collective.
 
-        ``weights`` are the model's packed ones, which a class in ``PACKING_ENGINES`` is given and no other.
+        ``weights`` are the model's packed ones. They are given to the classes in ``PACKING_ENGINES`` alone.
         """
 
     def __init__(
